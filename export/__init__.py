@@ -1,0 +1,1 @@
+"""Engines are built and proven only here."""

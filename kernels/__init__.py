@@ -1,0 +1,1 @@
+"""Tensors in, index pairs out: torch and triton only, nothing of images or files."""

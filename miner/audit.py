@@ -1,0 +1,117 @@
+"""Checks a whole run directory: every record, hash and count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from miner.errors import MinerError, StoreError
+from miner.records import Json, read_record
+from miner.store import Store
+
+UNIT_TOLERANCE = 2e-3
+"""How far float16 storage may take a vector's length from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that is not as it has to be: where, and what."""
+
+    path: str
+    problem: str
+
+
+def verify(store: Store) -> list[Finding]:
+    """Check every commit, hash and count of a run.
+
+    Args:
+        store: the run directory.
+
+    Returns:
+        What is wrong; an empty list where all is well.
+
+    Raises:
+        StoreError: the folder holds no run.
+    """
+    store.run()
+    return [*_commit_findings(store), *_join_findings(store)]
+
+
+def collect_garbage(store: Store) -> list[str]:
+    """Remove files that no commit names although their shard is committed.
+
+    Returns:
+        The removed paths, relative to the run.
+    """
+    removed = []
+    for path in store.leftovers():
+        path.unlink(missing_ok=True)
+        removed.append(path.relative_to(store.root).as_posix())
+    return removed
+
+
+def _commit_findings(store: Store) -> Iterator[Finding]:
+    for stage in store.stages():
+        for shard_id in store.committed(stage):
+            path = store.commit_path(stage, shard_id).relative_to(store.root).as_posix()
+            try:
+                record = store.record(stage, shard_id)
+                broken = [file["path"] for file in record["files"] if not store.is_whole(file)]
+                for name in broken:
+                    yield Finding(path=name, problem=f"missing, or not as {path} says")
+                if broken:
+                    continue
+                check = _samples_problems if stage == "samples" else _vectors_problems
+                for problem in check(store, shard_id, record):
+                    yield Finding(path=path, problem=problem)
+            except MinerError as error:
+                yield Finding(path=path, problem=str(error))
+
+
+def _samples_problems(store: Store, shard_id: str, record: Json) -> Iterator[str]:
+    samples = store.table(record, "samples")
+    num_refused = store.table(record, "quarantine").num_rows
+    if samples.num_rows + num_refused != record["num_samples"]:
+        yield (
+            f"{record['num_samples']} samples were read, but {samples.num_rows} are decodable "
+            f"and {num_refused} quarantined"
+        )
+    if len(set(samples["image_id"].to_pylist())) != samples.num_rows:
+        yield "two samples have one image_id"
+    if (
+        record["bytes"] is not None
+        and sum(record["bytes"].values()) != record["shard"]["num_bytes"]
+    ):
+        yield f"of {record['shard']['num_bytes']} bytes {sum(record['bytes'].values())} are counted"
+
+
+def _vectors_problems(store: Store, shard_id: str, record: Json) -> Iterator[str]:
+    samples = store.record("samples", shard_id)
+    if record["samples_sha256"] != samples["files"][0]["sha256"]:
+        yield "the vectors were made from other samples than are committed"
+    image_ids, vectors_ND = store.vectors(record["encoder_id"], shard_id)
+    num_refused = sum(f["rows"] for f in record["files"] if f["path"].startswith("quarantine/"))
+    known = set(store.samples(shard_id)["image_id"].to_pylist())
+    if set(image_ids) - known or len(image_ids) + num_refused != len(known):
+        yield f"{len(image_ids)} vectors and {num_refused} refusals for {len(known)} samples"
+    lengths = np.linalg.norm(vectors_ND.astype(np.float64), axis=1)
+    # Negated, so that NaN counts as wrong.
+    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE))
+    if len(wrong):
+        yield f"the vector of {image_ids[wrong[0]]} has length {lengths[wrong[0]]:.4f}, not 1"
+
+
+def _join_findings(store: Store) -> Iterator[Finding]:
+    for folder in store.joins():
+        path = (folder / "join.json").relative_to(store.root).as_posix()
+        try:
+            record = read_record(folder / "join.json")
+        except StoreError as error:
+            yield Finding(path=path, problem=str(error))
+            continue
+        selection = [record["selection"]["file"]] if "selection" in record else []
+        for file in record["files"] + selection:
+            if not store.is_whole(file):
+                yield Finding(path=file["path"], problem=f"missing, or not as {path} says")

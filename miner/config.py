@@ -1,0 +1,136 @@
+"""Every knob of blindpairs: frozen models, checked on creation.
+
+A command's flags, a YAML file's keys and these fields are the same names (`clip_above` is
+`--clip-above`). The sentence under a field is its help text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, keyword-only, no unknown field."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    def part(self, of: type[SettingsT]) -> SettingsT:
+        """These settings, narrowed to one stage's."""
+        return of(**{name: getattr(self, name) for name in of.model_fields})
+
+
+class ImageLimits(Settings):
+    """What an untrusted image may be."""
+
+    max_pixels: int = Field(default=100_000_000, gt=0)
+    """Largest width x height that is decoded, in pixels, read from the header."""
+
+    max_aspect_ratio: float = Field(default=100.0, ge=1)
+    """Largest ratio of the longer side to the shorter."""
+
+    max_member_bytes: int = Field(default=256 * 2**20, gt=0)
+    """Largest member of a shard that is read, in bytes."""
+
+
+class ReadSettings(ImageLimits):
+    """How shards are read."""
+
+    dataset: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the corpus, first part of every image_id; default: the shards' folder."""
+
+    limit: int | None = Field(default=None, gt=0)
+    """Read at most this many samples of each shard."""
+
+    stem_depth: int = Field(default=1, ge=1, le=4)
+    """How many trailing parts of a shard's path name it; 2 takes the parent folder in."""
+
+    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
+    """Share of refused images above which a finished run counts as partial (exit code 3)."""
+
+
+class EmbedSettings(Settings):
+    """Which encoders look at the images, and on what."""
+
+    clip: str = "clip-vit-l-14"
+    """The encoder that is to be found blind: a registry name or library:name:weights."""
+
+    dino: str = "dinov2-vit-l-14"
+    """The encoder that sees the difference: a registry name or library:name:weights."""
+
+    clip_weights: Path | None = None
+    """safetensors file with the weights of --clip; default: the hub's local cache."""
+
+    dino_weights: Path | None = None
+    """safetensors file with the weights of --dino; default: the hub's local cache."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """auto, cpu, cuda or cuda:N; auto takes the GPU where there is one and says so."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format in which the encoders compute; vectors are always stored as float16."""
+
+    batch_size: int = Field(default=64, gt=0)
+    """Images to a batch; a batch never crosses shards."""
+
+
+class JoinSettings(Settings):
+    """Which pairs are blind, and how they are found."""
+
+    clip_above: float = Field(default=0.95, ge=-1, le=1)
+    """A candidate's CLIP cosine is strictly above this."""
+
+    dino_below: float = Field(default=0.6, ge=-1, le=1)
+    """A blind pair's DINO cosine is strictly below this."""
+
+    keep_clip: float | None = Field(default=None, ge=-1, le=1)
+    """Also keep pairs whose CLIP cosine is above this; lower than --clip-above."""
+
+    keep_dino: float | None = Field(default=None, ge=-1, le=1)
+    """Also keep pairs whose DINO cosine is below this; higher than --dino-below."""
+
+    join: Literal["auto", "cpu", "reference"] = "auto"
+    """Implementation of the join; all are exact."""
+
+    collapse: Literal["exact", "near", "none"] = "exact"
+    """Copies collapsed before the join: equal bytes, near-copies too, or none."""
+
+    @model_validator(mode="after")
+    def _keeps_lie_beyond_thresholds(self) -> Self:
+        if self.keep_clip is not None and self.keep_clip > self.clip_above:
+            raise ValueError(
+                f"keep_clip is {self.keep_clip}, above clip_above ({self.clip_above}), so it would "
+                "drop blind pairs; give a lower one or leave it out"
+            )
+        if self.keep_dino is not None and self.keep_dino < self.dino_below:
+            raise ValueError(
+                f"keep_dino is {self.keep_dino}, below dino_below ({self.dino_below}), so it would "
+                "drop blind pairs; give a higher one or leave it out"
+            )
+        return self
+
+
+class SelectSettings(Settings):
+    """Which blind pairs a person should look at, and in what order."""
+
+    near_clip: float = Field(default=0.99, ge=-1, le=1)
+    """Near-copies have a CLIP cosine strictly above this ..."""
+
+    near_dino: float = Field(default=0.95, ge=-1, le=1)
+    """... and a DINO cosine strictly above this."""
+
+    max_per_image: int | None = Field(default=2, gt=0)
+    """Selected pairs in which one image, with its near-copies, may occur."""
+
+    rank_by: Literal["clip", "gap"] = "clip"
+    """Order of the selection: CLIP cosine, or CLIP minus DINO cosine, descending."""
+
+
+class MineSettings(ReadSettings, EmbedSettings, JoinSettings, SelectSettings):
+    """The whole run: embed, join, select."""

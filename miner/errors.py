@@ -1,0 +1,66 @@
+"""The exceptions that blindpairs raises.
+
+    ValueError                  a setting or an argument is wrong (exit code 2)
+    MinerError                  data or engines are (subclasses below)
+    ├── ShardError              a shard cannot be listed, read or told from another
+    ├── ImageError              one image is refused; carries its reason
+    ├── StoreError              the run directory contradicts itself
+    │   └── FingerprintError    it holds work made with other settings
+    ├── ResourceError           weights, a device or a dependency is missing (exit code 4)
+    └── ParityError             an engine does not equal the encoder (exit code 5)
+
+Every message gives the fact, the values against their limits, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from miner.schema import Reason
+
+
+class MinerError(Exception):
+    """Data, the run directory, a resource or an engine is not as it has to be."""
+
+    exit_code = 3
+
+
+class ShardError(MinerError):
+    """A shard cannot be listed, read, or told from another one."""
+
+
+class ImageError(MinerError):
+    """One image is refused.
+
+    Attributes:
+        reason: the word that goes into the quarantine table.
+        detail: what was seen, against which limit.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class StoreError(MinerError):
+    """The run directory is damaged or contradicts itself."""
+
+
+class FingerprintError(StoreError):
+    """The run directory holds work made with other settings, weights or bytes."""
+
+    exit_code = 2
+
+
+class ResourceError(MinerError):
+    """Weights, a device or a dependency is missing."""
+
+    exit_code = 4
+
+
+class ParityError(MinerError):
+    """An engine's cosines differ from the encoder's by more than is allowed."""
+
+    exit_code = 5

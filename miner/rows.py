@@ -1,0 +1,157 @@
+"""What a join reads from a store: one row for each distinct image, with both of its vectors.
+
+Shape suffixes: N images, D clip width, E dino width.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from miner.errors import StoreError
+from miner.records import Json
+from miner.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Images with both vectors, ordered by image_id.
+
+    Attributes:
+        image_ids: [N], ascending.
+        sha256: [N], hex, of the images' bytes.
+        duplicates: [N] int64, how many further copies an image stands for.
+        clip_ND: [N, D] float16 of unit length.
+        dino_NE: [N, E] float16 of unit length.
+    """
+
+    image_ids: list[str]
+    sha256: list[str]
+    duplicates: np.ndarray
+    clip_ND: torch.Tensor
+    dino_NE: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def take(self, places: np.ndarray, duplicates: np.ndarray) -> Rows:
+        """Some of the rows, standing for these numbers of copies."""
+        index = torch.from_numpy(places)
+        return Rows(
+            image_ids=[self.image_ids[place] for place in places],
+            sha256=[self.sha256[place] for place in places],
+            duplicates=duplicates,
+            clip_ND=self.clip_ND[index],
+            dino_NE=self.dino_NE[index],
+        )
+
+
+def joined_shards(store: Store, clip: str, dino: str) -> list[str]:
+    """Shards whose samples and vectors of both encoders are committed, sorted."""
+    stages = ("samples", f"vectors/{clip}", f"vectors/{dino}")
+    return sorted(set.intersection(*(set(store.committed(stage)) for stage in stages)))
+
+
+def inputs(store: Store, clip: str, dino: str) -> dict[str, list[str]]:
+    """The hashes of every file that a join of two encoders reads, for each shard."""
+    return {
+        shard_id: [
+            store.record(stage, shard_id)["files"][0]["sha256"]
+            for stage in ("samples", f"vectors/{clip}", f"vectors/{dino}")
+        ]
+        for shard_id in joined_shards(store, clip, dino)
+    }
+
+
+def deviations(store: Store, encoder_id: str) -> float:
+    """Largest deviation of a pair's cosine that any commit of an encoder's vectors states."""
+    stage = f"vectors/{encoder_id}"
+    return max(
+        (float(store.record(stage, s)["deviation"]) for s in store.committed(stage)), default=0.0
+    )
+
+
+def load_rows(store: Store, clip: str, dino: str) -> Rows:
+    """All images of a store that have vectors of both encoders; copies are not collapsed yet.
+
+    Args:
+        store: the run directory.
+        clip: encoder_id.
+        dino: encoder_id.
+
+    Raises:
+        StoreError: no shard has both, or vectors name images that the samples do not.
+    """
+    shard_ids = joined_shards(store, clip, dino)
+    if not shard_ids:
+        raise StoreError(
+            f"{store.root} has no shard with vectors of both {clip} and {dino} (it has vectors of "
+            f"{', '.join(store.encoder_ids()) or 'no encoder'}); run `blindpairs embed` first"
+        )
+    image_ids: list[str] = []
+    sha256: list[str] = []
+    clips, dinos = [], []
+    for shard_id in shard_ids:
+        samples = store.samples(shard_id).select(["image_id", "sha256"]).to_pydict()
+        sha256_of = dict(zip(samples["image_id"], samples["sha256"], strict=True))
+        clip_row = _rows_by_id(store, clip, shard_id, sha256_of)
+        dino_row = _rows_by_id(store, dino, shard_id, sha256_of)
+        both = [image_id for image_id in sha256_of if image_id in clip_row and image_id in dino_row]
+        image_ids += both
+        sha256 += [sha256_of[image_id] for image_id in both]
+        clips.append(store.vectors(clip, shard_id)[1][[clip_row[image_id] for image_id in both]])
+        dinos.append(store.vectors(dino, shard_id)[1][[dino_row[image_id] for image_id in both]])
+    order = np.array(sorted(range(len(image_ids)), key=image_ids.__getitem__), dtype=np.int64)
+    return Rows(
+        image_ids=[image_ids[place] for place in order],
+        sha256=[sha256[place] for place in order],
+        duplicates=np.zeros(len(order), dtype=np.int64),
+        clip_ND=torch.from_numpy(np.concatenate(clips)[order]),
+        dino_NE=torch.from_numpy(np.concatenate(dinos)[order]),
+    )
+
+
+def vectors_of(store: Store, encoder_id: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+    """The stored vectors of some images, by image_id; images without one are left out."""
+    wanted = set(wanted)
+    found: dict[str, np.ndarray] = {}
+    for shard_id in store.committed(f"vectors/{encoder_id}"):
+        image_ids, vectors_ND = store.vectors(encoder_id, shard_id)
+        found.update(
+            (image_id, vectors_ND[row])
+            for row, image_id in enumerate(image_ids)
+            if image_id in wanted
+        )
+    return found
+
+
+def samples_of(store: Store, wanted: Iterable[str]) -> dict[str, Json]:
+    """The rows of `samples` of some images, by image_id; unknown images are left out."""
+    by_shard: dict[str, set[str]] = defaultdict(set)
+    for image_id in wanted:
+        dataset, stem, _ = image_id.split("/", 2) if image_id.count("/") >= 2 else ("", "", "")
+        by_shard[f"{dataset}.{stem}"].add(image_id)
+    committed = set(store.committed("samples"))
+    return {
+        row["image_id"]: row
+        for shard_id in sorted(by_shard.keys() & committed)
+        for row in store.samples(shard_id).to_pylist()
+        if row["image_id"] in by_shard[shard_id]
+    }
+
+
+def _rows_by_id(
+    store: Store, encoder_id: str, shard_id: str, known: dict[str, str]
+) -> dict[str, int]:
+    image_ids, _ = store.vectors(encoder_id, shard_id)
+    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
+    if unknown := row_of.keys() - known.keys():
+        raise StoreError(
+            f"vectors of {encoder_id} for shard {shard_id} name {len(unknown)} images that its "
+            f"samples do not ({min(unknown)}, ...); run `blindpairs verify {store.root}`"
+        )
+    return row_of

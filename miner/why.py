@@ -1,0 +1,161 @@
+"""Why a pair of images is, or is not, a blind pair of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kernels.reference import cosines
+from miner.config import SelectSettings
+from miner.errors import StoreError
+from miner.pairs import pair_id
+from miner.records import Json, read_record
+from miner.rows import samples_of, vectors_of
+from miner.select import KEPT, verdicts
+from miner.store import Store, read_parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What is known of a pair: both cosines anew, and the step that kept or dropped it.
+
+    Attributes:
+        image_1: the smaller image_id.
+        image_2: the larger.
+        stands_for_1: the image that stands for image_1 in `raw` (a copy with equal bytes).
+        stands_for_2: likewise.
+        clip_cos: float64, of the stored vectors; None where one is missing.
+        dino_cos: likewise.
+        clip_above: the join's threshold.
+        dino_below: likewise.
+        verdict: one sentence.
+    """
+
+    image_1: str
+    image_2: str
+    stands_for_1: str
+    stands_for_2: str
+    clip_cos: float | None
+    dino_cos: float | None
+    clip_above: float
+    dino_below: float
+    verdict: str
+
+
+def explain(store: Store, folder: Path, image_1: str, image_2: str) -> Explanation:
+    """Follow a pair through a join and its selection.
+
+    Args:
+        store: the run directory.
+        folder: the join's folder.
+        image_1: an image_id.
+        image_2: another one.
+
+    Raises:
+        StoreError: the run knows one of the images neither as a sample nor as refused.
+    """
+    record = read_record(folder / "join.json")
+    first, second = sorted((image_1, image_2))
+    samples = samples_of(store, (first, second))
+    for image_id in (first, second):
+        if image_id not in samples:
+            raise StoreError(
+                f"{image_id} is no sample of {store.root}; {_refusal(store, image_id)}"
+            )
+    clip_cos = _cosine(store, record["clip"], first, second)
+    dino_cos = _cosine(store, record["dino"], first, second)
+    stands_for = [_first_copy(store, samples[image_id], record) for image_id in (first, second)]
+    return Explanation(
+        image_1=first,
+        image_2=second,
+        stands_for_1=stands_for[0],
+        stands_for_2=stands_for[1],
+        clip_cos=clip_cos,
+        dino_cos=dino_cos,
+        clip_above=record["clip_above"],
+        dino_below=record["dino_below"],
+        verdict=_verdict(store, folder, record, stands_for, samples, (clip_cos, dino_cos)),
+    )
+
+
+def _verdict(
+    store: Store,
+    folder: Path,
+    record: Json,
+    stands_for: list[str],
+    samples: dict[str, Json],
+    cosine: tuple[float | None, float | None],
+) -> str:
+    clip_cos, dino_cos = cosine
+    if stands_for[0] == stands_for[1]:
+        return "the two images are the same bytes: copies are collapsed before the join"
+    if clip_cos is None or dino_cos is None:
+        return "an encoder gave no finite vector for one of the images"
+    raw = read_parts(folder)
+    both = set(stands_for)
+    rows = [
+        row
+        for row, pair in enumerate(
+            zip(raw["image_1"].to_pylist(), raw["image_2"].to_pylist(), strict=True)
+        )
+        if set(pair) == both
+    ]
+    if not rows:
+        if clip_cos <= record["clip_above"]:
+            return f"no candidate: CLIP cosine {clip_cos:.6f} is not above {record['clip_above']}"
+        if dino_cos >= record["dino_below"]:
+            return f"not blind: DINO cosine {dino_cos:.6f} is not below {record['dino_below']}"
+        return (
+            "within the thresholds but not in raw: collapsed as a near-copy, or embedded after "
+            f"the join; run `blindpairs join {store.root}` again"
+        )
+    identity = pair_id(*(row["sha256"] for row in samples.values()))
+    if "selection" not in record:
+        return f"in raw as {identity}; nothing was selected yet"
+    settings = SelectSettings(**record["selection"]["settings"])
+    said = verdicts(store, raw, record, settings)[rows[0]]
+    return (
+        f"in raw as {identity}; "
+        + {
+            KEPT: "selected",
+            "not_blind": "not selected: kept beyond the thresholds only",
+            "near_copies": "not selected: the images are near-copies of each other",
+            "near_copy_of_kept": "not selected: near-copies of both were selected at a better rank",
+            "cap": f"not selected: an image has {settings.max_per_image} better pairs already",
+        }[said]
+    )
+
+
+def _cosine(store: Store, encoder_id: str, first: str, second: str) -> float | None:
+    vectors = vectors_of(store, encoder_id, (first, second))
+    if len(vectors) < 2:
+        return None
+    a, b = (torch.from_numpy(vectors[image_id])[None] for image_id in (first, second))
+    zero = torch.zeros(1, dtype=torch.int64)
+    return float(cosines(a, b, zero, zero)[0])
+
+
+def _first_copy(store: Store, sample: Json, record: Json) -> str:
+    """The image that stands for a sample: the smallest image_id with its bytes."""
+    image_id = str(sample["image_id"])
+    if record["collapse"] == "none":
+        return image_id
+    for shard_id in store.committed("samples"):
+        table = store.samples(shard_id).select(["image_id", "sha256"]).to_pydict()
+        for other, sha256 in zip(table["image_id"], table["sha256"], strict=True):
+            if sha256 == sample["sha256"]:
+                image_id = min(image_id, other)
+    return image_id
+
+
+def _refusal(store: Store, image_id: str) -> str:
+    for shard_id in store.committed("samples"):
+        shard = store.record("samples", shard_id)["shard"]
+        prefix = f"{shard['dataset']}/{shard['stem']}/"
+        if image_id.startswith(prefix):
+            for row in store.quarantine(shard_id).to_pylist():
+                if row["key"] == image_id.removeprefix(prefix):
+                    return f"it was refused: {row['reason']} ({row['detail']})"
+    return "see `blindpairs status` for the shards that were read"

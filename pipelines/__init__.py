@@ -1,0 +1,1 @@
+"""Drivers: commands and Ray live only here."""
