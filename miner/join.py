@@ -218,8 +218,7 @@ def join(store: Store, clip: str, dino: str, settings: JoinSettings, near: Selec
             "borderline": int((table["borderline"].to_numpy() & blind).sum()),
         },
     }
-    publish(store, folder, table, histogram.table(), record)
-    return record
+    return publish(store, folder, table, histogram.table(), record)
 
 
 def _search(rows: Rows, settings: JoinSettings, impl: str) -> tuple[Pairs, Histogram, int]:
@@ -245,10 +244,13 @@ def _search(rows: Rows, settings: JoinSettings, impl: str) -> tuple[Pairs, Histo
     return concatenate(kept), histogram, num_candidates
 
 
-def publish(store: Store, folder: Path, raw: pa.Table, histogram: pa.Table, record: Json) -> None:
+def publish(store: Store, folder: Path, raw: pa.Table, histogram: pa.Table, record: Json) -> Json:
     """Replace a join's tables and record.
 
     The record goes first and comes back last, so that it never names a mixture of two joins.
+
+    Returns:
+        The record with the files it names.
     """
     base = folder.relative_to(store.root).as_posix()
     attempt = f"raw.{new_attempt()}"
@@ -264,6 +266,8 @@ def publish(store: Store, folder: Path, raw: pa.Table, histogram: pa.Table, reco
             shutil.rmtree(folder / stale, ignore_errors=True)
         (folder / attempt).rename(folder / "raw")
         files.append(asdict(store.write_table(histogram, base, "histogram.parquet")))
-        replace_record(folder / "join.json", {**record, "files": files})
+        record = {**record, "files": files}
+        replace_record(folder / "join.json", record)
     for leftover in folder.glob("raw.*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    return record

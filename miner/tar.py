@@ -15,7 +15,9 @@ what lies between is reported as damage. Each byte of the file is hashed and cou
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -192,7 +194,7 @@ class TarReader:
             end=stop,
             name=None if is_renamed else bad.name,
             detail=f"{bad}, bytes {offset} to {stop}",
-            is_one_member=bad.position + BLOCK + _round_up(_announced(bad.block)) == stop,
+            is_one_member=bad.position + BLOCK + _announced_blocks(bad.block) == stop,
         )
 
     def _scan(self, start: int) -> tuple[int, bool]:
@@ -378,12 +380,13 @@ def _is_extension(block: bytes) -> bool:
     return is_typed or block.startswith(b"././@")
 
 
-def _announced(block: bytes) -> int:
-    """The size in a bad header; -1 where it cannot be read."""
+def _announced_blocks(block: bytes) -> int:
+    """Bytes that a bad header says will follow it; negative where it says nothing legible."""
     try:
-        return int(block[124:136].strip(b" \0"), 8)
+        num_bytes = int(block[124:136].strip(b" \0"), 8)
     except ValueError:
-        return -1
+        return -BLOCK - 1
+    return _round_up(num_bytes) if num_bytes >= 0 else -BLOCK - 1
 
 
 def _kind(info: tarfile.TarInfo) -> Literal["file", "directory", "other"]:

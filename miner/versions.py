@@ -17,6 +17,7 @@ PACKAGES = (
     "webdataset",
     "pyarrow",
     "numpy",
+    "faiss-gpu" if platform.machine() == "x86_64" else "faiss-cpu",
 )
 
 

@@ -1,0 +1,382 @@
+"""Untrusted bytes to RGB pixels, or the reason why not.
+
+An image is decoded once; the crops of all encoders are cut from those pixels. The fast path
+(simplejpeg, torch's antialiased uint8 resize) differs from the reference (Pillow for both) by at
+most 2 of 255 in every value, and hands over to the reference where it could not.
+
+Our way to RGB: alpha is composited on white, 16-bit samples keep their high byte, an animation
+gives its first frame. EXIF rotation is recorded and never applied. ICC profiles are ignored, as by
+the preprocessing that the encoders were trained with.
+
+Shape suffixes: H height, W width, C = 3 channels.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+import warnings
+from dataclasses import dataclass
+from typing import Literal, Self, cast
+
+import imagehash
+import numpy as np
+import simplejpeg
+import torch
+from PIL import ExifTags, Image, ImageCms, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+from pydantic import Field, model_validator
+
+from miner.config import ImageLimits, Settings
+from miner.errors import ImageError
+from miner.formats import sniff
+from miner.schema import Reason
+
+# Not Image.open: it also knows EPS, which starts Ghostscript, and caps pixels by a global.
+_READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+    "GIF": GifImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+    "AVIF": AvifImageFile,
+}
+
+_BOX_ABOVE_ASPECT_RATIO = 6
+"""From here Pillow's resize of the middle alone beats torch's resize of the whole."""
+
+_ENDS_EARLY = re.compile(
+    r"truncat|premature|end of file|not enough|unpack requires|index out of range|cannot load", re.IGNORECASE
+)
+
+
+class CropSpec(Settings):
+    """How an encoder wants its square cut out of an image."""
+
+    mode: Literal["shortest", "squash"]
+    """shortest: resize the shorter side to `resize_to`, cut the middle; squash: resize both."""
+
+    resize_to: int = Field(gt=0)
+    """Length of the resized side, in pixels; at least `size`, and equal to it in a squash."""
+
+    size: int = Field(gt=0)
+    """Side of the square, in pixels."""
+
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """Kernel of the resize, always antialiased."""
+
+    @model_validator(mode="after")
+    def _square_fits(self) -> Self:
+        if self.resize_to < self.size:
+            raise ValueError(
+                f"resize_to is {self.resize_to}, less than size ({self.size}), so the square would "
+                "reach beyond the image; give at least size"
+            )
+        if self.mode == "squash" and self.resize_to != self.size:
+            raise ValueError(
+                f"resize_to is {self.resize_to}, but a squash goes straight to size ({self.size}); "
+                "give the same for both"
+            )
+        return self
+
+
+PHASH_CROP = CropSpec(mode="shortest", resize_to=224, size=224)
+"""The crop that `perceptual_hash` is defined on: the CLIP default's, so that it is cut once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """An image's pixels and what its header said.
+
+    Attributes:
+        pixels_HWC: [H, W, 3] uint8 on the CPU, RGB.
+        width: in pixels, as stored (EXIF rotation not applied).
+        height: in pixels, as stored.
+        format: one of `miner.formats.ALLOWED`, by the bytes.
+        exif_orientation: 1 to 8, or None where there is no readable one.
+    """
+
+    pixels_HWC: torch.Tensor
+    width: int
+    height: int
+    format: str
+    exif_orientation: int | None
+
+
+def decode(data: bytes, limits: ImageLimits, *, reference: bool = False) -> Decoded:
+    """Decode one image of unknown origin. May be called from several threads.
+
+    Size limits are checked against the header, before memory for pixels is asked for.
+
+    Args:
+        data: the whole file.
+        limits: what the image may be.
+        reference: decode by Pillow alone.
+
+    Raises:
+        ImageError: the image is refused; nothing else is raised, whatever the bytes are.
+    """
+    format = sniff(data)
+    image: ImageFile.ImageFile | None = None
+    stream = io.BytesIO(data)
+    try:
+        with _pillow_warnings_ignored:
+            if format == "WEBP":
+                # libwebp asks for the memory of two canvases as soon as it is opened.
+                _check_size(_webp_size(data), limits)
+            image = _READERS[format](stream)
+            _check_size(image.size, limits)
+            orientation = _exif_orientation(image)
+            pixels_HWC = None
+            if format == "JPEG" and not reference:
+                pixels_HWC = _decode_jpeg(data, image)
+            if pixels_HWC is None:
+                pixels_HWC = torch.from_numpy(np.array(rgb(_load(image, data))))
+    except ImageError:
+        raise
+    except Exception as error:
+        early = bool(_ENDS_EARLY.search(str(error)))
+        if image is None:
+            # The reader looked for the header to the last byte.
+            early |= format not in ("WEBP", "AVIF") and stream.tell() >= len(data)
+            early |= format == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data)
+        raise ImageError(
+            Reason.TRUNCATED_IMAGE if early else Reason.UNDECODABLE,
+            f"{format} of {len(data)} bytes: {type(error).__name__}: {error}"[:300],
+        ) from error
+    height, width = pixels_HWC.shape[:2]
+    return Decoded(
+        pixels_HWC=pixels_HWC,
+        width=width,
+        height=height,
+        format=format,
+        exif_orientation=orientation,
+    )
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Convert any Pillow image to RGB our way (top of this file). Its first frame is taken.
+
+    Raises:
+        ImageError: samples of 32 bits have no scale that we could know.
+    """
+    if image.tell() != 0:
+        image.seek(0)
+    image.load()
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            Reason.UNDECODABLE,
+            f"samples are 32-bit {'integers' if image.mode == 'I' else 'floats'}, and no header "
+            "says which value is white; convert the image to 8 or 16 bits",
+        )
+    if image.mode.startswith("I;16"):
+        values_HW = np.asarray(image)
+        gray_HW = (values_HW >> 8).astype(np.uint8)
+        if "transparency" in image.info:
+            gray_HW[values_HW == image.info["transparency"]] = 255
+        return Image.fromarray(gray_HW).convert("RGB")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return cast("Image.Image", ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
+    if image.has_transparency_data:
+        if image.mode in ("La", "RGBa"):
+            image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+        image = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(image, mask=image)
+        return canvas
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def cut(pixels_HWC: torch.Tensor, crop: CropSpec, *, reference: bool = False) -> torch.Tensor:
+    """Resize an image and cut its middle, with the arithmetic of torchvision's transforms.
+
+    Args:
+        pixels_HWC: [H, W, 3] uint8 on the CPU.
+        crop: what the encoder wants.
+        reference: by Pillow alone, resizing the whole image.
+
+    Returns:
+        [3, size, size] uint8, contiguous.
+    """
+    height, width = pixels_HWC.shape[:2]
+    new_height, new_width = _resized(height, width, crop)
+    size = crop.size
+    top, left = round((new_height - size) / 2.0), round((new_width - size) / 2.0)
+    if (
+        reference
+        # Two passes of bicubic clip in between, so their order shows. Pillow starts with the
+        # columns in some of these cases (depending on its version), torch always with the rows.
+        or (
+            crop.interpolation == "bicubic"
+            and height > new_height
+            and height - new_height > 2 * (width - new_width)
+        )
+    ):
+        image = Image.fromarray(pixels_HWC.numpy())
+        image = image.resize((new_width, new_height), _resampling(crop))
+        crop_HWC = np.array(image.crop((left, top, left + size, top + size)))
+    elif max(height, width) > _BOX_ABOVE_ASPECT_RATIO * min(height, width):
+        x_scale, y_scale = width / new_width, height / new_height
+        box = (left * x_scale, top * y_scale, (left + size) * x_scale, (top + size) * y_scale)
+        image = Image.fromarray(pixels_HWC.numpy())
+        crop_HWC = np.array(image.resize((size, size), _resampling(crop), box=box))
+    else:
+        resized_BCHW = torch.nn.functional.interpolate(
+            pixels_HWC.permute(2, 0, 1)[None],
+            size=(new_height, new_width),
+            mode=crop.interpolation,
+            antialias=True,
+        )
+        return resized_BCHW[0, :, top : top + size, left : left + size].contiguous()
+    return torch.from_numpy(crop_HWC).permute(2, 0, 1).contiguous()
+
+
+def perceptual_hash(crop_CHW: torch.Tensor) -> int:
+    """Hash how an image looks: unsigned 64 bits, of which similar images share most.
+
+    Args:
+        crop_CHW: [3, 224, 224] uint8, the image's `PHASH_CROP`.
+    """
+    image = Image.fromarray(crop_CHW.permute(1, 2, 0).contiguous().numpy())
+    return int(str(imagehash.phash(image)), 16)
+
+
+def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            Reason.TOO_MANY_PIXELS,
+            f"{width} x {height} = {width * height} pixels, limit {limits.max_pixels}",
+        )
+    if max(width, height) > limits.max_aspect_ratio * min(width, height):
+        raise ImageError(
+            Reason.TOO_ELONGATED,
+            f"{width} x {height}, limit {limits.max_aspect_ratio:g} : 1",
+        )
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the canvas, by the layout of RFC 9649."""
+    chunk, head = data[12:16], data[20:30]
+    if len(head) < 10:
+        raise EOFError("truncated before the size")
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+    if chunk == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 ":
+        width, height = head[6:8], head[8:10]
+        return int.from_bytes(width, "little") & 0x3FFF, int.from_bytes(height, "little") & 0x3FFF
+    raise ValueError(f"first chunk is {chunk!r}")
+
+
+def _exif_orientation(image: Image.Image) -> int | None:
+    """The orientation tag, where it is there, readable and valid."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow's parser throws anything at broken EXIF, which is no fault of pixels
+        return None
+    return value if isinstance(value, int) and 1 <= value <= 8 else None
+
+
+def _decode_jpeg(data: bytes, header: Image.Image) -> torch.Tensor | None:
+    """[H, W, 3] pixels, or None where Pillow has to judge: CMYK, or any complaint."""
+    if header.mode not in ("L", "RGB"):
+        return None
+    # A buffer of the size that was checked: a second header in the file gets no more.
+    buffer_HWC = np.empty((header.height, header.width, 3), np.uint8)
+    try:
+        decoded_HWC = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer_HWC)
+    except ValueError:
+        return None
+    return torch.from_numpy(buffer_HWC) if decoded_HWC.shape == buffer_HWC.shape else None
+
+
+def _load(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
+    """Decode the first frame by Pillow, and undo what Pillow gets wrong."""
+    if isinstance(image, PngImageFile):
+        _scale_transparency(image, depth=data[24])
+    if isinstance(image, TiffImageFile) and image.mode.startswith("I;16"):
+        bits, photometric = image.tag_v2.get(258), image.tag_v2.get(262)
+        if bits != (16,) or photometric != 1:
+            raise ValueError(f"gray of {bits} bits, photometric {photometric}, is not supported")
+    orientation = _exif_orientation(image)
+    image.load()
+    if orientation is None or _exif_orientation(image) is not None:
+        return image
+    # Pillow turned the pixels and took the tag away (TIFF): turn them back.
+    return image.transpose(_UNDO[orientation]) if orientation in _UNDO else image
+
+
+_UNDO = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""Inverse of what each EXIF orientation asks for."""
+
+
+def _scale_transparency(image: PngImageFile, depth: int) -> None:
+    """Bring tRNS, which holds samples as stored, to the scale of the decoded samples."""
+    value = image.info.get("transparency")
+    if image.mode == "L" and depth in (2, 4):
+        image.info["transparency"] = value and value * (255 // (2**depth - 1))
+    if image.mode == "RGB" and depth == 16 and value is not None:
+        image.info["transparency"] = tuple(sample >> 8 for sample in value)
+
+
+def _resized(height: int, width: int, crop: CropSpec) -> tuple[int, int]:
+    """Height and width after the resize."""
+    if crop.mode == "squash":
+        return crop.size, crop.size
+    if width <= height:
+        return int(crop.resize_to * height / width), crop.resize_to
+    return crop.resize_to, int(crop.resize_to * width / height)
+
+
+def _resampling(crop: CropSpec) -> Image.Resampling:
+    return Image.Resampling[crop.interpolation.upper()]
+
+
+class _PillowWarningsIgnored:
+    """Ignores Pillow's warnings while any thread is inside.
+
+    `warnings.catch_warnings` swaps the whole list of filters, which is not thread-safe. Here the
+    first thread in adds one filter, for Pillow's modules alone, and the last one out removes it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_inside = 0
+        self._filter: object = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._num_inside == 0:
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                self._filter = warnings.filters[0]
+            self._num_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._num_inside -= 1
+            filters = cast("list[object]", warnings.filters)
+            if self._num_inside == 0 and self._filter in filters:
+                filters.remove(self._filter)
+
+
+_pillow_warnings_ignored = _PillowWarningsIgnored()

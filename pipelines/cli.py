@@ -1,0 +1,219 @@
+"""The `blindpairs` command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+
+from miner.audit import collect_garbage, verify
+from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
+from miner.errors import MinerError
+from miner.store import Store
+from pipelines import driver, show
+from pipelines.doctor import examine
+from pipelines.options import settings_from, settings_options
+from pipelines.plan import make_plan
+
+PARTIAL = 3
+INTERRUPTED = 130
+
+out_console = Console(highlight=False, soft_wrap=True)
+folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+shards = click.argument("patterns", metavar="SHARD...", nargs=-1, required=True)
+out = click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The run directory."
+)
+join_option = click.option(
+    "--name", default=None, help="The join's name; default: the one that was made last."
+)
+
+
+class JoinEncoders(JoinSettings, SelectSettings):
+    """What `join` may be told: thresholds, and which of the run's encoders."""
+
+    clip: str | None = None
+    """Encoder whose cosine is to be high: a name or an encoder_id; default: the last run's."""
+
+    dino: str | None = None
+    """Encoder whose cosine is to be low: a name or an encoder_id; default: the last run's."""
+
+
+class EmbedOnly(ReadSettings, EmbedSettings):
+    """What `embed` and `plan` may be told."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("-v", "--verbose", is_flag=True, help="Say what is being done.")
+@click.version_option(package_name="blindpairs")
+def cli(verbose: bool) -> None:
+    """Mine CLIP-blind pairs: images that CLIP calls the same and DINOv2 calls different."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+        force=True,
+    )
+
+
+@cli.command()
+@shards
+@out
+@settings_options(MineSettings)
+def mine(patterns: Sequence[str], out: Path, config_file: Path | None, **flags: Any) -> int:
+    """Mine the whole way: embed, join, select. Run again, it does only what is missing."""
+    settings = settings_from(MineSettings, flags, config_file)
+    embedded, record = driver.mine(patterns, out, settings)
+    show.embedded(out_console, embedded)
+    show.joined(out_console, out, record)
+    return PARTIAL if embedded.partial else 0
+
+
+@cli.command()
+@shards
+@out
+@settings_options(EmbedOnly)
+def embed(patterns: Sequence[str], out: Path, config_file: Path | None, **flags: Any) -> int:
+    """Embed shards with both encoders; what is committed already is not done again."""
+    settings = settings_from(EmbedOnly, flags, config_file)
+    embedded = driver.embed(
+        patterns,
+        Store(out),
+        settings.part(ReadSettings),
+        settings.part(EmbedSettings),
+        driver.command_of("embed", settings.model_dump(mode="json", exclude_defaults=True)),
+    )
+    show.embedded(out_console, embedded)
+    return PARTIAL if embedded.partial else 0
+
+
+@cli.command()
+@folder
+@settings_options(JoinEncoders)
+def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
+    """Join what was embedded into blind pairs, and select from them."""
+    settings = settings_from(JoinEncoders, flags, config_file)
+    store = Store(folder)
+    clip, dino = driver.encoders_of(store, settings.clip, settings.dino)
+    how, which = settings.part(JoinSettings), settings.part(SelectSettings)
+    show.joined(out_console, folder, driver.join_and_select(store, clip, dino, how, which))
+    return 0
+
+
+@cli.command()
+@folder
+@join_option
+@settings_options(SelectSettings)
+def select(folder: Path, name: str | None, config_file: Path | None, **flags: Any) -> int:
+    """Select again from a join's pairs: near-copies, cap, ranking."""
+    settings = settings_from(SelectSettings, flags, config_file)
+    store = Store(folder)
+    show.joined(out_console, folder, driver.select_again(store, name, settings))
+    return 0
+
+
+@cli.command()
+@shards
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="A run on the same corpus, to learn from."
+)
+@settings_options(EmbedOnly)
+def plan(patterns: Sequence[str], out: Path | None, config_file: Path | None, **flags: Any) -> int:
+    """Estimate images, bytes, hours, memory and pairs before anything runs."""
+    settings = settings_from(EmbedOnly, flags, config_file)
+    store = Store(out) if out else None
+    show.facts(out_console, make_plan(patterns, settings, settings, store))
+    return 0
+
+
+@cli.command()
+@folder
+def status(folder: Path) -> int:
+    """Show what is done, missing and rejected."""
+    show.status(out_console, Store(folder))
+    return 0
+
+
+@cli.command()
+@folder
+@click.argument("image_1")
+@click.argument("image_2")
+@join_option
+def why(folder: Path, image_1: str, image_2: str, name: str | None) -> int:
+    """Explain why two images are, or are not, a blind pair."""
+    show.explanation(out_console, driver.why(Store(folder), name, image_1, image_2))
+    return 0
+
+
+@cli.command(name="verify")
+@folder
+@click.option("--gc", is_flag=True, help="Remove files that no commit names.")
+def verify_command(folder: Path, gc: bool) -> int:
+    """Check every commit, hash and count of a run."""
+    store = Store(folder)
+    findings = verify(store)
+    for finding in findings:
+        out_console.print(f"{finding.path}: {finding.problem}", markup=False)
+    if gc:
+        for path in collect_garbage(store):
+            out_console.print(f"removed {path}", markup=False)
+    leftovers = [] if findings else store.leftovers()
+    for path in leftovers:
+        out_console.print(f"{path}: no commit names it; --gc removes it", markup=False)
+    if not findings and not leftovers:
+        out_console.print("all commits, hashes and counts are right")
+    return PARTIAL if findings else 0
+
+
+@cli.command()
+def encoders() -> int:
+    """List the registry: weights, sizes, licences."""
+    show.encoders(out_console)
+    return 0
+
+
+@cli.command()
+def doctor() -> int:
+    """Show versions and devices, what would be used, and why."""
+    show.facts(out_console, examine())
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command; its exit code: 0, 2, 3, 4, 5 or 130, as in DESIGN.
+
+    Args:
+        arguments: the words after `blindpairs`; None takes the process's own.
+    """
+    error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        return int(cli.main(arguments, prog_name="blindpairs", standalone_mode=False) or 0)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        error_console.print("interrupted; the same command goes on from here")
+        return INTERRUPTED
+    except MinerError as error:
+        error_console.print(f"blindpairs: {error}", markup=False)
+        return error.exit_code
+    except ValueError as error:
+        error_console.print(f"blindpairs: {error}", markup=False)
+        return click.UsageError.exit_code
+
+
+if __name__ == "__main__":
+    main()

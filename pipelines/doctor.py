@@ -1,0 +1,65 @@
+"""What this machine has, what would be used, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from miner.versions import versions
+from pipelines.driver import device_of
+
+CPU_FEATURES = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512f", "avx2")
+
+
+def examine() -> list[tuple[str, str]]:
+    """Names and values of everything that decides how a run is done here."""
+    return [
+        *versions().items(),
+        ("cpu", f"{os.cpu_count()} cores, {platform.machine()}, {', '.join(_cpu_features())}"),
+        *_gpus(),
+        ("onnxruntime", _onnxruntime()),
+        ("tensorrt", _presence("tensorrt", 'pip install "blindpairs[tensorrt]"')),
+        ("ray", _presence("ray", "pip install ray")),
+        ("--device auto", f"{device_of('auto')}, {_why_device()}"),
+        ("--join auto", "cpu, exact: float32 blocks, survivors re-checked in float64"),
+    ]
+
+
+def _cpu_features() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text().split()) if info.exists() else set()
+    return [feature for feature in CPU_FEATURES if feature in words]
+
+
+def _gpus() -> list[tuple[str, str]]:
+    if not torch.cuda.is_available():
+        return [("gpu", "none that torch can use")]
+    return [
+        (
+            f"cuda:{index}",
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
+            f"sm_{properties.major}{properties.minor}",
+        )
+        for index in range(torch.cuda.device_count())
+        for properties in [torch.cuda.get_device_properties(index)]
+    ]
+
+
+def _why_device() -> str:
+    return "since torch sees a GPU" if torch.cuda.is_available() else "since torch sees no GPU"
+
+
+def _onnxruntime() -> str:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return f"missing ({error})"
+    return f"{onnxruntime.__version__}, {', '.join(onnxruntime.get_available_providers())}"
+
+
+def _presence(module: str, remedy: str) -> str:
+    return "installed" if importlib.util.find_spec(module) else f"missing; {remedy}"

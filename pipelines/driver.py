@@ -1,0 +1,310 @@
+"""The run: plan, hand out shards, collect reports, join, select."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from miner.audit import collect_garbage
+from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
+from miner.embed import embed_shard, reading_fingerprint
+from miner.encoders import EncoderRecord, TorchEncoder, find_record, load_encoder, locate
+from miner.errors import FingerprintError, MinerError, ResourceError, StoreError
+from miner.join import join
+from miner.pairs import join_name
+from miner.records import Json
+from miner.select import select
+from miner.shards import Shard, list_shards
+from miner.stats import Stats
+from miner.store import Store
+from miner.versions import versions
+from miner.why import Explanation, explain
+from pipelines.progress import ShardProgress
+from pipelines.settle import settle
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Embedded:
+    """What an embedding run did and found.
+
+    Attributes:
+        clip: encoder_id.
+        dino: encoder_id.
+        stats: of the work done in this run only.
+        num_shards: listed shards.
+        num_new: shards on which there was work to do.
+        failed: shard_id to error, of shards that could not be read.
+        damaged: ids of committed shards that are damaged.
+        num_samples: over all listed and committed shards.
+        num_quarantined: likewise.
+        max_bad_fraction: the limit above which a run is partial.
+    """
+
+    clip: str
+    dino: str
+    stats: Stats = field(default_factory=Stats)
+    num_shards: int = 0
+    num_new: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
+    num_samples: int = 0
+    num_quarantined: int = 0
+    max_bad_fraction: float
+
+    @property
+    def bad_fraction(self) -> float:
+        """Share of the samples that was refused."""
+        return self.num_quarantined / max(self.num_samples, 1)
+
+    @property
+    def partial(self) -> bool:
+        """Whether something is missing that was asked for (exit code 3)."""
+        too_many = self.bad_fraction > self.max_bad_fraction
+        return bool(self.failed or self.damaged) or too_many
+
+
+def device_of(name: str) -> str:
+    """The device that a setting stands for.
+
+    Raises:
+        ResourceError: a GPU is asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if has_gpu else "cpu"
+    if name.startswith("cuda") and not has_gpu:
+        raise ResourceError(
+            f"--device {name}: torch {torch.__version__} sees no GPU; give --device cpu, or see "
+            "`blindpairs doctor`"
+        )
+    return name
+
+
+class Encoders:
+    """The two encoders of a run: known at once, loaded when first needed."""
+
+    def __init__(self, settings: EmbedSettings) -> None:
+        self._settings = settings
+        self._located = [
+            locate(find_record(settings.clip), settings.clip_weights),
+            locate(find_record(settings.dino), settings.dino_weights),
+        ]
+        self._loaded: dict[str, TorchEncoder] = {}
+
+    @property
+    def records(self) -> list[EncoderRecord]:
+        """CLIP's record and DINO's."""
+        return [record for record, _ in self._located]
+
+    def load(self) -> list[TorchEncoder]:
+        """Both encoders on their device."""
+        device = device_of(self._settings.device)
+        for record, path in self._located:
+            if record.encoder_id not in self._loaded:
+                log.info("loading %s on %s from %s", record.encoder_id, device, path)
+                self._loaded[record.encoder_id] = load_encoder(
+                    record, device=device, dtype=self._settings.precision, weights=path
+                )
+        return [self._loaded[record.encoder_id] for record in self.records]
+
+
+def embed(
+    patterns: Sequence[str], store: Store, read: ReadSettings, encode: EmbedSettings, command: Json
+) -> Embedded:
+    """Embed every listed shard that is not committed yet.
+
+    Args:
+        patterns: shards, as `miner.shards.list_shards` takes them.
+        store: the run directory.
+        read: how shards are read.
+        encode: which encoders, on what.
+        command: what to log in run.json.
+
+    Raises:
+        MinerError: shards cannot be listed or were changed, or weights or a device are missing. A
+            shard that cannot be read does not raise; it is reported in `failed`.
+    """
+    listed = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
+    shards = settle(listed, store, dataset_given=read.dataset is not None)
+    encoders = Encoders(encode)
+    clip, dino = (record.encoder_id for record in encoders.records)
+    known = {shard.shard_id: _whereabouts(shard) for shard in shards}
+    store.update_run(reading_fingerprint(read), known, {**command, "encoders": [clip, dino]})
+    done = Embedded(
+        clip=clip, dino=dino, num_shards=len(shards), max_bad_fraction=read.max_bad_fraction
+    )
+    with ShardProgress(len(shards)) as progress:
+        left = read.limit
+        for shard in shards:
+            if left is not None and left <= 0:
+                break
+            try:
+                stats = _embed_one(shard, store, encoders, read, encode.batch_size, left)
+            except FingerprintError:
+                raise
+            except MinerError as error:
+                log.error("shard %s failed: %s", shard.shard_id, error)
+                done.failed[shard.shard_id] = str(error)
+                progress.advance(0, 0)
+                continue
+            record = store.record("samples", shard.shard_id)
+            done.stats += stats
+            done.num_new += bool(stats.counts)
+            done.num_samples += record["num_samples"]
+            done.num_quarantined += record["num_quarantined"]
+            done.damaged += [shard.shard_id] if record["damaged"] else []
+            left = None if left is None else left - record["num_samples"]
+            progress.advance(record["num_decodable"], record["num_quarantined"])
+    if not done.failed:
+        collect_garbage(store)
+    return done
+
+
+def _embed_one(
+    shard: Shard,
+    store: Store,
+    encoders: Encoders,
+    read: ReadSettings,
+    batch_size: int,
+    quota: int | None,
+) -> Stats:
+    stages = ["samples", *(f"vectors/{record.encoder_id}" for record in encoders.records)]
+    if store.commit_path("samples", shard.shard_id).exists():
+        record = store.record("samples", shard.shard_id)
+        cut_after = record["cut_after"]
+        if cut_after is not None and cut_after != quota:
+            raise FingerprintError(
+                f"{shard.shard_id} was committed with --limit, after {cut_after} of its samples; "
+                f"now {'all' if quota is None else quota} are asked for; give the same --limit, "
+                "or another --out"
+            )
+    if all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
+        return Stats()
+    stats = embed_shard(
+        shard, encoders.load(), store=store, settings=read, batch_size=batch_size, quota=quota
+    )
+    _append_metrics(store, shard, stats)
+    return stats
+
+
+def _append_metrics(store: Store, shard: Shard, stats: Stats) -> None:
+    path = store.root / "metrics" / "embed.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "shard": shard.shard_id,
+        "counts": dict(stats.counts),
+        "seconds": {stage: round(elapsed_s, 4) for stage, elapsed_s in stats.seconds.items()},
+    }
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _whereabouts(shard: Shard) -> Json:
+    return {"url": shard.url, "num_bytes": shard.num_bytes, "modified": shard.modified}
+
+
+def command_of(name: str, settings: Json) -> Json:
+    """What run.json remembers of a command."""
+    return {
+        "command": name,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": settings,
+        "versions": versions(),
+    }
+
+
+def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Embedded, Json]:
+    """The whole run: embed, join, select. Run again, it does only what is missing.
+
+    Args:
+        patterns: shards, as `miner.shards.list_shards` takes them.
+        out: the run directory.
+        settings: everything.
+
+    Returns:
+        What was embedded, and the content of join.json.
+
+    Raises:
+        MinerError: see `embed`, `miner.join.join` and `miner.select.select`.
+    """
+    store = Store(out)
+    command = command_of("mine", settings.model_dump(mode="json", exclude_defaults=True))
+    embedded = embed(
+        patterns, store, settings.part(ReadSettings), settings.part(EmbedSettings), command
+    )
+    how, which = settings.part(JoinSettings), settings.part(SelectSettings)
+    return embedded, join_and_select(store, embedded.clip, embedded.dino, how, which)
+
+
+def join_and_select(
+    store: Store, clip: str, dino: str, how: JoinSettings, which: SelectSettings
+) -> Json:
+    """Join two encoders' vectors and select from the pairs; the content of join.json."""
+    join(store, clip, dino, how, which)
+    return select(store, store.root / "pairs" / join_name(clip, dino, how), which)
+
+
+def select_again(store: Store, name: str | None, settings: SelectSettings) -> Json:
+    """Select from a join that is there; the content of join.json."""
+    return select(store, pick_join(store, name), settings)
+
+
+def why(store: Store, name: str | None, image_1: str, image_2: str) -> Explanation:
+    """Why two images are, or are not, a blind pair of a join."""
+    return explain(store, pick_join(store, name), image_1, image_2)
+
+
+def pick_join(store: Store, name: str | None) -> Path:
+    """The folder of a join by its name, or of the one that was made last.
+
+    Raises:
+        StoreError: there is none.
+    """
+    store.run()
+    folders = list(store.joins())
+    if not folders:
+        raise StoreError(f"{store.root} holds no join yet; run `blindpairs join {store.root}`")
+    if name is None:
+        return max(folders, key=lambda folder: (folder / "join.json").stat().st_mtime_ns)
+    named = [folder for folder in folders if folder.name == name]
+    if not named:
+        raise StoreError(
+            f"{store.root} holds no join {name}; it holds "
+            + ", ".join(folder.name for folder in folders)
+        )
+    return named[0]
+
+
+def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, str]:
+    """The encoder_ids, among those of a run, that two names stand for.
+
+    Args:
+        store: the run directory.
+        clip: a registry name, an encoder_id, or None for the last command's.
+        dino: likewise.
+
+    Raises:
+        StoreError: the run has no vectors of such an encoder, or of several.
+    """
+    last = next((c for c in reversed(store.run()["commands"]) if "encoders" in c), None)
+    names = [clip or (last and last["encoders"][0]), dino or (last and last["encoders"][1])]
+    found = []
+    for name in names:
+        ids = store.encoder_ids()
+        matching = [i for i in ids if name in (i, i[: -len("-01234567")])]
+        if len(matching) != 1:
+            raise StoreError(
+                f"{store.root} has vectors of {', '.join(ids) or 'no encoder'}; "
+                f"{'none' if not matching else 'several'} of them is {name}; give its encoder_id"
+            )
+        found += matching
+    return found[0], found[1]

@@ -1,0 +1,131 @@
+"""What the commands print: short tables and sentences for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from miner.encoders import REGISTRY
+from miner.records import Json
+from miner.store import Store
+from miner.why import Explanation
+from pipelines.driver import Embedded
+
+Facts = Iterable[tuple[str, str]]
+"""Names and values, one to a line."""
+
+
+def facts(console: Console, pairs: Facts) -> None:
+    """Names and values in two columns."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(escape(name), escape(value))
+    console.print(table)
+
+
+def embedded(console: Console, done: Embedded) -> None:
+    """What was embedded, what was refused, and what failed."""
+    facts(
+        console,
+        [
+            ("shards", f"{done.num_shards}, of which {done.num_new} had work to do"),
+            ("images", f"{done.num_samples - done.num_quarantined} embedded"),
+            (
+                "quarantined",
+                f"{done.num_quarantined} of {done.num_samples} samples "
+                f"({done.bad_fraction:.2%}, limit {done.max_bad_fraction:.2%})",
+            ),
+        ],
+    )
+    for shard_id in done.damaged:
+        console.print(f"damaged: {shard_id}; its intact samples were kept, see quarantine/")
+    for shard_id, error in done.failed.items():
+        console.print(f"failed: {shard_id}: {error}", markup=False)
+
+
+def joined(console: Console, root: Path, record: Json) -> None:
+    """How many pairs each step of a join left."""
+    counts, selection = record["counts"], record["selection"]["counts"]
+    lines = [
+        ("distinct images", f"{counts['distinct']} of {counts['images']}"),
+        ("pairs compared", f"{counts['pairs']} by {record['impl']}"),
+        ("candidates", f"{counts['candidates']} with CLIP cosine > {record['clip_above']}"),
+        (
+            "blind pairs",
+            f"{counts['blind']} of them with DINO cosine < {record['dino_below']}, "
+            f"{counts['borderline']} borderline",
+        ),
+        ("selected", f"{selection.get('kept', 0)}"),
+        ("table", str(root / record["selection"]["file"]["path"])),
+    ]
+    facts(console, lines)
+
+
+def status(console: Console, store: Store) -> None:
+    """What of a run is done, missing and rejected."""
+    run = store.run()
+    stages = store.stages()
+    committed = {stage: set(store.committed(stage)) for stage in stages}
+    table = Table("shard", *stages, "decodable", "quarantined", "damaged", box=None)
+    reasons: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    for shard_id in sorted(run["shards"].keys() | committed["samples"]):
+        marks = ["done" if shard_id in committed[stage] else "missing" for stage in stages]
+        if shard_id not in committed["samples"]:
+            table.add_row(shard_id, *marks, "", "", "")
+            continue
+        record = store.record("samples", shard_id)
+        totals.update(decodable=record["num_decodable"], quarantined=record["num_quarantined"])
+        reasons.update(store.quarantine(shard_id)["reason"].to_pylist())
+        table.add_row(
+            shard_id,
+            *marks,
+            str(record["num_decodable"]),
+            str(record["num_quarantined"]),
+            "damaged" if record["damaged"] else "",
+        )
+    console.print(table)
+    lines = [("decodable", str(totals["decodable"])), ("quarantined", str(totals["quarantined"]))]
+    lines += [(f"  {reason}", str(number)) for reason, number in reasons.most_common()]
+    facts(console, lines)
+    for folder in store.joins():
+        console.print(f"join: {folder.name}", markup=False)
+
+
+def explanation(console: Console, what: Explanation) -> None:
+    """Both cosines of a pair, the thresholds, and the verdict."""
+    lines = [("image_1", what.image_1), ("image_2", what.image_2)]
+    for name, stands_for in (
+        (what.image_1, what.stands_for_1),
+        (what.image_2, what.stands_for_2),
+    ):
+        if name != stands_for:
+            lines.append(("copy", f"{name} has the same bytes as {stands_for}"))
+    for name, cosine, limit in (
+        ("CLIP cosine", what.clip_cos, f"> {what.clip_above}"),
+        ("DINO cosine", what.dino_cos, f"< {what.dino_below}"),
+    ):
+        lines.append((name, f"{'missing' if cosine is None else f'{cosine:.6f}'}, wanted {limit}"))
+    facts(console, [*lines, ("verdict", what.verdict)])
+
+
+def encoders(console: Console) -> None:
+    """The registry of encoders."""
+    table = Table("name", "weights", "pixels", "dim", "pooling", "licence", box=None)
+    for name, record in REGISTRY.items():
+        table.add_row(
+            name,
+            f"{record.library}:{record.model}:{record.weights}",
+            str(record.crop.size),
+            str(record.dim),
+            record.pooling,
+            record.licence,
+        )
+    console.print(table)

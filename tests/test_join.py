@@ -1,0 +1,290 @@
+import hashlib
+import itertools
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from miner import schema
+from miner.config import JoinSettings, SelectSettings
+from miner.errors import StoreError
+from miner.join import IMPLEMENTATIONS, blind_pairs, join
+from miner.pairs import Histogram, join_name, pair_id, random_pairs
+from miner.records import Json
+from miner.store import Store
+from tests.runs import CLIP, DINO, commit_shard, make_store, unit
+
+EXACT = sorted(IMPLEMENTATIONS)
+
+
+def brute_force(
+    clip_ND: np.ndarray, dino_NE: np.ndarray, clip_above: float, dino_below: float
+) -> set[tuple[int, int]]:
+    """Blind pairs by numpy alone."""
+    clip, dino = clip_ND.astype(np.float64), dino_NE.astype(np.float64)
+    clip /= np.sqrt((clip**2).sum(axis=1))[:, None]
+    dino /= np.sqrt((dino**2).sum(axis=1))[:, None]
+    hits = np.triu((clip @ clip.T > clip_above) & (dino @ dino.T < dino_below), k=1)
+    return set(zip(*(axis.tolist() for axis in np.nonzero(hits)), strict=True))
+
+
+def grouped(rows: int = 400, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    groups = torch.randint(0, 20, (rows,), generator=generator)
+    centres = torch.randn(20, 64, generator=generator)
+    clip = centres[groups] + 0.2 * torch.randn(rows, 64, generator=generator)
+    return clip, torch.randn(rows, 48, generator=generator) + 0.8
+
+
+@pytest.mark.parametrize("impl", EXACT)
+def test_blind_pairs_equal_brute_force(impl: str) -> None:
+    clip, dino = grouped()
+    pairs = blind_pairs(clip, dino, impl=impl)
+    truth = brute_force(clip.numpy(), dino.numpy(), 0.95, 0.6)
+    assert set(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)) == truth
+    assert len(truth) > 500
+    assert pairs.impl == impl
+    assert (pairs.i < pairs.j).all()
+    assert (pairs.clip_cos.diff() <= 0).all()
+    assert (pairs.i.dtype, pairs.clip_cos.dtype) == (torch.int64, torch.float32)
+
+
+def test_blind_pairs_across_two_sets() -> None:
+    clip, dino = grouped()
+    within = blind_pairs(clip, dino)
+    across = blind_pairs((clip[:150], clip[150:]), (dino[:150], dino[150:]))
+    expected = {
+        (i, j - 150)
+        for i, j in zip(within.i.tolist(), within.j.tolist(), strict=True)
+        if i < 150 <= j
+    }
+    assert set(zip(across.i.tolist(), across.j.tolist(), strict=True)) == expected
+    assert expected
+
+
+def test_auto_says_what_it_chose() -> None:
+    clip, dino = grouped(20)
+    assert blind_pairs(clip, dino).impl in EXACT
+
+
+def test_equal_cosines_are_ordered_by_index() -> None:
+    clip, dino = torch.ones(4, 3), torch.eye(4)
+    pairs = blind_pairs(clip, dino)
+    assert list(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)) == list(
+        itertools.combinations(range(4), 2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("clip", "dino", "options", "message"),
+    [
+        (torch.ones(3, 2), torch.ones(4, 2), {}, "clip has .3, None. rows and dino .4, None."),
+        (torch.ones(3), torch.ones(3, 2), {}, r"clip is torch.float32 of shape \(3,\)"),
+        (torch.ones(3, 2).long(), torch.ones(3, 2), {}, "clip is torch.int64"),
+        ((torch.ones(3, 2), torch.ones(3, 5)), (torch.ones(3, 2),) * 2, {}, "2 and 5 wide"),
+        (torch.ones(3, 2), (torch.ones(3, 2),) * 2, {}, "row k of both has to be the same image"),
+        (torch.ones(3, 2), torch.ones(3, 2), {"impl": "magic"}, "impl is 'magic'; there are auto"),
+        (torch.ones(3, 2), torch.ones(3, 2), {"clip_above": 1.5}, "clip_above is 1.5"),
+        (torch.ones(3, 2), torch.ones(3, 2), {"dino_below": float("nan")}, "dino_below is nan"),
+    ],
+)
+def test_arguments_that_do_not_fit(
+    clip: torch.Tensor, dino: torch.Tensor, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        blind_pairs(clip, dino, **options)  # type: ignore[arg-type]
+
+
+# -- over a run directory ------------------------------------------------------------------------
+
+SETTINGS = JoinSettings(clip_above=0.9, dino_below=0.3)
+SELECTION = SelectSettings()
+
+
+def raw(store: Store, settings: JoinSettings = SETTINGS) -> list[Json]:
+    folder = store.root / "pairs" / join_name(CLIP, DINO, settings) / "raw"
+    return [
+        row for part in sorted(folder.glob("*.parquet")) for row in pq.read_table(part).to_pylist()
+    ]
+
+
+def test_raw_is_the_truth_over_the_stored_vectors(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    record = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    rows = [store.vectors(CLIP, s) for s in store.committed("samples")]
+    image_ids = [image_id for ids, _ in rows for image_id in ids]
+    clip = np.concatenate([vectors for _, vectors in rows])
+    dino = np.concatenate([store.vectors(DINO, s)[1] for s in store.committed("samples")])
+    truth = brute_force(clip, dino, 0.9, 0.3)
+    found = raw(store)
+    assert {(row["image_1"], row["image_2"]) for row in found} == {
+        (image_ids[i], image_ids[j]) for i, j in truth
+    }
+    assert record["counts"]["blind"] == len(truth) > 100
+    assert all(row["image_1"] < row["image_2"] for row in found)
+    keys = [(-row["clip_cos"], row["pair_id"]) for row in found]
+    assert keys == sorted(keys)
+    for row in found:
+        assert row["gap"] == pytest.approx(row["clip_cos"] - row["dino_cos"], abs=1e-6)
+
+
+def test_raw_is_equal_bytes_when_made_again(tmp_path: Path) -> None:
+    hashes = []
+    for name in ("a", "b"):
+        store = make_store(tmp_path / name)
+        join(store, CLIP, DINO, SETTINGS, SELECTION)
+        part = next(store.root.glob("pairs/*/raw/part-00000.parquet"))
+        hashes.append(hashlib.sha256(part.read_bytes()).hexdigest())
+    assert hashes[0] == hashes[1]
+
+
+def test_join_is_not_done_twice_but_again_after_damage(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    part = next(store.root.glob("pairs/*/raw/part-00000.parquet"))
+    before = part.stat().st_mtime_ns
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    assert part.stat().st_mtime_ns == before
+    good = part.read_bytes()
+    part.write_bytes(good[:-1])
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    assert part.read_bytes() == good
+
+
+def test_more_shards_make_the_join_anew(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    before = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    clip, dino = (store.vectors(encoder, "set.00000")[1][:5] for encoder in (CLIP, DINO))
+    commit_shard(store, "00009", clip, dino)
+    after = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    assert after["counts"]["images"] == before["counts"]["images"] + 5
+    assert after["fingerprint"] != before["fingerprint"]
+
+
+def test_equal_bytes_are_collapsed_onto_the_smallest_id(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.05], [1.0, 0.0], [1.0, 0.0]])
+    dino = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    contents = [b"same", b"other", b"same", b"same"]
+    commit_shard(store, "00000", unit(rows), unit(dino), contents=contents)
+    store.update_run({}, {}, {})
+    record = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    (row,) = raw(store)
+    assert (row["image_1"], row["image_2"]) == ("set/00000/000000", "set/00000/000001")
+    assert (row["duplicates_1"], row["duplicates_2"]) == (2, 0)
+    assert (record["counts"]["images"], record["counts"]["distinct"]) == (4, 2)
+    hex_1, hex_2 = sorted(hashlib.sha256(content).hexdigest() for content in (b"same", b"other"))
+    assert row["pair_id"] == hashlib.sha256((hex_1 + hex_2).encode()).hexdigest()[:16]
+    everything = SETTINGS.model_copy(update={"collapse": "none"})
+    join(store, CLIP, DINO, everything, SELECTION)
+    assert len(raw(store, everything)) == 3
+
+
+def test_near_copies_are_collapsed_before_the_join_on_request(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    clip = torch.tensor([[1.0, 0.0], [1.0, 0.01], [1.0, 0.3]])
+    dino = torch.tensor([[1.0, 0.0], [1.0, 0.02], [0.0, 1.0]])
+    commit_shard(store, "00000", unit(clip), unit(dino))
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    assert len(raw(store)) == 2
+    near = SETTINGS.model_copy(update={"collapse": "near"})
+    join(store, CLIP, DINO, near, SELECTION)
+    (row,) = raw(store, near)
+    assert (row["image_1"], row["duplicates_1"]) == ("set/00000/000000", 1)
+
+
+def test_keep_reaches_beyond_the_thresholds_and_says_which_are_blind(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    narrow = {row["pair_id"] for row in (join(store, CLIP, DINO, SETTINGS, SELECTION), raw(store))[1]}
+    wide = JoinSettings(clip_above=0.9, dino_below=0.3, keep_clip=0.85, keep_dino=0.5)
+    join(store, CLIP, DINO, wide, SELECTION)
+    rows = raw(store, wide)
+    assert {row["pair_id"] for row in rows if row["blind"]} == narrow
+    assert len(rows) > len(narrow)
+    assert all(row["clip_cos"] > 0.85 and row["dino_cos"] < 0.5 for row in rows)
+
+
+def test_borderline_widens_with_the_engines_deviation(tmp_path: Path) -> None:
+    clip = torch.tensor([[1.0, 0.0], [0.9015, (1 - 0.9015**2) ** 0.5]])
+    for deviation, expected in ((0.0, False), (0.01, True)):
+        store = Store(tmp_path / str(deviation))
+        commit_shard(store, "00000", unit(clip), unit(torch.eye(2)), deviation=deviation)
+        join(store, CLIP, DINO, SETTINGS, SELECTION)
+        (row,) = raw(store)
+        assert row["borderline"] is expected
+
+
+def test_histogram_counts_every_candidate_and_random_pair(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    record = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    rows = pq.read_table(next(store.root.glob("pairs/*/histogram.parquet"))).to_pylist()
+    counts = {s: sum(r["count"] for r in rows if r["source"] == s) for s in ("candidates", "random")}
+    assert counts["candidates"] == record["counts"]["candidates"]
+    assert counts["random"] == 120 * 119 // 2
+    assert all(r["clip_bin"] >= 90 for r in rows if r["source"] == "candidates")
+
+
+def test_no_pairs_still_leave_one_readable_part(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    commit_shard(store, "00000", unit(torch.eye(3)), unit(torch.eye(3)))
+    record = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    assert raw(store) == []
+    assert record["counts"]["blind"] == 0
+    part = next(store.root.glob("pairs/*/raw/*.parquet"))
+    assert pq.read_schema(part).equals(schema.RAW)
+
+
+def test_join_leaves_nothing_but_what_it_names(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    record = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    folder = next(store.joins())
+    (folder / "raw.deadbeef").mkdir()
+    (folder / "join.json").unlink()
+    assert join(store, CLIP, DINO, SETTINGS, SELECTION) == record
+    left = {p.relative_to(store.root).as_posix() for p in folder.rglob("*") if p.is_file()}
+    named = {file["path"] for file in record["files"]}
+    assert left == named | {(folder / "join.json").relative_to(store.root).as_posix()}
+    assert not (folder / "raw.deadbeef").exists()
+    text = json.dumps(record)
+    assert str(store.root) not in text
+    assert os.sep + "corpus" not in text
+
+
+def test_store_without_vectors_says_what_to_do(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    with pytest.raises(StoreError, match=r"no shard with vectors of both .* run `blindpairs embed`"):
+        join(store, CLIP, "dino-other-00000000", SETTINGS, SELECTION)
+
+
+def test_join_names_are_readable_and_tell_settings_apart() -> None:
+    assert join_name("c", "d", JoinSettings()) == "c~d~0.95~0.60"
+    assert join_name("c", "d", JoinSettings(clip_above=0.975)) == "c~d~0.975~0.60"
+    assert join_name("c", "d", JoinSettings(collapse="near")) == "c~d~0.95~0.60~collapse-near"
+    assert join_name("c", "d", JoinSettings(keep_clip=0.9)) == "c~d~0.95~0.60~keep-clip-0.90"
+    assert join_name("c", "d", JoinSettings(clip_above=0.9501)) == "c~d~0.9501~0.60"
+
+
+def test_pair_id_does_not_depend_on_the_order() -> None:
+    assert pair_id("a" * 64, "b" * 64) == pair_id("b" * 64, "a" * 64)
+    assert pair_id("a" * 64, "b" * 64) != pair_id("a" * 64, "c" * 64)
+
+
+def test_random_pairs_never_pair_an_image_with_itself() -> None:
+    i, j = random_pairs(3000)
+    assert len(i) == 1_000_000
+    assert (i != j).all()
+    assert int(torch.maximum(i, j).max()) == 2999
+    few_i, few_j = random_pairs(5)
+    assert len(few_i) == 10
+    assert (few_i < few_j).all()
+
+
+def test_histogram_bins_are_floors() -> None:
+    histogram = Histogram()
+    histogram.add("random", torch.tensor([0.999, -0.001]).double(), torch.tensor([0.605, 0.0]).double())
+    rows = {(r["clip_bin"], r["dino_bin"]) for r in histogram.table().to_pylist()}
+    assert rows == {(99, 60), (-1, 0)}
