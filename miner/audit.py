@@ -80,11 +80,9 @@ def _samples_problems(store: Store, shard_id: str, record: Json) -> Iterator[str
         )
     if len(set(samples["image_id"].to_pylist())) != samples.num_rows:
         yield "two samples have one image_id"
-    if (
-        record["bytes"] is not None
-        and sum(record["bytes"].values()) != record["shard"]["num_bytes"]
-    ):
-        yield f"of {record['shard']['num_bytes']} bytes {sum(record['bytes'].values())} are counted"
+    num_bytes = record["shard"]["num_bytes"]
+    if record["bytes"] is not None and sum(record["bytes"].values()) != num_bytes:
+        yield f"{sum(record['bytes'].values())} of {num_bytes} bytes are accounted for"
 
 
 def _vectors_problems(store: Store, shard_id: str, record: Json) -> Iterator[str]:

@@ -1,27 +1,27 @@
 """One shard: read, decode once, encode, one table for the samples and one for each encoder.
 
-Batches never cross shards, so a shard's rows do not depend on what was read before it.
+Batches never cross shards and hold the same images whenever a shard is read, so that its vectors
+depend neither on other shards nor on how often a run was interrupted.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
-import numpy as np
 import torch
 
 from miner import images, schema
+from miner.batches import Batches
 from miner.config import ReadSettings
 from miner.encoders import TorchEncoder
 from miner.errors import FingerprintError, ImageError
 from miner.images import CropSpec
-from miner.records import new_attempt
+from miner.records import Json, new_attempt
 from miner.schema import Reason
-from miner.shards import ImageFetcher, Refusal, Sample, Shard, ShardReader, checksum
+from miner.shards import Refusal, Sample, Shard, ShardReader, checksum
 from miner.stats import Stats
 from miner.store import Store, table_of, vector_table
 from miner.versions import versions
@@ -29,53 +29,15 @@ from miner.versions import versions
 BF16_DEVIATION = 5e-3
 """What bfloat16 may move a pair's cosine by where no parity check has measured it."""
 
-Row = dict[str, Any]
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """A shard, read and encoded, before anything of it is committed."""
 
-@dataclass(kw_only=True)
-class _Encoded:
-    """Vectors of the images of one shard, batch by batch, for each encoder."""
-
-    encoders: Sequence[TorchEncoder]
-    batch_size: int
-    stats: Stats
-    image_ids: list[str] = field(default_factory=list)
-    pending: list[dict[CropSpec, torch.Tensor]] = field(default_factory=list)
-    batches: dict[str, list[np.ndarray]] = field(default_factory=dict)
-
-    def add(self, image_id: str, crops: dict[CropSpec, torch.Tensor]) -> None:
-        self.image_ids.append(image_id)
-        self.pending.append(crops)
-        if len(self.pending) == self.batch_size:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self.pending:
-            return
-        for encoder in self.encoders:
-            pixels_BCHW = torch.stack([crops[encoder.record.crop] for crops in self.pending])
-            with self.stats.time(f"encode {encoder.record.name}"):
-                vectors_BD = encoder(pixels_BCHW).cpu().numpy()
-            self.batches.setdefault(encoder.encoder_id, []).append(vectors_BD)
-        self.pending.clear()
-
-    def vectors(self, encoder: TorchEncoder) -> np.ndarray:
-        """[N, D] float32 in the order of `image_ids`."""
-        batches = self.batches.get(encoder.encoder_id)
-        return np.concatenate(batches) if batches else np.empty((0, encoder.dim), np.float32)
-
-    def nonfinite(self) -> set[str]:
-        """Images for which some encoder gave no finite vector."""
-        bad: set[str] = set()
-        for encoder in self.encoders:
-            rows = np.flatnonzero(~np.isfinite(self.vectors(encoder)).all(axis=1))
-            bad.update(self.image_ids[row] for row in rows)
-        return bad
-
-
-def image_id_of(shard: Shard, key: str) -> str:
-    """`<dataset>/<shard stem>/<key>`."""
-    return f"{shard.dataset}/{shard.stem}/{key}"
+    reader: ShardReader
+    rows: dict[str, Json]
+    refused: list[Json]
+    batches: Batches
 
 
 def embed_shard(
@@ -98,38 +60,50 @@ def embed_shard(
         quota: stop after this many samples (`--limit`).
 
     Returns:
-        Counts (`samples`, `decodable`, `quarantined`, `shards`) and seconds of each stage. A
-        shard of which nothing was missing counts nothing.
+        Counts of what was done (`shards`, `samples`, `decodable`, `quarantined`, and
+        `encoded <encoder>`) and the seconds of each stage; empty where nothing was missing.
 
     Raises:
         ShardError: the shard cannot be read.
-        FingerprintError: the shard's bytes are not those that were committed.
+        FingerprintError: the shard's images are not those that were committed.
     """
+    stats = Stats()
     missing = [
         encoder
         for encoder in encoders
         if not store.commit_path(f"vectors/{encoder.encoder_id}", shard.shard_id).exists()
     ]
-    if not store.commit_path("samples", shard.shard_id).exists():
-        return _embed_new(shard, encoders, store, settings, batch_size, quota)
-    if missing:
-        return _embed_again(shard, missing, store, settings, batch_size)
-    return Stats()
+    is_new = not store.commit_path("samples", shard.shard_id).exists()
+    if not missing and not is_new:
+        return stats
+    reading = _read(shard, missing, settings, batch_size, quota, stats)
+    with stats.time("write"):
+        if is_new:
+            _refuse_nonfinite(shard, reading, missing)
+            _commit_samples(shard, reading, store, settings, quota)
+            stats.count("shards")
+            stats.count("samples", len(reading.rows) + len(reading.refused))
+            stats.count("decodable", len(reading.rows))
+            stats.count("quarantined", len(reading.refused))
+        sample_sha256 = _committed_images(shard, reading, store)
+        for encoder in missing:
+            _commit_vectors(shard, encoder, reading, sample_sha256, store)
+            stats.count(f"encoded {encoder.record.name}", len(sample_sha256))
+    return stats
 
 
-def _embed_new(
+def _read(
     shard: Shard,
     encoders: Sequence[TorchEncoder],
-    store: Store,
     settings: ReadSettings,
     batch_size: int,
     quota: int | None,
-) -> Stats:
-    stats = Stats()
-    encoded = _Encoded(encoders=encoders, batch_size=batch_size, stats=stats)
+    stats: Stats,
+) -> _Reading:
     reader = ShardReader(shard, settings)
-    rows: dict[str, Row] = {}
-    refused: list[Row] = []
+    rows: dict[str, Json] = {}
+    refused: list[Json] = []
+    batches = Batches(encoders=encoders, batch_size=batch_size, stats=stats)
     for item in _timed(islice(reader, quota), stats):
         if isinstance(item, Refusal):
             if item.retracts:
@@ -145,64 +119,36 @@ def _embed_new(
             )
             continue
         rows[row["image_id"]] = row
-        encoded.add(row["image_id"], crops)
-    encoded.flush()
-    for image_id in encoded.nonfinite() & rows.keys():
-        row = rows.pop(image_id)
-        detail = "an encoder gave NaN or infinity for these pixels"
-        refused.append(_quarantine_row(shard, row["key"], row["member"], Reason.NONFINITE, detail))
-    with stats.time("write"):
-        _commit_samples(shard, reader, list(rows.values()), refused, store, settings, quota)
-        for encoder in encoders:
-            _commit_vectors(shard, encoder, encoded, rows.keys(), [], store)
-    stats.count("shards")
-    stats.count("samples", len(rows) + len(refused))
-    stats.count("decodable", len(rows))
-    stats.count("quarantined", len(refused))
+        batches.add(row["image_id"], crops)
+    batches.flush()
+    return _Reading(reader=reader, rows=rows, refused=refused, batches=batches)
+
+
+def _refuse_nonfinite(shard: Shard, reading: _Reading, encoders: Sequence[TorchEncoder]) -> None:
     for encoder in encoders:
-        stats.count(f"encoded {encoder.record.name}", len(rows))
-    return stats
+        for image_id in sorted(reading.batches.nonfinite(encoder) & reading.rows.keys()):
+            row = reading.rows.pop(image_id)
+            reading.refused.append(_nonfinite_row(shard, row, encoder))
 
 
-def _embed_again(
-    shard: Shard,
-    encoders: Sequence[TorchEncoder],
-    store: Store,
-    settings: ReadSettings,
-    batch_size: int,
-) -> Stats:
-    """Vectors of further encoders, for the samples that were committed before."""
-    stats = Stats()
-    encoded = _Encoded(encoders=encoders, batch_size=batch_size, stats=stats)
-    crops_wanted = {encoder.record.crop for encoder in encoders}
-    samples = store.samples(shard.shard_id).to_pylist()
-    with ImageFetcher() as fetcher:
-        for row in samples:
-            with stats.time("read"):
-                data = fetcher.read(shard.url, row["member"], row["offset"], row["num_bytes"])
-            if hashlib.sha256(data).hexdigest() != row["sha256"]:
-                raise FingerprintError(
-                    f"shard {shard.url}: the bytes of {row['image_id']} at offset {row['offset']} "
-                    "are not those that were committed; restore the shard or use another --out"
-                )
-            with stats.time("decode"):
-                pixels_HWC = images.decode(data, settings).pixels_HWC
-                crops = {crop: images.cut(pixels_HWC, crop) for crop in crops_wanted}
-            encoded.add(row["image_id"], crops)
-    encoded.flush()
-    bad = encoded.nonfinite()
-    refused = [
-        _quarantine_row(shard, row["key"], row["member"], Reason.NONFINITE, "for a later encoder")
-        for row in samples
-        if row["image_id"] in bad
-    ]
-    kept = {row["image_id"]: row for row in samples if row["image_id"] not in bad}
-    with stats.time("write"):
-        for encoder in encoders:
-            _commit_vectors(shard, encoder, encoded, kept.keys(), refused, store)
-            stats.count(f"encoded {encoder.record.name}", len(kept))
-    stats.count("shards again")
-    return stats
+def _nonfinite_row(shard: Shard, row: Json, encoder: TorchEncoder) -> Json:
+    detail = f"{encoder.encoder_id} gave NaN or infinity in {encoder.dtype}"
+    return _quarantine_row(shard, row["key"], row["member"], Reason.NONFINITE, detail)
+
+
+def _committed_images(shard: Shard, reading: _Reading, store: Store) -> dict[str, str]:
+    """sha256 of every committed image of a shard, after checking that the same was read now."""
+    samples = store.samples(shard.shard_id).select(["image_id", "sha256"]).to_pydict()
+    committed = dict(zip(samples["image_id"], samples["sha256"], strict=True))
+    for image_id, sha256 in committed.items():
+        row = reading.rows.get(image_id)
+        if row is None or row["sha256"] != sha256:
+            what = "is not there any more" if row is None else "has other bytes"
+            raise FingerprintError(
+                f"shard {shard.url}: {image_id} {what} since it was committed; "
+                "restore the shard, or give another --out"
+            )
+    return committed
 
 
 def _timed(items: Iterator[Sample | Refusal], stats: Stats) -> Iterator[Sample | Refusal]:
@@ -219,7 +165,7 @@ def _timed(items: Iterator[Sample | Refusal], stats: Stats) -> Iterator[Sample |
 
 def _decode(
     shard: Shard, sample: Sample, encoders: Sequence[TorchEncoder], settings: ReadSettings
-) -> tuple[Row, dict[CropSpec, torch.Tensor]]:
+) -> tuple[Json, dict[CropSpec, torch.Tensor]]:
     decoded = images.decode(sample.data, settings)
     wanted = {images.PHASH_CROP, *(encoder.record.crop for encoder in encoders)}
     crops = {crop: images.cut(decoded.pixels_HWC, crop) for crop in wanted}
@@ -245,7 +191,7 @@ def _decode(
     return row, crops
 
 
-def _quarantine_row(shard: Shard, key: str, member: str, reason: Reason, detail: str) -> Row:
+def _quarantine_row(shard: Shard, key: str, member: str, reason: Reason, detail: str) -> Json:
     return {
         "dataset": shard.dataset,
         "shard": shard.url,
@@ -257,21 +203,16 @@ def _quarantine_row(shard: Shard, key: str, member: str, reason: Reason, detail:
 
 
 def _commit_samples(
-    shard: Shard,
-    reader: ShardReader,
-    rows: list[Row],
-    refused: list[Row],
-    store: Store,
-    settings: ReadSettings,
-    quota: int | None,
+    shard: Shard, reading: _Reading, store: Store, settings: ReadSettings, quota: int | None
 ) -> None:
+    rows, refused, report = reading.rows, reading.refused, reading.reader.report
     name = f"{shard.shard_id}.{new_attempt()}.parquet"
     files = [
-        store.write_table(table_of(rows, schema.SAMPLES), "samples", name),
+        store.write_table(table_of(list(rows.values()), schema.SAMPLES), "samples", name),
         store.write_table(table_of(refused, schema.QUARANTINE), "quarantine", name),
     ]
-    report = reader.report
-    record: Row = {
+    assert not report.complete or report.num_samples == len(rows) + len(refused)
+    record: Json = {
         "stage": "samples",
         "shard": {
             "dataset": shard.dataset,
@@ -292,41 +233,46 @@ def _commit_samples(
         "notes": list(report.notes),
         "versions": versions(),
     }
-    assert not report.complete or report.num_samples == record["num_samples"]
     store.commit("samples", shard.shard_id, files, record)
 
 
 def _commit_vectors(
     shard: Shard,
     encoder: TorchEncoder,
-    encoded: _Encoded,
-    kept: Any,
-    refused: list[Row],
+    reading: _Reading,
+    committed: dict[str, str],
     store: Store,
 ) -> None:
+    batches, bad = reading.batches, reading.batches.nonfinite(encoder)
+    places = [
+        place
+        for place, image_id in enumerate(batches.image_ids)
+        if image_id in committed and image_id not in bad
+    ]
+    refused = [
+        _nonfinite_row(shard, reading.rows[image_id], encoder)
+        for image_id in sorted(bad & committed.keys())
+    ]
     name = f"{shard.shard_id}.{new_attempt()}.parquet"
-    places = [row for row, image_id in enumerate(encoded.image_ids) if image_id in kept]
-    table = vector_table(
-        [encoded.image_ids[row] for row in places], encoded.vectors(encoder)[places]
-    )
+    image_ids = [batches.image_ids[place] for place in places]
+    table = vector_table(image_ids, batches.vectors(encoder)[places])
     files = [store.write_table(table, f"vectors/{encoder.encoder_id}", name)]
     if refused:
         files.append(store.write_table(table_of(refused, schema.QUARANTINE), "quarantine", name))
-    samples = store.record("samples", shard.shard_id)
-    record: Row = {
+    record: Json = {
         "stage": "vectors",
         "encoder_id": encoder.encoder_id,
         "encoder": encoder.record.model_dump(mode="json"),
         "precision": str(encoder.dtype).removeprefix("torch."),
         "device": str(encoder.device),
         "deviation": 0.0 if encoder.dtype == torch.float32 else BF16_DEVIATION,
-        "samples_sha256": samples["files"][0]["sha256"],
+        "samples_sha256": store.record("samples", shard.shard_id)["files"][0]["sha256"],
         "versions": versions(),
     }
     store.commit(f"vectors/{encoder.encoder_id}", shard.shard_id, files, record)
 
 
-def reading_fingerprint(settings: ReadSettings) -> Row:
+def reading_fingerprint(settings: ReadSettings) -> Json:
     """The settings on which a shard's samples depend."""
     return {
         "max_pixels": settings.max_pixels,
@@ -334,3 +280,8 @@ def reading_fingerprint(settings: ReadSettings) -> Row:
         "max_member_bytes": settings.max_member_bytes,
         "stem_depth": settings.stem_depth,
     }
+
+
+def image_id_of(shard: Shard, key: str) -> str:
+    """`<dataset>/<shard stem>/<key>`."""
+    return f"{shard.dataset}/{shard.stem}/{key}"

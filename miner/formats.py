@@ -1,16 +1,42 @@
-"""Which format the first bytes of a file are, whatever its name says.
+"""What a file of unknown origin says it is, before any pixel of it is decoded.
 
-Only formats in `ALLOWED` are ever handed to a decoder. The others that we can name are refused by
-name, because "12,000 x SVG" in the quarantine table says more than "12,000 x unknown".
+The format is read from the first bytes, whatever the file's name. Only formats in `READERS` ever
+reach a decoder; the others that we can name are refused by name, because a quarantine table with
+12,000 times "SVG" says more than one with 12,000 times "unknown".
 """
 
 from __future__ import annotations
 
+import io
+import re
+import threading
+import warnings
+from typing import Literal, cast
+
+from PIL import ExifTags, Image, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from miner.config import ImageLimits
 from miner.errors import ImageError
 from miner.schema import Reason
 
-ALLOWED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""Formats that are decoded, in Pillow's spelling."""
+# Not Image.open: it also knows EPS, which starts Ghostscript, and its pixel cap is a global.
+READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+    "GIF": GifImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+    "AVIF": AvifImageFile,
+}
+"""The allow-list: the formats that are decoded, each with the one reader it is given to."""
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -42,7 +68,6 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"qoif", "QOI"),
     (b"SIMPLE  =", "FITS"),
     (b"\xd7\xcd\xc6\x9a", "WMF"),
-    (b"\1\0\0\0", "EMF"),
     # Known and refused: what a web server sends in a picture's place.
     (b"%PDF-", "PDF"),
     (b"\x1f\x8b", "gzip"),
@@ -58,6 +83,9 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"CWS", "Flash"),
 )
 
+_AVIF_EXIF_ITEM = re.compile(rb"(infe.{8}(?:..)?)Exif", re.DOTALL)
+"""Box `infe`: version and flags, item (2 or 4 bytes), protection, type (ISO/IEC 14496-12)."""
+
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
@@ -68,7 +96,7 @@ def sniff(data: bytes) -> str:
         data: a whole file, or at least its first 1024 bytes.
 
     Returns:
-        One of `ALLOWED`.
+        A name in `READERS`.
 
     Raises:
         ImageError: EMPTY, FORMAT_NOT_ALLOWED (naming the format) or UNKNOWN_FORMAT.
@@ -79,11 +107,11 @@ def sniff(data: bytes) -> str:
     if name is None:
         raise ImageError(
             Reason.UNKNOWN_FORMAT,
-            f"the first bytes are {data[:16].hex(' ')}; decoded are {', '.join(ALLOWED)}",
+            f"the first bytes are {data[:16].hex(' ')}; decoded are {', '.join(READERS)}",
         )
-    if name not in ALLOWED:
+    if name not in READERS:
         raise ImageError(
-            Reason.FORMAT_NOT_ALLOWED, f"the bytes are {name}; decoded are {', '.join(ALLOWED)}"
+            Reason.FORMAT_NOT_ALLOWED, f"the bytes are {name}; decoded are {', '.join(READERS)}"
         )
     return name
 
@@ -98,6 +126,8 @@ def _by_container(data: bytes) -> str | None:
         return "BMP"
     if data[:4] == b"RIFF":
         return "WEBP" if data[8:12] == b"WEBP" else "RIFF (audio or video)"
+    if data[:4] == b"\1\0\0\0" and data[40:44] == b" EMF":
+        return "EMF"
     if data[4:8] != b"ftyp":
         return None
     box_bytes = min(int.from_bytes(data[:4], "big"), 256)
@@ -112,8 +142,125 @@ def _by_container(data: bytes) -> str | None:
 
 def _by_text(data: bytes) -> str | None:
     text = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<svg", b"<?xml", b"<!doctype svg", b"<!--")) and b"<svg" in text:
-        return "SVG"
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")) or b"<html" in text:
+    if not text.startswith(b"<"):
+        return None
+    if any(tag in text for tag in (b"<!doctype html", b"<html", b"<head", b"<body")):
         return "HTML"
+    if b"<svg" in text:
+        return "SVG"
     return "XML" if text.startswith(b"<?xml") else None
+
+
+def open_header(data: bytes, limits: ImageLimits, *, format: str) -> ImageFile.ImageFile:
+    """Open an image without decoding it, if its size is within the limits.
+
+    Args:
+        data: the whole file.
+        limits: what the image may be.
+        format: what `sniff` said.
+
+    Raises:
+        ImageError: TOO_MANY_PIXELS, TOO_ELONGATED or TRUNCATED_IMAGE.
+        Exception: whatever Pillow's reader throws at a broken header.
+    """
+    if format == "WEBP":
+        # libwebp takes the memory of two canvases as soon as it is opened.
+        _check_size(_webp_size(data), limits)
+    if format == "AVIF":
+        # Broken EXIF makes Pillow refuse an AVIF. Rotation is not read from there but from `irot`
+        # and `imir`, so the item that holds EXIF becomes one of a type that is skipped.
+        data = _AVIF_EXIF_ITEM.sub(rb"\1free", data)
+    stream = io.BytesIO(data)
+    try:
+        image = READERS[format](stream)
+    except SyntaxError as error:
+        if _header_is_cut(data, format, read_bytes=stream.tell()):
+            raise ImageError(
+                Reason.TRUNCATED_IMAGE, f"{format} of {len(data)} bytes ends within its header"
+            ) from error
+        raise
+    _check_size(image.size, limits)
+    return image
+
+
+def _header_is_cut(data: bytes, format: str, *, read_bytes: int) -> bool:
+    """Whether a header could not be read because the data ends within it."""
+    if format == "TIFF":
+        order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+        directory_at = int.from_bytes(data[4:8], order)
+        num_entries = int.from_bytes(data[directory_at : directory_at + 2], order)
+        return directory_at + 2 + 12 * num_entries > len(data)
+    # WebP and AVIF are always read whole; the others no farther than their header.
+    return format not in ("WEBP", "AVIF") and read_bytes >= len(data)
+
+
+def exif_orientation(image: Image.Image) -> int | None:
+    """The orientation tag, 1 to 8; None where it is missing, unreadable or something else."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        # Pillow's parser throws anything at broken EXIF, which says nothing about the pixels.
+        return None
+    return value if isinstance(value, int) and 1 <= value <= 8 else None
+
+
+def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            Reason.TOO_MANY_PIXELS,
+            f"{width} x {height} = {width * height} pixels, limit {limits.max_pixels}",
+        )
+    if max(width, height) > limits.max_aspect_ratio * min(width, height):
+        raise ImageError(
+            Reason.TOO_ELONGATED, f"{width} x {height}, limit {limits.max_aspect_ratio:g} : 1"
+        )
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the canvas, by the layout of RFC 9649."""
+    chunk, head = data[12:16], data[20:30]
+    if int.from_bytes(data[4:8], "little") + 8 > len(data) or len(head) < 10:
+        raise ImageError(
+            Reason.TRUNCATED_IMAGE,
+            f"WEBP of {len(data)} bytes announces {int.from_bytes(data[4:8], 'little') + 8}",
+        )
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+    if chunk == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 ":
+        width, height = head[6:8], head[8:10]
+        return int.from_bytes(width, "little") & 0x3FFF, int.from_bytes(height, "little") & 0x3FFF
+    raise ImageError(Reason.UNDECODABLE, f"WEBP whose first chunk is {chunk!r}")
+
+
+class _PillowWarningsIgnored:
+    """Ignores Pillow's warnings while any thread is inside.
+
+    `warnings.catch_warnings` swaps the whole list of filters, which is not thread-safe. Here the
+    first thread in adds one filter, for Pillow's modules alone, and the last one out removes it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_inside = 0
+        self._filter: object = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._num_inside == 0:
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                self._filter = warnings.filters[0]
+            self._num_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._num_inside -= 1
+            filters = cast("list[object]", warnings.filters)
+            if self._num_inside == 0 and self._filter in filters:
+                filters.remove(self._filter)
+
+
+pillow_warnings_ignored = _PillowWarningsIgnored()

@@ -13,10 +13,7 @@ Shape suffixes: H height, W width, C = 3 channels.
 
 from __future__ import annotations
 
-import io
 import re
-import threading
-import warnings
 from dataclasses import dataclass
 from typing import Literal, Self, cast
 
@@ -24,37 +21,22 @@ import imagehash
 import numpy as np
 import simplejpeg
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageFile
-from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 from pydantic import Field, model_validator
 
 from miner.config import ImageLimits, Settings
 from miner.errors import ImageError
-from miner.formats import sniff
+from miner.formats import exif_orientation, open_header, pillow_warnings_ignored, sniff
 from miner.schema import Reason
 
-# Not Image.open: it also knows EPS, which starts Ghostscript, and caps pixels by a global.
-_READERS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "WEBP": WebPImageFile,
-    "GIF": GifImageFile,
-    "BMP": BmpImageFile,
-    "TIFF": TiffImageFile,
-    "AVIF": AvifImageFile,
-}
-
 _BOX_ABOVE_ASPECT_RATIO = 6
-"""From here Pillow's resize of the middle alone beats torch's resize of the whole."""
+"""Width to height from which Pillow's resize of the middle beats torch's of the whole."""
 
 _ENDS_EARLY = re.compile(
-    r"truncat|premature|end of file|not enough|unpack requires|index out of range|cannot load", re.IGNORECASE
+    r"truncat|premature|end of file|not enough|unpack requires|index out of range|cannot load",
+    re.IGNORECASE,
 )
 
 
@@ -100,7 +82,7 @@ class Decoded:
         pixels_HWC: [H, W, 3] uint8 on the CPU, RGB.
         width: in pixels, as stored (EXIF rotation not applied).
         height: in pixels, as stored.
-        format: one of `miner.formats.ALLOWED`, by the bytes.
+        format: by the bytes, a name in `miner.formats.READERS`.
         exif_orientation: 1 to 8, or None where there is no readable one.
     """
 
@@ -125,33 +107,25 @@ def decode(data: bytes, limits: ImageLimits, *, reference: bool = False) -> Deco
         ImageError: the image is refused; nothing else is raised, whatever the bytes are.
     """
     format = sniff(data)
-    image: ImageFile.ImageFile | None = None
-    stream = io.BytesIO(data)
     try:
-        with _pillow_warnings_ignored:
-            if format == "WEBP":
-                # libwebp asks for the memory of two canvases as soon as it is opened.
-                _check_size(_webp_size(data), limits)
-            image = _READERS[format](stream)
-            _check_size(image.size, limits)
-            orientation = _exif_orientation(image)
+        with pillow_warnings_ignored:
+            header = open_header(data, limits, format=format)
+            orientation = exif_orientation(header)
             pixels_HWC = None
             if format == "JPEG" and not reference:
-                pixels_HWC = _decode_jpeg(data, image)
+                pixels_HWC = _decode_jpeg(data, header)
             if pixels_HWC is None:
-                pixels_HWC = torch.from_numpy(np.array(rgb(_load(image, data))))
+                pixels_HWC = torch.from_numpy(np.array(rgb(_load(header, data))))
     except ImageError:
         raise
     except Exception as error:
-        early = bool(_ENDS_EARLY.search(str(error)))
-        if image is None:
-            # The reader looked for the header to the last byte.
-            early |= format not in ("WEBP", "AVIF") and stream.tell() >= len(data)
-            early |= format == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data)
-        raise ImageError(
-            Reason.TRUNCATED_IMAGE if early else Reason.UNDECODABLE,
-            f"{format} of {len(data)} bytes: {type(error).__name__}: {error}"[:300],
-        ) from error
+        reason = Reason.UNDECODABLE
+        if isinstance(error, Image.DecompressionBombError):
+            reason = Reason.TOO_MANY_PIXELS
+        elif _ENDS_EARLY.search(str(error)):
+            reason = Reason.TRUNCATED_IMAGE
+        detail = f"{format} of {len(data)} bytes: {type(error).__name__}: {error}"
+        raise ImageError(reason, detail[:300]) from error
     height, width = pixels_HWC.shape[:2]
     return Decoded(
         pixels_HWC=pixels_HWC,
@@ -224,7 +198,7 @@ def cut(pixels_HWC: torch.Tensor, crop: CropSpec, *, reference: bool = False) ->
         image = Image.fromarray(pixels_HWC.numpy())
         image = image.resize((new_width, new_height), _resampling(crop))
         crop_HWC = np.array(image.crop((left, top, left + size, top + size)))
-    elif max(height, width) > _BOX_ABOVE_ASPECT_RATIO * min(height, width):
+    elif crop.mode == "shortest" and width > _BOX_ABOVE_ASPECT_RATIO * height:
         x_scale, y_scale = width / new_width, height / new_height
         box = (left * x_scale, top * y_scale, (left + size) * x_scale, (top + size) * y_scale)
         image = Image.fromarray(pixels_HWC.numpy())
@@ -250,45 +224,6 @@ def perceptual_hash(crop_CHW: torch.Tensor) -> int:
     return int(str(imagehash.phash(image)), 16)
 
 
-def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
-    width, height = size
-    if width * height > limits.max_pixels:
-        raise ImageError(
-            Reason.TOO_MANY_PIXELS,
-            f"{width} x {height} = {width * height} pixels, limit {limits.max_pixels}",
-        )
-    if max(width, height) > limits.max_aspect_ratio * min(width, height):
-        raise ImageError(
-            Reason.TOO_ELONGATED,
-            f"{width} x {height}, limit {limits.max_aspect_ratio:g} : 1",
-        )
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the canvas, by the layout of RFC 9649."""
-    chunk, head = data[12:16], data[20:30]
-    if len(head) < 10:
-        raise EOFError("truncated before the size")
-    if chunk == b"VP8X":
-        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
-    if chunk == b"VP8L":
-        bits = int.from_bytes(head[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    if chunk == b"VP8 ":
-        width, height = head[6:8], head[8:10]
-        return int.from_bytes(width, "little") & 0x3FFF, int.from_bytes(height, "little") & 0x3FFF
-    raise ValueError(f"first chunk is {chunk!r}")
-
-
-def _exif_orientation(image: Image.Image) -> int | None:
-    """The orientation tag, where it is there, readable and valid."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow's parser throws anything at broken EXIF, which is no fault of pixels
-        return None
-    return value if isinstance(value, int) and 1 <= value <= 8 else None
-
-
 def _decode_jpeg(data: bytes, header: Image.Image) -> torch.Tensor | None:
     """[H, W, 3] pixels, or None where Pillow has to judge: CMYK, or any complaint."""
     if header.mode not in ("L", "RGB"):
@@ -310,9 +245,9 @@ def _load(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
         bits, photometric = image.tag_v2.get(258), image.tag_v2.get(262)
         if bits != (16,) or photometric != 1:
             raise ValueError(f"gray of {bits} bits, photometric {photometric}, is not supported")
-    orientation = _exif_orientation(image)
+    orientation = exif_orientation(image)
     image.load()
-    if orientation is None or _exif_orientation(image) is not None:
+    if orientation is None or exif_orientation(image) is not None:
         return image
     # Pillow turned the pixels and took the tag away (TIFF): turn them back.
     return image.transpose(_UNDO[orientation]) if orientation in _UNDO else image
@@ -332,10 +267,12 @@ _UNDO = {
 
 def _scale_transparency(image: PngImageFile, depth: int) -> None:
     """Bring tRNS, which holds samples as stored, to the scale of the decoded samples."""
-    value = image.info.get("transparency")
+    if "transparency" not in image.info:
+        return
+    value = image.info["transparency"]
     if image.mode == "L" and depth in (2, 4):
-        image.info["transparency"] = value and value * (255 // (2**depth - 1))
-    if image.mode == "RGB" and depth == 16 and value is not None:
+        image.info["transparency"] = value * (255 // (2**depth - 1))
+    if image.mode == "RGB" and depth == 16:
         image.info["transparency"] = tuple(sample >> 8 for sample in value)
 
 
@@ -350,33 +287,3 @@ def _resized(height: int, width: int, crop: CropSpec) -> tuple[int, int]:
 
 def _resampling(crop: CropSpec) -> Image.Resampling:
     return Image.Resampling[crop.interpolation.upper()]
-
-
-class _PillowWarningsIgnored:
-    """Ignores Pillow's warnings while any thread is inside.
-
-    `warnings.catch_warnings` swaps the whole list of filters, which is not thread-safe. Here the
-    first thread in adds one filter, for Pillow's modules alone, and the last one out removes it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._num_inside = 0
-        self._filter: object = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._num_inside == 0:
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-                self._filter = warnings.filters[0]
-            self._num_inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._num_inside -= 1
-            filters = cast("list[object]", warnings.filters)
-            if self._num_inside == 0 and self._filter in filters:
-                filters.remove(self._filter)
-
-
-_pillow_warnings_ignored = _PillowWarningsIgnored()

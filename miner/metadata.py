@@ -212,11 +212,11 @@ def _take(fields: dict[str, object], names: Iterable[str], known: str | None) ->
     Where the text is known already, only a field that repeats it is taken; another one stays.
     """
     by_lower = {name.lower(): name for name in sorted(fields, reverse=True)}
-    for name in names:
-        value = fields.get(by_lower.get(name, ""))
+    for name in (by_lower[name] for name in names if name in by_lower):
+        value = fields[name]
         if isinstance(value, str | int | float) and (text := clean_text(str(value).strip())):
             if known is None or text == known:
-                del fields[by_lower[name]]
+                del fields[name]
             return text if known is None else known
     return known
 

@@ -1,7 +1,7 @@
 """The encoders that blindpairs knows, as data: what has to be fixed for vectors to be comparable.
 
-A line of REGISTRY is one `EncoderRecord`. Any other encoder of open_clip or timm goes by
-`library:model:weights`, its preprocessing read from the library's own settings for those weights.
+A line of REGISTRY is one `EncoderRecord`; another encoder is another line. Encoders without a
+line go by `library:model:weights` (`miner.encoders.find_record`).
 """
 
 from __future__ import annotations
@@ -201,9 +201,7 @@ _CLIP_PIXELS: dict[str, Any] = {"crop": shortest(224, 224), "mean": CLIP_MEAN, "
 REGISTRY: dict[str, EncoderRecord] = {
     record.name: record
     for record in (
-        _openai_clip(
-            "clip-vit-l-14", "ViT-L-14-quickgelu", "vit_large_patch14_clip_224", 224, 768
-        ),
+        _openai_clip("clip-vit-l-14", "ViT-L-14-quickgelu", "vit_large_patch14_clip_224", 224, 768),
         _openai_clip(
             "clip-vit-l-14-336", "ViT-L-14-336-quickgelu", "vit_large_patch14_clip_336", 336, 768
         ),
@@ -234,22 +232,3 @@ REGISTRY: dict[str, EncoderRecord] = {
         ),
     )
 }
-
-
-def find_record(name: str) -> EncoderRecord:
-    """The record of a registry name or of `library:model:weights`.
-
-    Raises:
-        ValueError: nothing goes by that name, or its preprocessing cannot be done here.
-    """
-    if name in REGISTRY:
-        return REGISTRY[name]
-    parts = name.split(":")
-    if len(parts) == 3 and parts[0] in ("open_clip", "timm"):
-        from miner import libraries
-
-        return libraries.record(*parts)
-    raise ValueError(
-        f"no encoder is called {name!r}; give library:model:weights (library: open_clip or timm) "
-        f"or one of {', '.join(sorted(REGISTRY))}"
-    )

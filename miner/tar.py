@@ -95,6 +95,7 @@ class TarReader:
     """Members and damage of one tar, in order, in one pass; then the accounts.
 
     Attributes:
+        num_bytes: size of the file.
         num_bytes_of: bytes by kind; they sum to the size of the file once iteration is over.
         has_end: an end-of-archive mark was found.
         trailing: first byte behind the mark that is not zero, or None.
@@ -114,9 +115,9 @@ class TarReader:
         self.num_bytes_of = dict.fromkeys(BYTE_KINDS, 0)
         self.has_end = False
         self.trailing: int | None = None
-        self.notes: list[str] = []
+        self.notes: set[str] = set()
         self._source = source
-        self._num_bytes = num_bytes
+        self.num_bytes = num_bytes
         self._wanted = wanted
         self._sha256 = hashlib.sha256()
         self._num_hashed = 0
@@ -124,16 +125,16 @@ class TarReader:
     @property
     def sha256(self) -> str:
         """Hex digest of the whole file, once iteration is over."""
-        assert self._num_hashed == self._num_bytes
+        assert self._num_hashed == self.num_bytes
         return self._sha256.hexdigest()
 
     def __iter__(self) -> Iterator[Member | Damage]:
         offset, suspect = 0, False
-        while not self._is_end(offset):
+        while not self._is_end(offset, block := self._read(offset, BLOCK)):
             try:
-                info, data_offset = self._header(offset)
+                info, data_offset = self._header(offset, block)
             except _CutHeader:
-                self._account("damaged", self._num_bytes - offset)
+                self._account("damaged", self.num_bytes - offset)
                 return
             except _BadHeader as bad:
                 damage = self._damage(offset, bad, is_renamed=suspect)
@@ -143,7 +144,7 @@ class TarReader:
                 yield damage
                 continue
             end = data_offset + _num_data_bytes(info)
-            if end > self._num_bytes:
+            if end > self.num_bytes:
                 rest = self._beyond_the_end(offset, info, data_offset)
                 yield rest
                 if isinstance(rest, Member):
@@ -152,7 +153,7 @@ class TarReader:
                 continue
             self._account("headers", data_offset - offset)
             yield self._member(info, data_offset, suspect)
-            offset, suspect = min(_round_up(end), self._num_bytes), False
+            offset, suspect = min(_round_up(end), self.num_bytes), False
             self._skip(end, offset)
             self._account("padding", offset - end)
         self._end(offset)
@@ -179,11 +180,11 @@ class TarReader:
         stop, found = self._scan(start)
         if found:
             self._account("damaged", stop - offset)
-            left = self._num_bytes - start
+            left = self.num_bytes - start
             detail = f"the header announces {info.size} bytes where {left} are left"
             return Damage(start=offset, end=stop, name=info.name, detail=detail, is_one_member=True)
         self._account("headers", start - offset)
-        self._account("damaged", self._num_bytes - start)
+        self._account("damaged", self.num_bytes - start)
         return Member(name=info.name, kind=_kind(info), offset=start, num_bytes=info.size, cut=True)
 
     def _damage(self, offset: int, bad: _BadHeader, *, is_renamed: bool) -> Damage:
@@ -200,7 +201,7 @@ class TarReader:
     def _scan(self, start: int) -> tuple[int, bool]:
         """Where the next header-like block is; else where the zeros at the file's end begin."""
         last_nonzero = start
-        for chunk_start in range(start, self._num_bytes, CHUNK_BYTES):
+        for chunk_start in range(start, self.num_bytes, CHUNK_BYTES):
             chunk = self._read(chunk_start, CHUNK_BYTES)
             for position in range(0, len(chunk) - BLOCK + 1, BLOCK):
                 if _looks_like_header(chunk, position):
@@ -208,14 +209,13 @@ class TarReader:
             if kept := len(chunk.rstrip(b"\0")):
                 last_nonzero = chunk_start + kept
         zeros_start = start + _round_up(last_nonzero - start)
-        has_mark = self._num_bytes - zeros_start >= 2 * BLOCK
-        return (zeros_start if has_mark else self._num_bytes), False
+        has_mark = self.num_bytes - zeros_start >= 2 * BLOCK
+        return (zeros_start if has_mark else self.num_bytes), False
 
-    def _header(self, offset: int) -> tuple[tarfile.TarInfo, int]:
+    def _header(self, offset: int, block: bytes) -> tuple[tarfile.TarInfo, int]:
         """The header at an offset with its extensions applied, and where its data begin."""
         window, position = bytearray(), offset
         for _ in range(MAX_EXTENSIONS + 1):
-            block = self._read(position, BLOCK)
             if len(block) < BLOCK:
                 raise _CutHeader
             try:
@@ -234,12 +234,14 @@ class TarReader:
                 _check_extension(info.type, payload[: info.size])
             except tarfile.HeaderError as error:
                 name = _extended_name(window) or _legible_name(block)
-                raise _BadHeader(str(error), position, block, name) from error
+                detail = str(error) if block.strip(b"\0") else "one zero block instead of a header"
+                raise _BadHeader(detail, position, block, name) from error
             if info.type == tarfile.XGLTYPE:
-                self.notes.append("global PAX headers, not applied")
+                self.notes.add("global PAX headers, not applied")
             else:
                 window += block + payload
             position += BLOCK + len(payload)
+            block = self._read(position, BLOCK)
         raise _BadHeader(f"more than {MAX_EXTENSIONS} extension headers", position, block, None)
 
     def _behind_sparse_map(self, position: int, block: bytes) -> int:
@@ -252,30 +254,31 @@ class TarReader:
             is_extended, position = bool(block[504]), position + BLOCK
         return position
 
-    def _is_end(self, offset: int) -> bool:
+    def _is_end(self, offset: int, block: bytes) -> bool:
         """Two zero blocks, or nothing but fewer zeros: a lone one is a lost header."""
-        block = self._read(offset, BLOCK)
         return not block.strip(b"\0") and not self._read(offset + BLOCK, BLOCK).strip(b"\0")
 
     def _end(self, offset: int) -> None:
         """Account for the end-of-archive mark and whatever follows it."""
-        num_left = self._num_bytes - offset
+        num_left = self.num_bytes - offset
         self.has_end = num_left > 0
         if 0 < num_left < 2 * BLOCK:
-            self.notes.append(f"end-of-archive mark of {num_left} bytes instead of {2 * BLOCK}")
-        for start in range(offset, self._num_bytes, CHUNK_BYTES):
+            self.notes.add(f"end-of-archive mark of {num_left} bytes instead of {2 * BLOCK}")
+        for start in range(offset, self.num_bytes, CHUNK_BYTES):
             chunk = self._read(start, CHUNK_BYTES)
             if self.trailing is None and (rest := chunk.lstrip(b"\0")):
                 self.trailing = start + len(chunk) - len(rest)
-        zeros_end = self._num_bytes if self.trailing is None else self.trailing
+        zeros_end = self.num_bytes if self.trailing is None else self.trailing
         self._account("end", zeros_end - offset)
-        self._account("damaged", self._num_bytes - zeros_end)
+        self._account("damaged", self.num_bytes - zeros_end)
 
     def _read(self, offset: int, num_bytes: int) -> bytes:
         """Bytes of the file, fewer at its end; each is hashed the first time it is seen."""
-        assert offset <= self._num_hashed or num_bytes == 0
-        num_bytes = max(0, min(num_bytes, self._num_bytes - offset))
-        data = self._source.read(offset, num_bytes) if num_bytes else b""
+        num_bytes = min(num_bytes, self.num_bytes - offset)
+        if num_bytes <= 0:
+            return b""
+        assert offset <= self._num_hashed
+        data = self._source.read(offset, num_bytes)
         if offset + num_bytes > self._num_hashed:
             self._sha256.update(memoryview(data)[self._num_hashed - offset :])
             self._num_hashed = offset + num_bytes

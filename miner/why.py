@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from kernels.reference import cosines
@@ -132,9 +133,8 @@ def _cosine(store: Store, encoder_id: str, first: str, second: str) -> float | N
     vectors = vectors_of(store, encoder_id, (first, second))
     if len(vectors) < 2:
         return None
-    a, b = (torch.from_numpy(vectors[image_id])[None] for image_id in (first, second))
-    zero = torch.zeros(1, dtype=torch.int64)
-    return float(cosines(a, b, zero, zero)[0])
+    both = torch.from_numpy(np.stack([vectors[first], vectors[second]]))
+    return float(cosines(both, both, torch.tensor([0]), torch.tensor([1]))[0])
 
 
 def _first_copy(store: Store, sample: Json, record: Json) -> str:

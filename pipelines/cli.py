@@ -161,8 +161,8 @@ def verify_command(folder: Path, gc: bool) -> int:
     for finding in findings:
         out_console.print(f"{finding.path}: {finding.problem}", markup=False)
     if gc:
-        for path in collect_garbage(store):
-            out_console.print(f"removed {path}", markup=False)
+        for name in collect_garbage(store):
+            out_console.print(f"removed {name}", markup=False)
     leftovers = [] if findings else store.leftovers()
     for path in leftovers:
         out_console.print(f"{path}: no commit names it; --gc removes it", markup=False)

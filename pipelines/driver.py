@@ -14,16 +14,18 @@ import torch
 from miner.audit import collect_garbage
 from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
 from miner.embed import embed_shard, reading_fingerprint
-from miner.encoders import EncoderRecord, TorchEncoder, find_record, load_encoder, locate
+from miner.encoders import TorchEncoder, find_record, load_encoder
 from miner.errors import FingerprintError, MinerError, ResourceError, StoreError
 from miner.join import join
 from miner.pairs import join_name
 from miner.records import Json
+from miner.registry import EncoderRecord
 from miner.select import select
 from miner.shards import Shard, list_shards
 from miner.stats import Stats
 from miner.store import Store
 from miner.versions import versions
+from miner.weights import locate
 from miner.why import Explanation, explain
 from pipelines.progress import ShardProgress
 from pipelines.settle import settle

@@ -85,7 +85,7 @@ def _default(field: FieldInfo) -> str:
     return "" if field.default is None else f"  [default: {field.default}]"
 
 
-def _parameter_type(annotation: Any) -> click.ParamType | type:
+def _parameter_type(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(a for a in get_args(annotation) if a is not types.NoneType)
     if get_origin(annotation) is Literal:
@@ -94,4 +94,4 @@ def _parameter_type(annotation: Any) -> click.ParamType | type:
     if annotation is Path:
         return click.Path(path_type=Path)
     assert annotation in (int, float, str, bool), annotation
-    return annotation  # type: ignore[no-any-return]
+    return annotation

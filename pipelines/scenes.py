@@ -11,11 +11,11 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,9 @@ SUPERSAMPLING = 3
 """Pixels drawn for each one kept, along a side."""
 
 JPEG_QUALITY = 95
+
+MAX_SHARD_SIZE = 10_000
+"""Scenes in a shard, at most."""
 
 CAPTIONED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -126,6 +129,8 @@ LIGHT = {"day": 1.0, "dusk": 0.86, "night": 0.62}
 
 INK: RGB = (38, 34, 44)
 PAPER: RGB = (250, 246, 232)
+LAMP: RGB = (250, 222, 130)
+DARK: RGB = (16, 18, 40)
 
 STROKES: Mapping[str, tuple[tuple[Point, ...], ...]] = {
     "k": (((-0.6, -1), (-0.6, 1)), ((0.65, -1), (-0.6, 0.1)), ((-0.25, -0.2), (0.7, 1))),
@@ -181,17 +186,20 @@ def caption(scene: Scene, template: int = 0) -> str:
     )
 
 
-def _draw_scene(rng: np.random.Generator) -> Scene:
+def draw_scene(rng: np.random.Generator) -> Scene:
+    """Draw every attribute of a scene, each value equally often."""
     values = {name: str(rng.choice(of)) for name, of in {**CAPTIONED, **HIDDEN}.items()}
     return Scene(**values, nuisance=int(rng.integers(2**31)))
 
 
-def _draw_twin(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
+def draw_twin(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
+    """Draw another value for one attribute, or for `nuisance`, and keep all else."""
     if attribute == "nuisance":
         return replace(scene, nuisance=int(rng.integers(2**31)))
     values = {**CAPTIONED, **HIDDEN}[attribute]
     others = [value for value in values if value != getattr(scene, attribute)]
-    return replace(scene, **{attribute: str(rng.choice(others))})
+    change: dict[str, Any] = {attribute: str(rng.choice(others))}
+    return replace(scene, **change)
 
 
 def make_scenes(num_scenes: int, seed: int, *, twin_share: float = 0.6) -> list[Planted]:
@@ -208,26 +216,24 @@ def make_scenes(num_scenes: int, seed: int, *, twin_share: float = 0.6) -> list[
     if not 0 <= twin_share <= 1:
         raise ValueError(f"twin_share is {twin_share}; a share lies between 0 and 1")
     rng = np.random.default_rng(seed)
-    attributes = (*HIDDEN, *CAPTIONED, "nuisance")
+    kinds: dict[str, TwinKind] = {
+        **dict.fromkeys(HIDDEN, "hidden"),
+        **dict.fromkeys(CAPTIONED, "captioned"),
+        "nuisance": "nuisance",
+    }
+    turns = list(kinds.items())
     num_pairs = int(num_scenes * twin_share) // 2
     numbers = [int(number) for number in rng.permutation(num_scenes)]
-    planted = []
+    planted = [Planted(number=n, scene=draw_scene(rng)) for n in numbers[2 * num_pairs :]]
     for pair in range(num_pairs):
-        attribute = attributes[pair % len(attributes)]
-        kind: TwinKind = (
-            "hidden"
-            if attribute in HIDDEN
-            else "captioned"
-            if attribute in CAPTIONED
-            else "nuisance"
-        )
-        one, other = numbers[2 * pair], numbers[2 * pair + 1]
-        scene = _draw_scene(rng)
-        twin = _draw_twin(scene, attribute, rng)
-        fields = {"twin_kind": kind, "twin_attribute": attribute}
-        planted.append(Planted(number=one, scene=scene, twin=other, **fields))
-        planted.append(Planted(number=other, scene=twin, twin=one, **fields))
-    planted += [Planted(number=number, scene=_draw_scene(rng)) for number in numbers[2 * num_pairs:]]
+        attribute, kind = turns[pair % len(turns)]
+        one, other = numbers[2 * pair : 2 * pair + 2]
+        scene = draw_scene(rng)
+        scenes = ((one, scene, other), (other, draw_twin(scene, attribute, rng), one))
+        planted += [
+            Planted(number=number, scene=of, twin=twin, twin_kind=kind, twin_attribute=attribute)
+            for number, of, twin in scenes
+        ]
     return sorted(planted, key=lambda entry: entry.number)
 
 
@@ -252,16 +258,20 @@ class _Pen:
         if outline:
             self.line([*points, points[0], points[1]], outline, INK)
 
-    def ellipse(
-        self, centre: Point, rx: float, ry: float, fill: RGB, outline: float = 0
-    ) -> None:
+    def box(self, left: float, top: float, right: float, bottom: float, fill: RGB) -> None:
+        """Fill a rectangle."""
+        self._draw.rectangle((*self._at((left, top)), *self._at((right, bottom))), fill=fill)
+
+    def ellipse(self, centre: Point, rx: float, ry: float, fill: RGB, outline: float = 0) -> None:
         """Fill an ellipse given its centre and half axes."""
         low, high = (
             self._at((centre[0] - rx, centre[1] - ry)),
             self._at((centre[0] + rx, centre[1] + ry)),
         )
         ink = INK if outline else None
-        self._draw.ellipse((*low, *high), fill=fill, outline=ink, width=round(outline * self._scale))
+        self._draw.ellipse(
+            (*low, *high), fill=fill, outline=ink, width=round(outline * self._scale)
+        )
 
     def line(self, points: Sequence[Point], width: float, fill: RGB) -> None:
         """Draw a line with round corners and ends."""
@@ -276,46 +286,33 @@ def _mix(one: RGB, other: RGB, share: float) -> RGB:
     return red, green, blue
 
 
-def _outline_of(shape: str, centre: Point, radius: float) -> list[Point]:
-    """Corners of a body, by angle or as a closed curve, about its centre."""
-    x, y = centre
-    if shape == "circle":
-        turns = [2 * math.pi * k / 48 for k in range(48)]
-        return [(x + radius * math.cos(t), y + radius * math.sin(t)) for t in turns]
-    if shape == "square":
-        r = 0.88 * radius
-        return [(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)]
-    if shape == "triangle":
-        r = radius
-        return [(x, y - 1.15 * r), (x + 1.2 * r, y + 0.92 * r), (x - 1.2 * r, y + 0.92 * r)]
-    if shape == "star":
-        points = []
-        for k in range(10):
-            r = radius * (1.24 if k % 2 == 0 else 0.66)
-            turn = math.pi * k / 5 - math.pi / 2
-            points.append((x + r * math.cos(turn), y + r * math.sin(turn)))
-        return points
-    if shape == "heart":
-        points = []
-        for k in range(48):
-            t = 2 * math.pi * k / 48
-            u = 16 * math.sin(t) ** 3
-            v = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
-            points.append((x + radius * u / 14.5, y - radius * (v + 2) / 14.5))
-        return points
-    a, b = 0.42 * radius, 1.1 * radius
-    quarter = [(a, -b), (a, -a), (b, -a), (b, a)]
-    return [
-        (x + c * u - s * v, y + s * u + c * v)
-        for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))
-        for u, v in quarter[:3]
-    ]
+def _bodies() -> Mapping[str, tuple[Point, ...]]:
+    """Corners of every shape about the origin, for a body of radius 1."""
+    turns = [2 * math.pi * k / 48 for k in range(48)]
+    heart = []
+    for t in turns:
+        v = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
+        heart.append((16 * math.sin(t) ** 3 / 14.5, -(v + 2) / 14.5))
+    tips = [(1.24 if k % 2 == 0 else 0.66, math.pi * k / 5) for k in range(10)]
+    arm = ((0.42, -1.1), (0.42, -0.42), (1.1, -0.42))
+    quarters = ((1, 0), (0, 1), (-1, 0), (0, -1))
+    return {
+        "circle": tuple((math.cos(t), math.sin(t)) for t in turns),
+        "square": ((-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)),
+        "triangle": ((0, -1.15), (1.2, 0.92), (-1.2, 0.92)),
+        "star": tuple((r * math.sin(t), -r * math.cos(t)) for r, t in tips),
+        "heart": tuple(heart),
+        "cross": tuple((c * u - s * v, s * u + c * v) for c, s in quarters for u, v in arm),
+    }
+
+
+BODIES = _bodies()
 
 
 def _draw_place(pen: _Pen, scene: Scene, horizon: float) -> None:
     light = LIGHT[scene.time]
-    ground = _mix((16, 18, 40), GROUND[scene.place], light)
-    back = _mix((16, 18, 40), BACKDROP[scene.place], light)
+    ground = _mix(DARK, GROUND[scene.place], light)
+    back = _mix(DARK, BACKDROP[scene.place], light)
     if scene.time == "night":
         for k in range(14):
             star = ((0.07 + 0.618 * k) % 1, (0.03 + 0.137 * k) % 0.36)
@@ -332,14 +329,15 @@ def _draw_place(pen: _Pen, scene: Scene, horizon: float) -> None:
                 pen.polygon([(x - 0.06, top + 0.08), (x, top), (x + 0.06, top + 0.08)], back)
         elif scene.place == "city":
             top = horizon - 0.08 - 0.06 * (k % 3)
-            pen.polygon([(x - 0.08, horizon), (x - 0.08, top), (x + 0.08, top), (x + 0.08, horizon)], back)
+            pen.box(x - 0.08, top, x + 0.08, horizon, back)
             for w in (-0.04, 0.02):
-                pen.polygon([(x + w, top + 0.02), (x + w + 0.025, top + 0.02), (x + w + 0.025, top + 0.05), (x + w, top + 0.05)], (250, 222, 130))
+                pen.box(x + w, top + 0.02, x + w + 0.025, top + 0.05, LAMP)
         elif scene.place == "mars":
-            pen.polygon([(x - 0.14, horizon), (x - 0.07, horizon - 0.09), (x + 0.05, horizon - 0.09), (x + 0.1, horizon)], back)
-    pen.polygon([(-0.1, horizon), (1.1, horizon), (1.1, 1.1), (-0.1, 1.1)], ground)
+            mesa = ((-0.14, 0), (-0.07, -0.09), (0.05, -0.09), (0.1, 0))
+            pen.polygon([(x + u, horizon + v) for u, v in mesa], back)
+    pen.box(-0.1, horizon, 1.1, 1.1, ground)
     if scene.place == "beach":
-        pen.polygon([(-0.1, horizon), (1.1, horizon), (1.1, horizon + 0.07), (-0.1, horizon + 0.07)], back)
+        pen.box(-0.1, horizon, 1.1, horizon + 0.07, back)
     if scene.place == "mars":
         for k in range(4):
             crater = (0.12 + 0.27 * k, horizon + 0.09 + 0.05 * (k % 2))
@@ -357,7 +355,8 @@ def _draw_balloons(pen: _Pen, scene: Scene) -> None:
 def _draw_sign(pen: _Pen, scene: Scene, x: float) -> None:
     y, half = 0.6, 0.16
     pen.line([(x, y), (x, 0.93)], 0.04, (116, 78, 48))
-    pen.polygon([(x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half)], PAPER, 0.018)
+    corners = ((-half, -half), (half, -half), (half, half), (-half, half))
+    pen.polygon([(x + u, y + v) for u, v in corners], PAPER, 0.018)
     r = 0.1
     if scene.letter == "o":
         pen.ellipse((x, y), r, r, PAPER, 0.05)
@@ -372,25 +371,26 @@ def _draw_creature(pen: _Pen, scene: Scene, x: float) -> None:
     body = BODY[scene.colour]
     pen.ellipse((x, y + 0.21), 0.2, 0.035, _mix(GROUND[scene.place], INK, 0.6))
     if scene.flag == "raised":
-        top = y - 0.41
+        top = y - 0.43
         pen.line([(x, y - 0.1), (x, top)], 0.02, INK)
-        pen.polygon([(x, top), (x + 0.2, top + 0.08), (x, top + 0.16)], (222, 46, 62), 0.014)
+        pen.polygon([(x, top), (x + 0.24, top + 0.09), (x, top + 0.18)], (222, 46, 62), 0.016)
     tail = [(x - ahead * (0.14 + 0.03 * k), y + 0.1 - 0.06 * k - 0.02 * (k % 2)) for k in range(5)]
-    pen.line(tail, 0.04, INK)
-    pen.line(tail, 0.02, body)
-    pen.polygon(_outline_of(scene.shape, (x, y), radius), body, 0.016)
-    nose = [(x + ahead * 0.08, y - 0.075), (x + ahead * 0.29, y - 0.01), (x + ahead * 0.08, y + 0.045)]
-    pen.polygon(nose, (252, 158, 60), 0.014)
-    for eye in (-0.04, 0.06):
+    pen.line(tail, 0.05, INK)
+    pen.line(tail, 0.03, body)
+    pen.polygon([(x + radius * u, y + radius * v) for u, v in BODIES[scene.shape]], body, 0.016)
+    nose = ((0.08, -0.085), (0.3, -0.01), (0.08, 0.06))
+    pen.polygon([(x + ahead * u, y + v) for u, v in nose], (252, 158, 60), 0.014)
+    for eye in (-0.03, 0.07):
         centre = (x + ahead * eye, y - 0.085)
         pen.ellipse(centre, 0.042, 0.046, (255, 255, 255), 0.01)
         pen.ellipse((centre[0] + ahead * 0.016, centre[1]), 0.02, 0.024, INK)
-    lips = (x - ahead * 0.01, y + 0.09)
+    lips = x - ahead * 0.01
     if scene.mouth == "open":
-        pen.ellipse(lips, 0.1, 0.085, INK)
-        pen.ellipse((lips[0], lips[1] + 0.04), 0.062, 0.034, (232, 92, 104))
+        pen.ellipse((lips, y + 0.09), 0.1, 0.085, INK)
+        pen.ellipse((lips, y + 0.13), 0.062, 0.034, (232, 92, 104))
     else:
-        pen.line([(lips[0] - 0.07, lips[1] - 0.012), lips, (lips[0] + 0.07, lips[1] - 0.012)], 0.018, INK)
+        smile = ((-0.07, 0.078), (0, 0.09), (0.07, 0.078))
+        pen.line([(lips + u, y + v) for u, v in smile], 0.018, INK)
 
 
 def render(scene: Scene) -> Image.Image:
@@ -402,14 +402,14 @@ def render(scene: Scene) -> Image.Image:
     side = SIZE * SUPERSAMPLING
     horizon = 0.46 if scene.camera == "high" else 0.78
     top, bottom = SKY[scene.time]
-    ramp = np.clip(np.linspace(0, 1 / horizon, SIZE)[:, None], 0, 1)
+    ramp = np.linspace(0, 1 / horizon, side).clip(0, 1)[:, None]
     sky = np.array(top) + (np.array(bottom) - np.array(top)) * ramp
     column = Image.fromarray(sky.round().astype(np.uint8)[:, None, :])
-    canvas = column.resize((side, side), Image.Resampling.BILINEAR)
+    canvas = column.resize((side, side), Image.Resampling.NEAREST)
     pen = _Pen(canvas, (float(shift_x), float(shift_y)))
     _draw_place(pen, scene, horizon)
     _draw_balloons(pen, scene)
-    creature, sign = (0.3, 0.79) if scene.position == "left" else (0.7, 0.21)
+    creature, sign = (0.32, 0.8) if scene.position == "left" else (0.68, 0.2)
     _draw_sign(pen, scene, sign)
     _draw_creature(pen, scene, creature)
     pixels = np.asarray(canvas.reduce(SUPERSAMPLING), dtype=np.float32) * gain.astype(np.float32)
@@ -424,14 +424,18 @@ def encode(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _sample(entry: Planted, seed: int, key: str) -> tuple[dict[str, str], bytes]:
+def _key(number: int, shard_size: int) -> str:
+    """img2dataset's key: five digits of the shard, four of the place in it."""
+    return f"{number // shard_size:05d}{number % shard_size:04d}"
+
+
+def _sample(entry: Planted, seed: int, shard_size: int) -> tuple[dict[str, Any], bytes]:
     """The fields of one sample in img2dataset's order, its truth besides, and its JPEG."""
     jpeg = encode(render(entry.scene))
-    truth = asdict(entry)
     fields = {
         "caption": caption(entry.scene),
         "url": f"scene://{seed}/{entry.number}",
-        "key": key,
+        "key": _key(entry.number, shard_size),
         "status": "success",
         "error_message": None,
         "width": SIZE,
@@ -440,8 +444,10 @@ def _sample(entry: Planted, seed: int, key: str) -> tuple[dict[str, str], bytes]
         "original_height": SIZE,
         "exif": "{}",
         "sha256": hashlib.sha256(jpeg).hexdigest(),
-        **truth.pop("scene"),
-        **truth,
+        **asdict(entry.scene),
+        "twin": None if entry.twin is None else _key(entry.twin, shard_size),
+        "twin_kind": entry.twin_kind,
+        "twin_attribute": entry.twin_attribute,
     }
     return fields, jpeg
 
@@ -453,20 +459,24 @@ def write_shards(
 
     Shard k is `0000k.tar` with a `.jpg`, `.json` and `.txt` for each scene, `0000k.parquet` with a
     row for each, and `0000k_stats.json`. The json holds the truth: every attribute, the nuisance
-    seed and the twin. Equal arguments give equal bytes.
+    seed and the key of the twin. Equal arguments give equal bytes.
 
     Returns:
         The paths of the tars, in order.
     """
+    if not 0 < shard_size <= MAX_SHARD_SIZE:
+        raise ValueError(
+            f"shard_size is {shard_size}; keys have four digits for it: 1 to {MAX_SHARD_SIZE}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     corpus = make_scenes(num_scenes, seed, twin_share=twin_share)
     tars = []
-    for shard, start in enumerate(range(0, num_scenes, shard_size)):
-        tar = folder / f"{shard:05d}.tar"
+    for start in range(0, num_scenes, shard_size):
+        tar = folder / f"{start // shard_size:05d}.tar"
         rows = []
         with webdataset.TarWriter(str(tar), mtime=0, user="", group="") as writer:
-            for index, entry in enumerate(corpus[start : start + shard_size]):
-                fields, jpeg = _sample(entry, seed, f"{shard:05d}{index:04d}")
+            for entry in corpus[start : start + shard_size]:
+                fields, jpeg = _sample(entry, seed, shard_size)
                 rows.append(fields)
                 writer.write(
                     {
@@ -481,8 +491,13 @@ def write_shards(
     return tars
 
 
-def _write_sidecars(tar: Path, rows: list[dict[str, object]]) -> None:
-    pq.write_table(pa.Table.from_pylist(rows), tar.with_suffix(".parquet"))
+def _write_sidecars(tar: Path, rows: list[dict[str, Any]]) -> None:
+    # A column may be empty in one shard only; its type must be the same in all of them.
+    is_number = {name for name, value in rows[0].items() if isinstance(value, int)}
+    schema = pa.schema(
+        [(name, pa.int64() if name in is_number else pa.string()) for name in rows[0]]
+    )
+    pq.write_table(pa.Table.from_pylist(rows, schema), tar.with_suffix(".parquet"))
     stats = {
         "count": len(rows),
         "successes": len(rows),

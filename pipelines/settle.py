@@ -52,30 +52,31 @@ def settle(listed: Sequence[Shard], store: Store, *, dataset_given: bool) -> lis
 
 def _adopt(listed: Sequence[Shard], known: dict[str, Json]) -> list[Shard]:
     """Take over the dataset's name under which a shard, or its neighbours, were committed."""
-    by_url = {shard["url"]: shard for shard in known.values()}
-    by_shape = defaultdict(list)
-    for shard in known.values():
-        by_shape[shard["stem"], shard["num_bytes"]].append(shard)
-    names: dict[str, set[str]] = defaultdict(set)
+    by_url = {committed["url"]: committed for committed in known.values()}
+    by_shape: dict[tuple[str, int], list[Json]] = defaultdict(list)
+    for committed in known.values():
+        by_shape[committed["stem"], committed["num_bytes"]].append(committed)
+    own: dict[str, set[str]] = {}
+    neighbours: dict[str, set[str]] = defaultdict(set)
     for shard in listed:
         if shard.shard_id in known:
-            names[shard.dataset].add(shard.dataset)
+            twins = [known[shard.shard_id]]
         elif shard.url in by_url:
-            names[shard.dataset].add(by_url[shard.url]["dataset"])
+            twins = [by_url[shard.url]]
         else:
-            for twin in by_shape[shard.stem, shard.num_bytes]:
-                if _same(shard, twin):
-                    names[shard.dataset].add(twin["dataset"])
-    return [
-        replace(shard, dataset=next(iter(names[shard.dataset])))
-        if len(names[shard.dataset]) == 1
-        else shard
-        for shard in listed
-    ]
+            twins = [t for t in by_shape[shard.stem, shard.num_bytes] if _same(shard, t)]
+        own[shard.shard_id] = {twin["dataset"] for twin in twins}
+        neighbours[shard.dataset] |= own[shard.shard_id]
+    adopted = []
+    for shard in listed:
+        names = own[shard.shard_id] or neighbours[shard.dataset]
+        # Where copies of a shard were committed under several names, none of them is certain.
+        adopted.append(replace(shard, dataset=min(names)) if len(names) == 1 else shard)
+    return adopted
 
 
 def _same(shard: Shard, committed: Json) -> bool:
     """Whether a shard has the committed bytes; read again only where its date differs."""
     if shard.num_bytes != committed["num_bytes"]:
         return False
-    return shard.modified == committed["modified"] or checksum(shard) == committed["sha256"]
+    return bool(shard.modified == committed["modified"] or checksum(shard) == committed["sha256"])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from miner.encoders import REGISTRY
 from miner.records import Json
+from miner.registry import REGISTRY
 from miner.store import Store
 from miner.why import Explanation
 from pipelines.driver import Embedded
@@ -20,14 +19,25 @@ Facts = Iterable[tuple[str, str]]
 """Names and values, one to a line."""
 
 
+def columns(console: Console, rows: Sequence[Sequence[str]], *, header: bool = False) -> None:
+    """Rows in aligned columns, the first bold; nothing is cut, so that it can be copied.
+
+    Args:
+        console: where to print.
+        rows: of equal length.
+        header: whether the first row names the columns.
+    """
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        cells = [escape(f"{cell:<{width}}") for cell, width in zip(row, widths, strict=True)]
+        bold = 1 if not (header and number == 0) else len(cells)
+        cells[:bold] = [f"[bold]{cell}[/bold]" for cell in cells[:bold]]
+        console.print("  ".join(cells).rstrip(), soft_wrap=True)
+
+
 def facts(console: Console, pairs: Facts) -> None:
-    """Names and values in two columns."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in pairs:
-        table.add_row(escape(name), escape(value))
-    console.print(table)
+    """Names and values, one to a line."""
+    columns(console, [*pairs])
 
 
 def embedded(console: Console, done: Embedded) -> None:
@@ -73,25 +83,20 @@ def status(console: Console, store: Store) -> None:
     run = store.run()
     stages = store.stages()
     committed = {stage: set(store.committed(stage)) for stage in stages}
-    table = Table("shard", *stages, "decodable", "quarantined", "damaged", box=None)
+    rows = [("shard", *stages, "decodable", "quarantined", "")]
     reasons: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     for shard_id in sorted(run["shards"].keys() | committed["samples"]):
         marks = ["done" if shard_id in committed[stage] else "missing" for stage in stages]
         if shard_id not in committed["samples"]:
-            table.add_row(shard_id, *marks, "", "", "")
+            rows.append((shard_id, *marks, "", "", ""))
             continue
         record = store.record("samples", shard_id)
         totals.update(decodable=record["num_decodable"], quarantined=record["num_quarantined"])
         reasons.update(store.quarantine(shard_id)["reason"].to_pylist())
-        table.add_row(
-            shard_id,
-            *marks,
-            str(record["num_decodable"]),
-            str(record["num_quarantined"]),
-            "damaged" if record["damaged"] else "",
-        )
-    console.print(table)
+        numbers = (str(record["num_decodable"]), str(record["num_quarantined"]))
+        rows.append((shard_id, *marks, *numbers, "damaged" if record["damaged"] else ""))
+    columns(console, rows, header=True)
     lines = [("decodable", str(totals["decodable"])), ("quarantined", str(totals["quarantined"]))]
     lines += [(f"  {reason}", str(number)) for reason, number in reasons.most_common()]
     facts(console, lines)
@@ -118,14 +123,9 @@ def explanation(console: Console, what: Explanation) -> None:
 
 def encoders(console: Console) -> None:
     """The registry of encoders."""
-    table = Table("name", "weights", "pixels", "dim", "pooling", "licence", box=None)
+    rows = [("name", "pixels", "dim", "pooling", "licence", "weights")]
     for name, record in REGISTRY.items():
-        table.add_row(
-            name,
-            f"{record.library}:{record.model}:{record.weights}",
-            str(record.crop.size),
-            str(record.dim),
-            record.pooling,
-            record.licence,
-        )
-    console.print(table)
+        weights = f"{record.library}:{record.model}:{record.weights}"
+        sizes = (str(record.crop.size), str(record.dim))
+        rows.append((name, *sizes, record.pooling, record.licence, weights))
+    columns(console, rows, header=True)

@@ -14,8 +14,10 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import safetensors.torch
 import torch
+from PIL import Image
 
 from miner.encoders import EncoderRecord
 from miner.images import CropSpec
@@ -47,9 +49,9 @@ DINO_CONFIG: dict[str, Any] = {
 
 # Gains: the standard deviation of a linear map's output where its input has unit variance.
 _PATCH = 3.0
-_QUERY_KEY = 1.6
+_QUERY_KEY = 1.0
 _VALUE = 1.5
-_RESIDUAL = 1.0
+_RESIDUAL = 0.5
 _TOKEN_STD = 0.3
 
 
@@ -145,6 +147,9 @@ def write_dino_weights(
         else:
             tower = VisionTransformer(**model)
     shapes = tower.state_dict()
+    if "pos_embed" not in shapes:
+        # DINOv3 has rotary positions.
+        return _write(path, _draw(shapes, seed, dtype))
     num_prefix = shapes["pos_embed"].shape[1] - tower.patch_embed.num_patches
     width = shapes["pos_embed"].shape[2]
     if layout == "hub":
@@ -155,6 +160,21 @@ def write_dino_weights(
     side = grid or math.isqrt(tower.patch_embed.num_patches)
     shapes["pos_embed"] = torch.empty(1, num_prefix + side**2, width, device="meta")
     return _write(path, _draw(shapes, seed, dtype))
+
+
+def scenes(number: int, seed: int = 0) -> list[Image.Image]:
+    """Images of many sizes and shapes whose spectrum falls as a photograph's does."""
+    generator = np.random.default_rng(seed)
+    images = []
+    for _ in range(number):
+        width, height = generator.integers(60, 200, 2).tolist()
+        total_HWC = np.zeros((height, width, 3))
+        for cells in (1, 2, 4, 8, 16):
+            noise = generator.normal(0, 200 / cells**0.5, (cells, cells, 3))
+            layer = Image.fromarray(np.clip(noise + 128, 0, 255).astype(np.uint8))
+            total_HWC += np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC)) - 128.0
+        images.append(Image.fromarray(np.clip(total_HWC + 128, 0, 255).astype(np.uint8)))
+    return images
 
 
 def _write(path: Path, state: dict[str, torch.Tensor]) -> Path:

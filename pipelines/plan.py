@@ -1,0 +1,165 @@
+"""What a run would cost and give, before anything runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from miner.config import EmbedSettings, JoinSettings, ReadSettings
+from miner.copies import collapse_exact
+from miner.encoders import EncoderModule, find_record
+from miner.join import blind_pairs, implementation
+from miner.libraries import build_tower
+from miner.registry import EncoderRecord
+from miner.rows import joined_shards, load_rows
+from miner.shards import Shard, ShardReader, list_shards
+from miner.store import Store
+from pipelines.driver import device_of, encoders_of
+
+SAMPLES_READ = 200
+"""Samples that are read to learn how many images the shards hold."""
+
+JOIN_SAMPLE = 20_000
+"""Most rows of an earlier run that are joined to learn how many pairs to expect."""
+
+MATMUL_SHAPE = (2048, 1024, 4096)
+"""Rows, depth and columns of the product whose speed stands for the encoders'."""
+
+
+def make_plan(
+    patterns: Sequence[str], read: ReadSettings, encode: EmbedSettings, store: Store | None
+) -> list[tuple[str, str]]:
+    """Estimate a run.
+
+    Args:
+        patterns: shards, as `miner.shards.list_shards` takes them.
+        read: how shards would be read.
+        encode: which encoders, on what.
+        store: a run with vectors of the same encoders and a like corpus, to learn from.
+
+    Returns:
+        Names and values for people; what was measured, what was calculated and from what.
+
+    Raises:
+        MinerError: shards cannot be listed or read.
+    """
+    listed = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
+    num_bytes = sum(shard.num_bytes for shard in listed)
+    num_images, basis = _estimate_images(listed, read)
+    if read.limit is not None and read.limit < num_images:
+        num_images, basis = read.limit, "--limit"
+    records = [find_record(encode.clip), find_record(encode.dino)]
+    device = device_of(encode.device)
+    dtype = torch.float32 if encode.precision == "fp32" else torch.bfloat16
+    flops = [flops_per_image(record) for record in records]
+    rate = matmul_flops_per_s(device, dtype)
+    num_pairs = num_images * (num_images - 1) // 2
+    widths = sum(record.dim for record in records)
+    join_flops = 2 * num_pairs * records[0].dim
+    return [
+        ("shards", f"{len(listed)}, {_size(num_bytes)}"),
+        ("images", f"{num_images:,} ({basis})"),
+        *(
+            (record.name, f"{flop / 1e9:,.3f} GFLOP an image, counted")
+            for record, flop in zip(records, flops, strict=True)
+        ),
+        (
+            "matrix product",
+            f"{rate / 1e12:.3f} TFLOP/s on {device} in {encode.precision}, measured now",
+        ),
+        ("encoding", f"at least {_duration(num_images * sum(flops) / rate)} at that rate"),
+        ("vectors", f"{_size(num_images * widths * 2)} as float16, on disk and in memory"),
+        ("join", f"{implementation('auto')}, exact; {num_pairs:,} pairs"),
+        ("joining", f"at least {_duration(join_flops / rate)} at that rate"),
+        (
+            "join memory",
+            f"{_size(num_images * (widths * 2 + records[0].dim * 4))} and a few blocks",
+        ),
+        ("blind pairs", _expected_pairs(store, encode, num_images)),
+    ]
+
+
+def flops_per_image(record: EncoderRecord) -> int:
+    """Floating-point operations for one image, counted over the model's own forward pass."""
+    with torch.device("meta"):
+        module = EncoderModule(record, build_tower(record), torch.float32)
+        pixels_BCHW = torch.empty(1, 3, record.crop.size, record.crop.size, dtype=torch.uint8)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            module(pixels_BCHW)
+    return int(counter.get_total_flops())
+
+
+def matmul_flops_per_s(device: str, dtype: torch.dtype) -> float:
+    """The rate of a matrix product of an encoder's shape, over about a second."""
+    rows, depth, columns = MATMUL_SHAPE
+    a = torch.ones(rows, depth, device=device, dtype=dtype)
+    b = torch.ones(depth, columns, device=device, dtype=dtype)
+    best = 0.0
+    end_s = time.perf_counter() + 1.0
+    while time.perf_counter() < end_s or best == 0.0:
+        start_s = time.perf_counter()
+        product = a @ b
+        product[0, 0].item()
+        best = max(best, 2 * rows * depth * columns / (time.perf_counter() - start_s))
+    return best
+
+
+def _estimate_images(listed: list[Shard], read: ReadSettings) -> tuple[int, str]:
+    """Images by the bytes of the first samples; counted where there are no more than those."""
+    num_samples = bytes_read = 0
+    for shard in listed:
+        reader = ShardReader(shard, read)
+        sizes = [
+            len(getattr(item, "data", b"")) for item in islice(reader, SAMPLES_READ - num_samples)
+        ]
+        num_samples += len(sizes)
+        bytes_read += sum(sizes)
+        if num_samples >= SAMPLES_READ:
+            break
+    else:
+        return num_samples, "counted"
+    total = sum(shard.num_bytes for shard in listed)
+    return round(total * num_samples / max(bytes_read, 1)), f"from the first {num_samples} samples"
+
+
+def _expected_pairs(store: Store | None, encode: EmbedSettings, num_images: int) -> str:
+    """Blind pairs by those among a sample of an earlier run's rows, scaled by the pairs."""
+    if store is None or not store.exists():
+        return "unknown; embed a few shards and give that run as --out"
+    clip, dino = encoders_of(store, encode.clip, encode.dino)
+    if not joined_shards(store, clip, dino):
+        return "unknown; the run given as --out has no shard with both vectors"
+    rows = collapse_exact(load_rows(store, clip, dino))
+    generator = np.random.default_rng(0)
+    places = np.sort(generator.permutation(len(rows))[:JOIN_SAMPLE])
+    sample = rows.take(places, rows.duplicates[places])
+    how = JoinSettings()
+    found = blind_pairs(
+        sample.clip_ND, sample.dino_NE, clip_above=how.clip_above, dino_below=how.dino_below
+    )
+    scale = num_images * (num_images - 1) / max(len(sample) * (len(sample) - 1), 1)
+    return (
+        f"about {round(len(found) * scale):,} ({len(found)} among {len(sample):,} distinct images "
+        f"of {store.root}, scaled by the number of pairs)"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} TB"

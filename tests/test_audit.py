@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from miner.audit import collect_garbage, verify
+from miner.config import JoinSettings, SelectSettings
+from miner.errors import StoreError
+from miner.join import join
+from miner.records import put_record, read_record
+from miner.select import select
+from miner.store import Store, vector_table
+from tests.runs import CLIP, DINO, make_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = make_store(tmp_path)
+    settings = JoinSettings(clip_above=0.9, dino_below=0.3)
+    join(store, CLIP, DINO, settings, SelectSettings())
+    select(store, next(store.joins()), SelectSettings())
+    return store
+
+
+def problems(store: Store) -> list[str]:
+    return [f"{finding.path}: {finding.problem}" for finding in verify(store)]
+
+
+def test_sound_run_has_no_findings(store: Store) -> None:
+    assert verify(store) == []
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "samples/*.parquet",
+        "quarantine/*.parquet",
+        "vectors/clip*/*.parquet",
+        "pairs/*/raw/*.parquet",
+        "pairs/*/histogram.parquet",
+        "pairs/*/selected.parquet",
+    ],
+)
+@pytest.mark.parametrize("how", ["missing", "changed"])
+def test_any_damaged_file_is_named(store: Store, pattern: str, how: str) -> None:
+    path = next(store.root.glob(pattern))
+    if how == "missing":
+        path.unlink()
+    else:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    assert any(path.relative_to(store.root).as_posix() in line for line in problems(store))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["commits/samples/*", "commits/vectors/*/*", "pairs/*/join.json"]
+)
+def test_edited_record_is_named(store: Store, pattern: str) -> None:
+    path = next(store.root.glob(pattern))
+    path.write_text(path.read_text().replace("0", "1", 1))
+    assert any("was cut or edited" in line for line in problems(store))
+
+
+def change(store: Store, stage: str, **fields: object) -> None:
+    path = store.commit_path(stage, "set.00000")
+    record = read_record(path)
+    path.unlink()
+    put_record(path, {**record, **fields})
+
+
+def test_law_of_the_shard_is_checked(store: Store) -> None:
+    change(store, "samples", num_samples=61)
+    assert any("61 samples were read, but 60 are decodable and 0" in p for p in problems(store))
+
+
+def test_bytes_are_checked(store: Store) -> None:
+    change(store, "samples", bytes={"headers": 512})
+    assert any("512 of 10240 bytes are accounted for" in p for p in problems(store))
+
+
+def test_vectors_of_other_samples_are_found(store: Store) -> None:
+    change(store, f"vectors/{CLIP}", samples_sha256="0" * 64)
+    assert any("made from other samples" in p for p in problems(store))
+
+
+def test_wrong_length_and_missing_vectors_are_found(store: Store) -> None:
+    image_ids, vectors = store.vectors(CLIP, "set.00000")
+    for rows, message in (
+        (vectors * np.float16(0.5), "has length 0."),
+        (vectors * np.float16("nan"), "has length nan"),
+        (vectors[:-1], "59 vectors and 0 refusals for 60 samples"),
+    ):
+        entry = store.write_table(
+            vector_table(image_ids[: len(rows)], rows), f"vectors/{CLIP}", "set.00000.x.parquet"
+        )
+        change(
+            store,
+            f"vectors/{CLIP}",
+            files=[{"path": entry.path, "rows": entry.rows, "sha256": entry.sha256}],
+        )
+        assert any(message in p for p in problems(store)), message
+
+
+def test_garbage_is_what_no_commit_names(store: Store) -> None:
+    stray = store.root / "samples" / "set.00000.dead.parquet"
+    stray.write_bytes(b"half")
+    assert collect_garbage(store) == ["samples/set.00000.dead.parquet"]
+    assert not stray.exists()
+    assert verify(store) == []
+
+
+def test_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no run"):
+        verify(Store(tmp_path / "nowhere"))
