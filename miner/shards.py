@@ -654,7 +654,11 @@ class ShardReader:
     @property
     def report(self) -> ShardReport:
         """The accounts; they are complete once iteration is over."""
-        notes = [*self._reader_notes, *(self._sidecar.notes if self._sidecar else [])]
+        notes = [
+            *self._reader_notes,
+            *self._judge.notes,
+            *(self._sidecar.notes if self._sidecar else []),
+        ]
         for what, number in self._oddities.items():
             notes.append(f"{number} x {what}, first {self._first[what]!r}")
         return ShardReport(
@@ -903,6 +907,7 @@ class _Judge:
 
     def __init__(self, make: Callable[[str, _Part, Sequence[_Part]], Sample]) -> None:
         self.is_damaged = False
+        self.notes: list[str] = []
         self._make = make
         self._fates: dict[bytes, _Fate] = {}
         self._usual: Counter[frozenset[str]] = Counter()
@@ -1027,7 +1032,7 @@ class _Judge:
         self, extensions: frozenset[str], parts: list[_Part]
     ) -> tuple[Reason, str, str] | None:
         """Whether the last group lacks members because the tar ends, or seems to."""
-        if self._tar is None or not self.is_damaged or not self._lacks_members(extensions):
+        if self._tar is None or not self._lacks_members(extensions):
             return None
         missing = ", ".join(sorted(self._usual.most_common(1)[0][0] - extensions))
         detail = f"the shard's last sample, without the usual {missing}"
@@ -1036,6 +1041,8 @@ class _Judge:
             return Reason.TRUNCATED_SHARD, detail, parts[-1].name
         if self._tar.trailing is not None:
             return Reason.TRAILING_BYTES, detail, parts[-1].name
+        # Zeros over a tar's end make a shorter tar that is whole: this is the only trace.
+        self.notes.append(f"{parts[-1].name}: {detail}")
         return None
 
     def _lacks_members(self, extensions: frozenset[str]) -> bool:

@@ -30,6 +30,8 @@ MAX_EXTENSION_BYTES = 2**20
 """Largest PAX or GNU extension header that is read: a larger one is an attack on memory."""
 MAX_EXTENSIONS = 16
 """Most extension headers in front of one member."""
+MAX_END_BYTES = 2**20
+"""Zeros at the end that raise no doubt: writers fill up records, unfinished copies much more."""
 
 _LONG_NAME_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
@@ -269,6 +271,8 @@ class TarReader:
             if self.trailing is None and (rest := chunk.lstrip(b"\0")):
                 self.trailing = start + len(chunk) - len(rest)
         zeros_end = self.num_bytes if self.trailing is None else self.trailing
+        if zeros_end - offset > MAX_END_BYTES:
+            self.notes.add(f"{zeros_end - offset} zero bytes at the end, as of an unfinished copy")
         self._account("end", zeros_end - offset)
         self._account("damaged", self.num_bytes - zeros_end)
 

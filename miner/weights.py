@@ -96,10 +96,10 @@ def fit_state(record: EncoderRecord, path: Path, tower: Any) -> State:
     else:
         state = _timm_names(state)
         if getattr(tower, "num_classes", 0) == 0:
-            classifier = f"{getattr(tower, 'pretrained_cfg', {}).get('classifier', 'head')}."
-            state = {
-                name: value for name, value in state.items() if not name.startswith(classifier)
-            }
+            # A name, several, or None.
+            heads = getattr(tower, "pretrained_cfg", {}).get("classifier") or "head"
+            prefixes = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+            state = {name: value for name, value in state.items() if not name.startswith(prefixes)}
     wanted: State = tower.state_dict()
     if record.position_embedding != "native" and "pos_embed" in state:
         grid = tower.patch_embed.grid_size[0]
@@ -120,9 +120,9 @@ def resample_position_embedding(
     """Bring a position embedding to another grid as DINOv2's hub models do.
 
     The hub's models without registers interpolate by the *factor* (grid + 0.1) / old grid, which
-    shifts every sample a little; those with registers go by size, and antialias. timm and
-    transformers do neither, and so give other vectors. Source: `interpolate_pos_encoding` in
-    dinov2/models/vision_transformer.py, and `interpolate_offset` in dinov2/hub/backbones.py.
+    shifts every sample a little; those with registers go by size, and antialias. timm does the
+    latter for all of them, which gives the former other vectors. Source: DINOv2's
+    `interpolate_pos_encoding`, and `interpolate_offset` in its hub's backbones.py.
 
     Args:
         embedding_1LD: [1, num_prefix + old grid squared, D] float32.

@@ -15,7 +15,7 @@ from miner.audit import collect_garbage
 from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
 from miner.embed import embed_shard, reading_fingerprint
 from miner.encoders import TorchEncoder, find_record, load_encoder
-from miner.errors import FingerprintError, MinerError, ResourceError, StoreError
+from miner.errors import FingerprintError, ResourceError, ShardError, StoreError
 from miner.join import join
 from miner.pairs import join_name
 from miner.records import Json
@@ -95,6 +95,7 @@ class Encoders:
 
     def __init__(self, settings: EmbedSettings) -> None:
         self._settings = settings
+        self._device = device_of(settings.device)
         self._located = [
             locate(find_record(settings.clip), settings.clip_weights),
             locate(find_record(settings.dino), settings.dino_weights),
@@ -108,12 +109,11 @@ class Encoders:
 
     def load(self) -> list[TorchEncoder]:
         """Both encoders on their device."""
-        device = device_of(self._settings.device)
         for record, path in self._located:
             if record.encoder_id not in self._loaded:
-                log.info("loading %s on %s from %s", record.encoder_id, device, path)
+                log.info("loading %s on %s from %s", record.encoder_id, self._device, path)
                 self._loaded[record.encoder_id] = load_encoder(
-                    record, device=device, dtype=self._settings.precision, weights=path
+                    record, device=self._device, dtype=self._settings.precision, weights=path
                 )
         return [self._loaded[record.encoder_id] for record in self.records]
 
@@ -150,9 +150,7 @@ def embed(
                 break
             try:
                 stats = _embed_one(shard, store, encoders, read, encode.batch_size, left)
-            except FingerprintError:
-                raise
-            except MinerError as error:
+            except ShardError as error:
                 log.error("shard %s failed: %s", shard.shard_id, error)
                 done.failed[shard.shard_id] = str(error)
                 progress.advance(0, 0)

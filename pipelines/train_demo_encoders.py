@@ -22,7 +22,7 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from torch.nn import functional
 from pipelines import scenes
 
 log = logging.getLogger(__name__)
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 IMAGE_SIZE = 64
 """Side of what both encoders look at, in pixels."""
@@ -66,12 +68,14 @@ class Views:
     """Scaled by up to this share."""
     gain: float
     """Brightness changed by up to this share."""
+    offset: float
+    """Brightened or darkened by up to so much, in units of 0..1."""
     cast: float
     """Each channel besides by up to this share."""
     noise: float
     """Standard deviation of the grain, in units of 0..1."""
     grey: float
-    """Share of pictures that lose their colour."""
+    """Share of pictures that lose their colour, to a grey of randomly weighed channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ CLIP = Training(
     learning_rate=1e-3,
     warmup_steps=50,
     weight_decay=0.05,
-    views=Views(shift_px=1, zoom=0.03, gain=0.08, cast=0.02, noise=0.015, grey=0),
+    views=Views(shift_px=1, zoom=0.03, gain=0.08, offset=0, cast=0.02, noise=0.015, grey=0),
 )
 DINO = Training(
     seed=2,
@@ -103,7 +107,7 @@ DINO = Training(
     learning_rate=1e-3,
     warmup_steps=50,
     weight_decay=0.05,
-    views=Views(shift_px=2.5, zoom=0.06, gain=0.2, cast=0.25, noise=0.03, grey=0.2),
+    views=Views(shift_px=1, zoom=0.02, gain=0.5, offset=0.2, cast=0.3, noise=0.03, grey=1),
 )
 MAX_LOGIT_SCALE = 20.0
 """Upper end of CLIP's logit scale: a low one spreads the captions over the whole sphere."""
@@ -172,21 +176,20 @@ def pool_scene(number: int) -> scenes.Scene:
     return scenes.draw_scene(np.random.default_rng((POOL_SEED, number)))
 
 
-def small(jpeg: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def small(jpeg: bytes) -> Bytes:
     """A scene's file as both encoders see it: [H, W, C] uint8 by antialiased bicubic."""
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
     return np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
 
 
-def _pool_picture(number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _pool_picture(number: int) -> Bytes:
     return small(scenes.encode(scenes.render(pool_scene(number))))
 
 
-def render_pool(num_scenes: int, num_workers: int) -> torch.Tensor:
+def render_pool(num_scenes: int, processes: Executor) -> Bytes:
     """The training pictures: [N, C, H, W] uint8."""
-    with multiprocessing.get_context("spawn").Pool(num_workers) as workers:
-        pictures = workers.map(_pool_picture, range(num_scenes), chunksize=64)
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    pictures = list(processes.map(_pool_picture, range(num_scenes), chunksize=64))
+    return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
 
 
 def normalise(pixels_BCHW: torch.Tensor) -> torch.Tensor:
@@ -211,10 +214,11 @@ def distort(pixels_BCHW: torch.Tensor, views: Views, generator: torch.Generator)
     )
     lit_BCHW = moved_BCHW * (1 + views.gain * deviation(1, 1, 1))
     lit_BCHW = lit_BCHW * (1 + views.cast * deviation(3, 1, 1))
+    weights_B311 = torch.rand(num, 3, 1, 1, generator=generator) + 0.1
+    grey_B1HW = (lit_BCHW * weights_B311).sum(1, True) / weights_B311.sum(1, True)
     is_grey = torch.rand(num, 1, 1, 1, generator=generator) < views.grey
-    lit_BCHW = torch.where(is_grey, lit_BCHW.mean(1, keepdim=True), lit_BCHW)
-    grain = views.noise * torch.randn(lit_BCHW.shape, generator=generator)
-    return (lit_BCHW + grain).clamp(0, 1)
+    seen_BCHW = torch.where(is_grey, grey_B1HW, lit_BCHW) + views.offset * deviation(1, 1, 1)
+    return seen_BCHW + views.noise * torch.randn(seen_BCHW.shape, generator=generator)
 
 
 def _optimizer(model: torch.nn.Module, training: Training) -> torch.optim.Optimizer:
@@ -370,7 +374,7 @@ def save(out: Path, name: str, model: torch.nn.Module, elapsed_s: float) -> None
     (out / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _train_one(name: str, pool_file: str, out: Path) -> None:
+def _train_one(name: str, pool_file: Path, out: Path) -> None:
     """Train and save one encoder in its own process, on one core, so that runs are repeatable."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
@@ -385,20 +389,19 @@ def main() -> None:
     """Render the pool, then train both encoders side by side."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("miner/bundled"), help="written here")
+    parser.add_argument("--pool", type=Path, help="rendered pool, kept from run to run (npy)")
     parser.add_argument("--only", choices=("demo-clip", "demo-dino"), help="train just this one")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     started = time.monotonic()
-    pool_NCHW = render_pool(NUM_SCENES, num_workers=2)
-    log.info("rendered %d scenes in %.0f s", len(pool_NCHW), time.monotonic() - started)
     names = [given.only] if given.only else ["demo-clip", "demo-dino"]
     given.out.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes,
-    ):
-        pool_file = str(Path(folder) / "pool.npy")
-        np.save(pool_file, pool_NCHW.numpy())
+    spawning = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2, spawning) as processes:
+        pool_file = given.pool or Path(folder) / "pool.npy"
+        if not pool_file.exists():
+            np.save(pool_file, render_pool(NUM_SCENES, processes))
+            log.info("rendered %d scenes in %.0f s", NUM_SCENES, time.monotonic() - started)
         for run in [processes.submit(_train_one, name, pool_file, given.out) for name in names]:
             run.result()
     log.info("trained %s in %.0f s", " and ".join(names), time.monotonic() - started)

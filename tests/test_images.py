@@ -369,7 +369,7 @@ def test_png_colours(data: bytes, expected: list[list[int]]) -> None:
 def test_modes_to_rgb(mode: str, colour: object, expected: tuple[int, int, int]) -> None:
     converted = rgb(Image.new(mode, (2, 1), colour))
     assert converted.mode == "RGB"
-    assert np.abs(np.subtract(converted.getpixel((1, 0)), expected)).max() <= 2
+    assert np.abs(np.subtract(converted.getpixel((1, 0)), expected)).max() <= 5
 
 
 @pytest.mark.parametrize(("mode", "word"), [("I", "integers"), ("F", "floats")])
@@ -388,7 +388,7 @@ def test_16_bit_gray_tiff_is_scaled_and_other_kinds_refused() -> None:
 
 def test_lab_tiff() -> None:
     data = encode(Image.new("LAB", (2, 2), (138, 209, 198)), "TIFF")
-    assert np.abs(decode(data, LIMITS).pixels_HWC[0, 0].numpy() - [255.0, 0, 0]).max() <= 2
+    assert np.abs(decode(data, LIMITS).pixels_HWC[0, 0].numpy() - [255.0, 0, 0]).max() <= 5
 
 
 def test_cmyk_jpeg_with_adobes_inversion() -> None:

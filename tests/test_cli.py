@@ -1,0 +1,331 @@
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.commands import Commands
+from tests.small import jpeg, write_corpus, write_tar
+
+
+def work_done(run: Path) -> list[dict[str, int]]:
+    """Counts of every shard on which a command worked, in order."""
+    path = run / "metrics" / "embed.jsonl"
+    return [json.loads(line)["counts"] for line in path.read_text().splitlines()]
+
+
+def raw_bytes(run: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(run).as_posix(): path.read_bytes()
+        for path in sorted(run.glob("pairs/*/raw/*.parquet"))
+    }
+
+
+def test_mine_goes_the_whole_way_and_says_so(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")
+    run = tmp_path / "run"
+    ran = commands.mine(tmp_path / "corpus", "--out", run)
+    assert ran.code == 0, ran.err
+    assert "33 embedded" in ran.out
+    assert "3 of 36 samples (8.33%, limit 20.00%)" in ran.out
+    (selected,) = run.glob("pairs/*/selected.parquet")
+    assert str(selected) in ran.out
+    assert pq.read_table(selected).num_rows > 0
+    assert "embedded 3/3 shards, 33 images" in ran.err
+    assert commands("verify", run).out == "all commits, hashes and counts are right\n"
+
+
+def test_only_new_work_runs(commands: Commands, tmp_path: Path) -> None:
+    """Embed once, then three thresholds, then two more shards, then a second DINO record."""
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    write_corpus(corpus, num_shards=2)
+    assert commands.mine(corpus, "--out", run).code == 0
+    first = work_done(run)
+    assert [done["encoded small-clip"] for done in first] == [11, 11]
+    assert [done["encoded small-dino"] for done in first] == [11, 11]
+    for above in ("0.8", "0.85", "0.95"):
+        assert commands("join", run, "--clip-above", above, "--dino-below", "0.8").code == 0
+    assert work_done(run) == first
+    assert len(list(run.glob("pairs/*/join.json"))) == 4
+    write_corpus(corpus, num_shards=2, first_shard=2)
+    assert commands.mine(corpus, "--out", run).code == 0
+    more = work_done(run)[len(first) :]
+    assert [done["samples"] for done in more] == [12, 12]
+    other = ("--dino", "small-dino", "--dino-weights", second_dino(tmp_path))
+    ran = commands.mine(corpus, "--out", run, *other)
+    assert ran.code == 0, ran.err
+    again = work_done(run)[len(first) + len(more) :]
+    assert again == [{"encoded small-dino": 11}] * 4
+    assert commands.mine(corpus, "--out", run, *other).code == 0
+    assert len(work_done(run)) == 8
+
+
+def second_dino(folder: Path) -> Path:
+    from tests.towers import write_dino_weights
+
+    return write_dino_weights(folder / "second.safetensors", seed=9)
+
+
+def test_moved_corpus_changes_no_id_and_no_pair(commands: Commands, tmp_path: Path) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    write_corpus(corpus, num_shards=2)
+    commands.mine(corpus, "--out", run)
+    before = raw_bytes(run)
+    corpus.rename(tmp_path / "renamed")
+    assert commands.mine(tmp_path / "renamed", "--out", run).code == 0
+    assert len(work_done(run)) == 2
+    assert raw_bytes(run) == before
+    shutil.copytree(tmp_path / "renamed", tmp_path / "copied", copy_function=shutil.copy)
+    write_corpus(tmp_path / "copied", num_shards=1, first_shard=2)
+    assert commands.mine(tmp_path / "copied", "--out", run).code == 0
+    assert len(work_done(run)) == 3
+    ids = {row["image_1"].split("/")[0] for row in selected(run)}
+    assert ids == {"corpus"}
+    fresh = tmp_path / "fresh"
+    commands.mine(tmp_path / "renamed", "--out", fresh, "--dataset", "corpus")
+    assert raw_bytes(fresh) == before
+
+
+def selected(run: Path) -> list[dict[str, str]]:
+    (path,) = run.glob("pairs/*/selected.parquet")
+    rows: list[dict[str, str]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def test_changed_shard_is_refused(commands: Commands, tmp_path: Path) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    write_corpus(corpus, num_shards=2)
+    commands.mine(corpus, "--out", run)
+    path = corpus / "00001.tar"
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    ran = commands.mine(corpus, "--out", run)
+    assert ran.code == 2
+    assert "corpus.00001 was committed with" in ran.err
+    assert "has other bytes now" in ran.err
+
+
+def test_damaged_shard_is_partial_and_its_intact_samples_are_kept(
+    commands: Commands, tmp_path: Path
+) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    first, _ = write_corpus(corpus, num_shards=2)
+    data = first.read_bytes()
+    first.write_bytes(data[: len(data) * 2 // 3])
+    ran = commands.mine(corpus, "--out", run)
+    assert ran.code == 3
+    assert "damaged: corpus.00000; its intact samples were kept" in ran.out
+    assert "damaged" in commands("status", run).out
+    assert commands("verify", run).code == 0
+
+
+def test_too_many_refused_images_are_partial(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    run = tmp_path / "run"
+    ran = commands.mine(tmp_path / "corpus", "--out", run, "--max-bad-fraction", "0.01")
+    assert ran.code == 3
+    assert "1 of 12 samples (8.33%, limit 1.00%)" in ran.out
+
+
+def test_shard_that_cannot_be_read_does_not_stop_the_others(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from miner.errors import ShardError
+    from pipelines import driver
+
+    write_corpus(tmp_path / "corpus", num_shards=3)
+    real = driver.embed_shard
+
+    def fail_once(shard, *args, **options):  # type: ignore[no-untyped-def]
+        if shard.stem == "00001":
+            raise ShardError("the disk is on fire; put it out")
+        return real(shard, *args, **options)
+
+    monkeypatch.setattr(driver, "embed_shard", fail_once)
+    run = tmp_path / "run"
+    ran = commands.mine(tmp_path / "corpus", "--out", run)
+    assert ran.code == 3
+    assert "failed: corpus.00001: the disk is on fire" in ran.out
+    assert "corpus.00001  missing" in commands("status", run).out
+    monkeypatch.undo()
+
+
+def test_limit_counts_samples_over_all_shards(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=3)
+    run = tmp_path / "run"
+    assert commands.mine(tmp_path / "corpus", "--out", run, "--limit", "20").code == 0
+    assert [done["samples"] for done in work_done(run)] == [12, 8]
+    assert commands.mine(tmp_path / "corpus", "--out", run, "--limit", "20").code == 0
+    assert len(work_done(run)) == 2
+    ran = commands.mine(tmp_path / "corpus", "--out", run)
+    assert ran.code == 2
+    assert "committed with --limit, after 8 of its samples; now all are asked for" in ran.err
+
+
+def test_other_reading_settings_are_refused(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    run = tmp_path / "run"
+    commands.mine(tmp_path / "corpus", "--out", run)
+    ran = commands.mine(tmp_path / "corpus", "--out", run, "--max-pixels", "1000")
+    assert ran.code == 2
+    assert "max_pixels: 100000000 recorded, 1000 now" in ran.err
+
+
+def test_why_follows_a_pair(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")
+    run = tmp_path / "run"
+    commands.mine(tmp_path / "corpus", "--out", run)
+    row = selected(run)[0]
+    ran = commands("why", run, row["image_1"], row["image_2"])
+    assert ran.code == 0
+    assert f"in raw as {row['pair_id']}; selected" in ran.out
+    assert "wanted > 0.9" in ran.out
+    ran = commands("why", run, row["image_1"], "corpus/00000/000000005")
+    assert ran.code == 3
+    assert "it was refused: format_not_allowed" in ran.err
+
+
+def test_select_again_with_another_cap(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")
+    run = tmp_path / "run"
+    commands.mine(tmp_path / "corpus", "--out", run)
+    before = len(selected(run))
+    assert commands("select", run, "--max-per-image", "1").code == 0
+    assert 0 < len(selected(run)) < before
+    ran = commands("select", run, "--name", "nothing")
+    assert ran.code == 3
+    assert "holds no join nothing; it holds small-clip" in ran.err
+
+
+def test_yaml_holds_the_same_fields_and_flags_win(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    run, config = tmp_path / "run", tmp_path / "run.yaml"
+    config.write_text("clip_above: 0.7\nmax-per-image: 1\n")
+    ran = commands.mine(tmp_path / "corpus", "--out", run, "--config", config)
+    assert ran.code == 0, ran.err
+    (join,) = run.glob("pairs/*/join.json")
+    record = json.loads(join.read_text())
+    assert record["clip_above"] == 0.9
+    assert record["selection"]["settings"]["max_per_image"] == 1
+
+
+def test_plan_counts_and_learns_from_a_run(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")
+    run = tmp_path / "run"
+    small = ("--clip", "small-clip", "--dino", "small-dino")
+    ran = commands("plan", tmp_path / "corpus", *small)
+    assert ran.code == 0, ran.err
+    assert "36 (counted)" in ran.out
+    assert "unknown; embed a few shards" in ran.out
+    commands.mine(tmp_path / "corpus", "--out", run)
+    ran = commands("plan", tmp_path / "corpus", *small, "--out", run)
+    assert "among 33 distinct images" in ran.out
+
+
+def test_doctor_and_encoders_print_what_is_there(commands: Commands) -> None:
+    ran = commands("doctor")
+    assert ran.code == 0
+    for word in ("torch", "onnxruntime", "--device auto", "--join auto"):
+        assert word in ran.out
+    ran = commands("encoders")
+    assert "clip-vit-l-14 " in ran.out
+    assert "small-dino" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["mine", "nowhere.tar", "--out", "run"], 3, "nowhere.tar"),
+        (["mine", "--out", "run"], 2, "Missing argument 'SHARD...'"),
+        (["mine", "x.tar"], 2, "Missing option '--out'"),
+        (["mine", "x.tar", "--out", "r", "--clip-above", "1.5"], 2, "--clip-above: Input should be"),
+        (["mine", "x.tar", "--out", "r", "--keep-clip", "0.99"], 2, "keep_clip is 0.99, above"),
+        (["mine", "x.tar", "--out", "r", "--dataset", "a/b"], 2, "--dataset: String should match"),
+        (["mine", "pipe:cat x.tar", "--out", "r"], 2, "pipe:"),
+        (["status", "nowhere"], 3, "nowhere holds no run"),
+        (["verify", "nowhere"], 3, "nowhere holds no run"),
+        (["join", "nowhere"], 3, "nowhere holds no run"),
+        (["nonsense"], 2, "No such command 'nonsense'"),
+    ],
+)
+def test_errors_say_what_is_wrong(
+    commands: Commands, words: list[str], code: int, message: str
+) -> None:
+    ran = commands(*words)
+    assert ran.code == code, ran.err
+    assert message in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clip_abve: 0.9\n", "--clip-abve: Extra inputs are not permitted"),
+        ("- a list\n", "has to hold `name: value` lines"),
+        ("a: [1\n", "is no readable YAML"),
+    ],
+)
+def test_config_file_that_is_wrong(
+    commands: Commands, tmp_path: Path, text: str, message: str
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(text)
+    ran = commands("mine", "x.tar", "--out", tmp_path / "run", "--config", config)
+    assert ran.code == 2
+    assert message in ran.err
+
+
+def test_missing_weights_and_devices_are_resources(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    run = tmp_path / "run"
+    ran = commands.mine(tmp_path / "corpus", "--out", run, "--clip-weights", tmp_path / "no.file")
+    assert ran.code == 4
+    assert "no.file" in ran.err
+    ran = commands.mine(tmp_path / "corpus", "--out", run, "--device", "cuda:7")
+    assert ran.code == 4
+    assert "--device cuda:7" in ran.err
+
+
+def test_interrupt_is_130_and_says_that_work_goes_on(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines import driver
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    monkeypatch.setattr(driver, "embed_shard", interrupt)
+    ran = commands.mine(tmp_path / "corpus", "--out", tmp_path / "run")
+    assert ran.code == 130
+    assert "the same command goes on from here" in ran.err
+
+
+def test_two_shards_with_one_stem_need_advice(commands: Commands, tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        write_tar(tmp_path / part / "00000.tar", [("x.jpg", jpeg(ord(part)))])
+    run = tmp_path / "run"
+    patterns = (tmp_path / "a", tmp_path / "b")
+    ran = commands.mine(*patterns, "--out", run, "--dataset", "both")
+    assert ran.code == 3
+    assert "--stem-depth 2" in ran.err
+    ran = commands.mine(*patterns, "--out", run, "--dataset", "both", "--stem-depth", "2")
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in run.glob("commits/samples/*")) == [
+        "both.a.00000.json",
+        "both.b.00000.json",
+    ]
+
+
+def test_verify_removes_what_no_commit_names(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    run = tmp_path / "run"
+    commands.mine(tmp_path / "corpus", "--out", run)
+    stray = run / "samples" / "corpus.00000.dead.parquet"
+    stray.write_bytes(b"half")
+    assert "no commit names it; --gc removes it" in commands("verify", run).out
+    assert "removed samples/corpus.00000.dead.parquet" in commands("verify", run, "--gc").out
+    assert not stray.exists()
+    next(run.glob("samples/*.parquet")).write_bytes(b"")
+    assert commands("verify", run).code == 3

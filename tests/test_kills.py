@@ -1,0 +1,115 @@
+"""A run that is killed at any moment and started again ends as if it had never been killed."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from miner.audit import verify
+from miner.store import Store
+from tests.small import write_corpus, write_weights
+
+NUM_KILLS = 20
+
+
+def mine(words: list[str]) -> None:
+    """One whole command, in a process of its own."""
+    import torch
+
+    from tests.mine_small import main
+
+    torch.set_num_threads(1)
+    main(words)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ForkServerContext]:
+    """Processes that have everything imported, so that kills hit the work and not the start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.test_kills", "tests.mine_small", "open_clip", "timm"])
+    yield context
+
+
+def start(processes: ForkServerContext, words: list[str]) -> BaseProcess:
+    process = processes.Process(target=mine, args=(words,))
+    process.start()
+    return process
+
+
+def finish(processes: ForkServerContext, words: list[str]) -> None:
+    process = start(processes, words)
+    process.join(120)
+    assert process.exitcode == 0
+
+
+def raw_parts(run: Path) -> dict[str, bytes]:
+    paths = [*run.glob("pairs/*/raw/*.parquet"), *run.glob("pairs/*/selected.parquet")]
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths}
+
+
+def committed(run: Path) -> dict[str, bytes]:
+    """Every commit record by its path."""
+    records = sorted((run / "commits").rglob("[!.]*.json")) if run.exists() else []
+    return {path.relative_to(run / "commits").as_posix(): path.read_bytes() for path in records}
+
+
+def work_done(run: Path) -> list[tuple[str, dict[str, int]]]:
+    path = run / "metrics" / "embed.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(line["shard"], line["counts"]) for line in map(json.loads, lines)]
+
+
+def test_killed_runs_end_byte_equal_and_redo_no_commit(
+    processes: ForkServerContext, tmp_path: Path
+) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=6, images=8)
+    clip, dino = write_weights(tmp_path / "weights")
+    options = [
+        *("mine", str(tmp_path / "corpus"), "--max-bad-fraction", "0.5", "--batch-size", "4"),
+        *("--clip", "small-clip", "--clip-weights", str(clip), "--clip-above", "0.9"),
+        *("--dino", "small-dino", "--dino-weights", str(dino), "--dino-below", "0.8"),
+    ]
+    finish(processes, [*options, "--out", str(tmp_path / "warm")])
+    start_s = time.monotonic()
+    finish(processes, [*options, "--out", str(tmp_path / "undisturbed")])
+    whole_s = time.monotonic() - start_s
+    truth = raw_parts(tmp_path / "undisturbed")
+    assert len(truth) == 2
+
+    moments = random.Random(7)
+    num_cut_short = 0
+    for number in range(NUM_KILLS):
+        run = tmp_path / f"killed{number}"
+        words = [*options, "--out", str(run)]
+        process = start(processes, words)
+        time.sleep(whole_s * (number + moments.random()) / NUM_KILLS)
+        if process.is_alive():
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+        process.join(30)
+        before, num_lines = committed(run), len(work_done(run))
+        num_cut_short += 0 < len(before) < 18
+        finish(processes, words)
+        after = committed(run)
+        assert len(after) == 18
+        assert {name: after[name] for name in before} == before
+        for shard_id, counts in work_done(run)[num_lines:]:
+            redone = [name for name in before if name.endswith(f"/{shard_id}.json")]
+            assert not ("samples" in counts and f"samples/{shard_id}.json" in before)
+            for encoder in ("small-clip", "small-dino"):
+                assert not (f"encoded {encoder}" in counts and any(encoder in r for r in redone))
+        assert raw_parts(run) == truth
+        assert verify(Store(run)) == []
+        unnamed = {p.name for p in run.rglob("*.unfinished")} | set(run.glob("pairs/*/raw.*"))
+        assert unnamed == set()
+        assert Store(run).leftovers() == []
+    # Most kills have to hit the middle of the work, or this test shows nothing.
+    assert num_cut_short >= NUM_KILLS // 3

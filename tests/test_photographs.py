@@ -1,0 +1,93 @@
+"""The main job on real photographs: shards in, blind pairs out, equal to brute force."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from miner.audit import verify
+from miner.shards import read_image_bytes
+from miner.store import Store
+from pipelines.cli import run
+from tests.commands import Commands
+from tests.small import PHOTOGRAPHS
+from tests.towers import write_clip_weights, write_dino_weights
+
+pytestmark = pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason="no photographs beside the repo")
+
+
+def truth(run_folder: Path, clip_above: float, dino_below: float) -> set[tuple[str, str]]:
+    """Blind pairs by numpy over the stored vectors, read without any code of the miner."""
+    tables = {}
+    for encoder in sorted((run_folder / "vectors").iterdir()):
+        rows: dict[str, list[float]] = {}
+        for path in encoder.glob("*.parquet"):
+            table = pq.read_table(path)
+            for image_id, vector in zip(*(table[c].to_pylist() for c in table.column_names)):  # noqa: B905
+                rows[image_id] = vector
+        tables["clip" if "clip" in encoder.name else "dino"] = rows
+    image_ids = sorted(tables["clip"])
+    assert image_ids == sorted(tables["dino"])
+    cosines = {}
+    for name, rows in tables.items():
+        matrix = np.array([rows[image_id] for image_id in image_ids], dtype=np.float64)
+        matrix /= np.sqrt((matrix * matrix).sum(axis=1, keepdims=True))
+        cosines[name] = matrix @ matrix.T
+    hits = (cosines["clip"] > clip_above) & (cosines["dino"] < dino_below)
+    return {
+        (image_ids[i], image_ids[j])
+        for i, j in zip(*np.nonzero(np.triu(hits, 1)), strict=True)
+    }
+
+
+def found(run_folder: Path) -> set[tuple[str, str]]:
+    rows = [r for p in run_folder.glob("pairs/*/raw/*.parquet") for r in pq.read_table(p).to_pylist()]
+    return {(row["image_1"], row["image_2"]) for row in rows}
+
+
+def check_traceable(run_folder: Path) -> None:
+    """From each pair's row back to the images' bytes."""
+    (path,) = run_folder.glob("pairs/*/selected.parquet")
+    samples = {}
+    for sample_path in run_folder.glob("samples/*.parquet"):
+        samples |= {row["image_id"]: row for row in pq.read_table(sample_path).to_pylist()}
+    for row in pq.read_table(path).to_pylist():
+        for side in ("1", "2"):
+            sample = samples[row[f"image_{side}"]]
+            data = read_image_bytes(
+                sample["shard"], sample["member"], sample["offset"], sample["num_bytes"]
+            )
+            assert hashlib.sha256(data).hexdigest() == row[f"sha256_{side}"]
+
+
+def test_photographs_with_small_encoders(commands: Commands, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    ran = commands.mine(PHOTOGRAPHS, "--out", run_folder, "--clip-above", "0.9")
+    assert ran.code == 0, ran.err
+    expected = truth(run_folder, 0.9, 0.8)
+    assert found(run_folder) == expected
+    assert len(expected) >= 20
+    check_traceable(run_folder)
+    samples = [r for p in run_folder.glob("samples/*") for r in pq.read_table(p).to_pylist()]
+    assert len(samples) == 120
+    assert {row["caption"] for row in samples} >= {"tench", "gondola"}
+    assert verify(Store(run_folder)) == []
+
+
+@pytest.mark.slow
+def test_photographs_with_both_full_architectures(tmp_path: Path) -> None:
+    clip = write_clip_weights(tmp_path / "clip.safetensors", "ViT-L-14-quickgelu")
+    dino = write_dino_weights(tmp_path / "dino.safetensors", "vit_large_patch14_dinov2")
+    run_folder = tmp_path / "run"
+    words = [
+        *("mine", str(PHOTOGRAPHS), "--out", str(run_folder), "--clip-above", "0.9"),
+        *("--clip-weights", str(clip), "--dino-weights", str(dino), "--dino-below", "0.8"),
+    ]
+    assert run(words) == 0
+    expected = truth(run_folder, 0.9, 0.8)
+    assert found(run_folder) == expected
+    assert len(expected) >= 5
+    check_traceable(run_folder)
+    assert verify(Store(run_folder)) == []
