@@ -1,5 +1,23 @@
-"""Fixtures that several test files use."""
+"""Fixtures and options that several test files use."""
+
+from collections.abc import Generator
+
+import pytest
 
 from tests.commands import commands
 
 __all__ = ["commands"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="a skipped test is a failure")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.config.getoption("--no-skips") and report.skipped:
+        report.outcome = "failed"
+    return report

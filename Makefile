@@ -1,0 +1,45 @@
+# One line for each thing that people do here; `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-fast test-gpu check fmt clean
+
+help: ## list what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## create .venv with every dependency (a GPU is used where there is one)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else \
+	  "blindpairs needs CPython 3.11 to 3.13, $(PYTHON) is %d.%d; run: make setup PYTHON=python3.12" \
+	  % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $(READY)
+
+test: $(READY) ## run every test that needs no GPU
+	$(BIN)/python -m pytest -m "not gpu"
+
+test-fast: $(READY) ## run the tests that take no minutes
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+test-gpu: $(READY) ## run the tests that need a GPU; a skip is a failure
+	$(BIN)/python -m pytest -m gpu --no-skips
+
+check: $(READY) ## lint, types and layers; edits nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(READY) ## format the code and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
