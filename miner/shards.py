@@ -980,7 +980,6 @@ class _Judge:
                 detail = "an earlier sample of this shard has the same key"
                 yield _row(key, member, Reason.DUPLICATE_KEY, detail)
                 return
-            fate.extensions |= extensions
             detail = "members of this key lie apart, or come twice"
             yield from self._refuse(key, member, Reason.SCATTERED_KEY, detail)
             return

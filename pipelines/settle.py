@@ -52,26 +52,35 @@ def settle(listed: Sequence[Shard], store: Store, *, dataset_given: bool) -> lis
 
 def _adopt(listed: Sequence[Shard], known: dict[str, Json]) -> list[Shard]:
     """Take over the dataset's name under which a shard, or its neighbours, were committed."""
-    by_url = {committed["url"]: committed for committed in known.values()}
-    by_shape: dict[tuple[str, int], list[Json]] = defaultdict(list)
-    for committed in known.values():
-        by_shape[committed["stem"], committed["num_bytes"]].append(committed)
-    own: dict[str, set[str]] = {}
-    neighbours: dict[str, set[str]] = defaultdict(set)
+    id_of_url = {committed["url"]: shard_id for shard_id, committed in known.items()}
+    ids_of_shape: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for shard_id, committed in known.items():
+        ids_of_shape[committed["stem"], committed["num_bytes"]].append(shard_id)
+    found = {
+        shard.shard_id: shard.shard_id if shard.shard_id in known else id_of_url[shard.url]
+        for shard in listed
+        if shard.shard_id in known or shard.url in id_of_url
+    }
+    # A committed shard that is listed under its own name or place has not moved.
+    unmoved = set(found.values())
     for shard in listed:
-        if shard.shard_id in known:
-            twins = [known[shard.shard_id]]
-        elif shard.url in by_url:
-            twins = [by_url[shard.url]]
-        else:
-            twins = [t for t in by_shape[shard.stem, shard.num_bytes] if _same(shard, t)]
-        own[shard.shard_id] = {twin["dataset"] for twin in twins}
-        neighbours[shard.dataset] |= own[shard.shard_id]
+        if shard.shard_id not in found:
+            candidates = ids_of_shape[shard.stem, shard.num_bytes]
+            twins = [i for i in candidates if i not in unmoved and _same(shard, known[i])]
+            # Of several copies none is certain to be the one that moved.
+            found |= {shard.shard_id: twins[0]} if len(twins) == 1 else {}
+    names: dict[str, set[str]] = defaultdict(set)
+    for shard in listed:
+        if shard.shard_id in found:
+            names[shard.dataset].add(known[found[shard.shard_id]]["dataset"])
     adopted = []
     for shard in listed:
-        names = own[shard.shard_id] or neighbours[shard.dataset]
-        # Where copies of a shard were committed under several names, none of them is certain.
-        adopted.append(replace(shard, dataset=min(names)) if len(names) == 1 else shard)
+        if shard.shard_id in found:
+            adopted.append(replace(shard, dataset=known[found[shard.shard_id]]["dataset"]))
+        elif len(names[shard.dataset]) == 1:
+            adopted.append(replace(shard, dataset=min(names[shard.dataset])))
+        else:
+            adopted.append(shard)
     return adopted
 
 

@@ -93,18 +93,18 @@ class Training:
 
 CLIP = Training(
     seed=1,
-    steps=400,
-    batch_size=192,
-    learning_rate=1e-3,
+    steps=700,
+    batch_size=128,
+    learning_rate=1.5e-3,
     warmup_steps=50,
     weight_decay=0.05,
     views=Views(shift_px=1, zoom=0.03, gain=0.08, offset=0, cast=0.02, noise=0.015, grey=0),
 )
 DINO = Training(
     seed=2,
-    steps=600,
-    batch_size=256,
-    learning_rate=1e-3,
+    steps=1000,
+    batch_size=128,
+    learning_rate=1.5e-3,
     warmup_steps=50,
     weight_decay=0.05,
     views=Views(shift_px=1, zoom=0.02, gain=0.5, offset=0.2, cast=0.3, noise=0.03, grey=1),
@@ -112,10 +112,10 @@ DINO = Training(
 MAX_LOGIT_SCALE = 20.0
 """Upper end of CLIP's logit scale: a low one spreads the captions over the whole sphere."""
 
-TEMPERATURE = 0.2
-"""Of demo-dino's loss."""
+TEMPERATURES = 0.1, 0.2
+"""Of demo-dino's loss, at first and at last: a low one finds details, a high one spreads them."""
 
-LEAF = 16
+LEAF = 64
 """Largest group of neighbours that are put into one batch of demo-dino."""
 
 
@@ -149,7 +149,7 @@ CLIP_CONFIG: dict[str, Any] = {
         "image_size": IMAGE_SIZE,
         "patch_size": 16,
         "width": 128,
-        "layers": 4,
+        "layers": 3,
         "head_width": 32,
     },
     "text_cfg": {
@@ -165,7 +165,7 @@ DINO_CONFIG: dict[str, Any] = {
     "img_size": IMAGE_SIZE,
     "patch_size": 16,
     "embed_dim": 128,
-    "depth": 4,
+    "depth": 3,
     "num_heads": 4,
     "num_classes": 0,
 }
@@ -298,7 +298,7 @@ def neighbourhoods(
 def _batches(
     vectors_ND: torch.Tensor, training: Training, generator: torch.Generator
 ) -> Iterator[list[int]]:
-    """Numbers of pictures, every picture once in a while.
+    """Numbers of pictures, for ever; half of the pool between two looks at who is alike.
 
     First at random; then neighbours by the encoder's own vectors come together, so that it has to
     tell apart what it still takes for the same. Nothing but `vectors_ND`, which the training loop
@@ -307,7 +307,7 @@ def _batches(
     shuffled = torch.randperm(len(vectors_ND), generator=generator)
     groups = list(torch.split(shuffled, LEAF))
     while True:
-        order = torch.randperm(len(groups), generator=generator)
+        order = torch.randperm(len(groups), generator=generator)[: len(groups) // 2]
         numbers = torch.cat([groups[int(place)] for place in order])
         for batch in torch.split(numbers, training.batch_size):
             if len(batch) == training.batch_size:
@@ -330,14 +330,15 @@ def train_dino(pool_NCHW: torch.Tensor, training: Training = DINO) -> Any:
         views = [distort(pixels, training.views, generator) for _ in range(2)]
         one_BD, other_BD = functional.normalize(model(normalise(torch.cat(views))), dim=1).chunk(2)
         vectors_ND[numbers] = one_BD.detach()
-        logits_BB = one_BD @ other_BD.T / TEMPERATURE
+        temperature = float(np.interp(step, (0, training.steps), TEMPERATURES))
+        logits_BB = one_BD @ other_BD.T / temperature
         loss = functional.cross_entropy(logits_BB, same)
         loss = (loss + functional.cross_entropy(logits_BB.T, same)) / 2
         _step("demo-dino", step, training, optimizer, loss)
     return model
 
 
-def save(out: Path, name: str, model: torch.nn.Module, elapsed_s: float) -> None:
+def save(out: Path, name: str, model: torch.nn.Module, cpu_s: float) -> None:
     """Write an encoder's weights as float16 and, beside them, its record."""
     is_clip = name == "demo-clip"
     file = out / f"{name}.safetensors"
@@ -369,7 +370,7 @@ def save(out: Path, name: str, model: torch.nn.Module, elapsed_s: float) -> None
     content = {
         "record": record,
         **({"vocabulary": WORDS} if is_clip else {}),
-        "training": {**asdict(training), "num_scenes": NUM_SCENES, "elapsed_s": round(elapsed_s)},
+        "training": {**asdict(training), "num_scenes": NUM_SCENES, "cpu_s": round(cpu_s)},
     }
     (out / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
 
@@ -379,10 +380,10 @@ def _train_one(name: str, pool_file: Path, out: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    started = time.monotonic()
+    started_s = time.process_time()
     pool_NCHW = torch.from_numpy(np.load(pool_file))
     model = (train_clip if name == "demo-clip" else train_dino)(pool_NCHW)
-    save(out, name, model, time.monotonic() - started)
+    save(out, name, model, time.process_time() - started_s)
 
 
 def main() -> None:

@@ -1,0 +1,40 @@
+import pytest
+from pydantic import ValidationError
+
+from miner.config import JoinSettings, MineSettings, ReadSettings, SelectSettings
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        JoinSettings().clip_above = 0.5  # type: ignore[misc]
+
+
+def test_unknown_field_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        JoinSettings(clip_abve=0.5)  # type: ignore[call-arg]
+
+
+def test_part_takes_one_stages_fields() -> None:
+    settings = MineSettings(clip_above=0.9, max_per_image=5, limit=7)
+    assert settings.part(JoinSettings) == JoinSettings(clip_above=0.9)
+    assert settings.part(SelectSettings) == SelectSettings(max_per_image=5)
+    assert settings.part(ReadSettings) == ReadSettings(limit=7)
+
+
+def test_every_field_has_a_sentence() -> None:
+    for name, field in MineSettings.model_fields.items():
+        assert field.description, name
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"keep_clip": 0.96}, "keep_clip is 0.96, above clip_above"),
+        ({"keep_dino": 0.5}, "keep_dino is 0.5, below dino_below"),
+        ({"clip_above": float("nan")}, "finite number"),
+        ({"clip_above": 2}, "less than or equal to 1"),
+    ],
+)
+def test_thresholds_that_make_no_sense(fields: dict[str, float], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        JoinSettings(**fields)  # type: ignore[arg-type]
