@@ -107,7 +107,9 @@ def _read(
     for item in _timed(islice(reader, quota), stats):
         if isinstance(item, Refusal):
             if item.retracts:
-                rows.pop(image_id_of(shard, item.key))
+                # One outcome for a sample: what was said of it before is taken back.
+                rows.pop(image_id_of(shard, item.key), None)
+                refused[:] = [row for row in refused if row["key"] != item.key]
             refused.append(_quarantine_row(shard, item.key, item.member, item.reason, item.detail))
             continue
         try:

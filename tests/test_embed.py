@@ -183,3 +183,18 @@ def test_shard_without_a_good_image(tmp_path: Path, encoders: list[TorchEncoder]
     assert store.vectors(encoders[0].encoder_id, "set.00000")[1].shape == (0, 48)
     reasons = store.quarantine("set.00000")["reason"].to_pylist()
     assert sorted(reasons) == ["empty", "no_image"]
+
+
+@pytest.mark.parametrize("image", [jpeg(1), b"no image at all"])
+def test_sample_that_is_taken_back_has_one_outcome(
+    tmp_path: Path, encoders: list[TorchEncoder], image: bytes
+) -> None:
+    members = [("a.jpg", image), ("b.jpg", jpeg(2)), ("a.txt", b"far from its image")]
+    path = write_tar(tmp_path / "00000.tar", members)
+    store = Store(tmp_path / "run")
+    embed(store, path, encoders)
+    assert store.samples("set.00000")["key"].to_pylist() == ["b"]
+    (row,) = store.quarantine("set.00000").to_pylist()
+    assert (row["key"], row["reason"]) == ("a", "scattered_key")
+    assert store.record("samples", "set.00000")["num_samples"] == 2
+    assert store.vectors(encoders[0].encoder_id, "set.00000")[0] == ["set/00000/b"]
