@@ -103,26 +103,27 @@ def _read(
     reader = ShardReader(shard, settings)
     rows: dict[str, Json] = {}
     refused: list[Json] = []
+    undecodable: dict[str, Json] = {}
     batches = Batches(encoders=encoders, batch_size=batch_size, stats=stats)
     for item in _timed(islice(reader, quota), stats):
         if isinstance(item, Refusal):
             if item.retracts:
-                # One outcome for a sample: what was said of it before is taken back.
+                # One outcome for a sample: whether it was decodable or not is taken back.
                 rows.pop(image_id_of(shard, item.key), None)
-                refused[:] = [row for row in refused if row["key"] != item.key]
+                undecodable.pop(item.key, None)
             refused.append(_quarantine_row(shard, item.key, item.member, item.reason, item.detail))
             continue
         try:
             with stats.time("decode"):
                 row, crops = _decode(shard, item, encoders, settings)
         except ImageError as error:
-            refused.append(
-                _quarantine_row(shard, item.key, item.member, error.reason, error.detail)
-            )
+            row = _quarantine_row(shard, item.key, item.member, error.reason, error.detail)
+            undecodable[item.key] = row
             continue
         rows[row["image_id"]] = row
         batches.add(row["image_id"], crops)
     batches.flush()
+    refused += undecodable.values()
     return _Reading(reader=reader, rows=rows, refused=refused, batches=batches)
 
 

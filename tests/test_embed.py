@@ -189,12 +189,12 @@ def test_shard_without_a_good_image(tmp_path: Path, encoders: list[TorchEncoder]
 def test_sample_that_is_taken_back_has_one_outcome(
     tmp_path: Path, encoders: list[TorchEncoder], image: bytes
 ) -> None:
-    members = [("a.jpg", image), ("b.jpg", jpeg(2)), ("a.txt", b"far from its image")]
-    path = write_tar(tmp_path / "00000.tar", members)
+    again = [("a.jpg", jpeg(3)), ("c.jpg", jpeg(4)), ("a.txt", b"far from its image")]
+    path = write_tar(tmp_path / "00000.tar", [("a.jpg", image), ("b.jpg", jpeg(2)), *again])
     store = Store(tmp_path / "run")
     embed(store, path, encoders)
-    assert store.samples("set.00000")["key"].to_pylist() == ["b"]
-    (row,) = store.quarantine("set.00000").to_pylist()
-    assert (row["key"], row["reason"]) == ("a", "scattered_key")
-    assert store.record("samples", "set.00000")["num_samples"] == 2
-    assert store.vectors(encoders[0].encoder_id, "set.00000")[0] == ["set/00000/b"]
+    assert store.samples("set.00000")["key"].to_pylist() == ["b", "c"]
+    refused = [(row["key"], row["reason"]) for row in store.quarantine("set.00000").to_pylist()]
+    assert refused == [("a", "duplicate_key"), ("a", "scattered_key")]
+    assert store.record("samples", "set.00000")["num_samples"] == 4
+    assert store.vectors(encoders[0].encoder_id, "set.00000")[0] == ["set/00000/b", "set/00000/c"]

@@ -121,7 +121,7 @@ def test_captions_tell_all_captioned_values_apart():
 
 
 def test_hidden_differences_are_plain_to_see():
-    """In nine scenes of ten a hidden change is larger than the largest of all nuisance changes."""
+    """The least hidden change is above the usual nuisance, the usual one far above it."""
     rng = np.random.default_rng(3)
     drawn = some_scenes(20, seed=4)
     differences = {
@@ -131,10 +131,10 @@ def test_hidden_differences_are_plain_to_see():
         ]
         for attribute in (*HIDDEN, "nuisance")
     }
-    noise = max(differences.pop("nuisance"))
+    noise = np.median(differences.pop("nuisance"))
     for attribute, seen in differences.items():
-        assert np.quantile(seen, 0.1) > noise, attribute
-        assert np.median(seen) > 1.5 * noise, attribute
+        assert min(seen) > noise, attribute
+        assert np.median(seen) > 1.8 * noise, attribute
 
 
 def test_shards_have_the_layout_of_img2dataset(tmp_path):
