@@ -22,8 +22,9 @@ class Settings(BaseModel):
     )
 
     def part(self, of: type[SettingsT]) -> SettingsT:
-        """These settings, narrowed to one stage's."""
-        return of(**{name: getattr(self, name) for name in of.model_fields})
+        """These settings, narrowed to one stage's; what was not given stays not given."""
+        given = self.model_fields_set & of.model_fields.keys()
+        return of(**{name: getattr(self, name) for name in given})
 
 
 class ImageLimits(Settings):
@@ -84,10 +85,10 @@ class JoinSettings(Settings):
     """Which pairs are blind, and how they are found."""
 
     clip_above: float = Field(default=0.95, ge=-1, le=1)
-    """A candidate's CLIP cosine is strictly above this."""
+    """A candidate's CLIP cosine is strictly above this; an encoder may have its own default."""
 
     dino_below: float = Field(default=0.6, ge=-1, le=1)
-    """A blind pair's DINO cosine is strictly below this."""
+    """A blind pair's DINO cosine is strictly below this; an encoder may have its own default."""
 
     keep_clip: float | None = Field(default=None, ge=-1, le=1)
     """Also keep pairs whose CLIP cosine is above this; lower than --clip-above."""

@@ -19,9 +19,11 @@ from miner.config import ReadSettings
 from miner.encoders import TorchEncoder
 from miner.errors import FingerprintError, ImageError
 from miner.images import CropSpec
+from miner.law import Refusal
 from miner.records import Json, new_attempt
+from miner.samples import Sample, ShardReader
 from miner.schema import Reason
-from miner.shards import Refusal, Sample, Shard, ShardReader, checksum
+from miner.shards import Shard, checksum
 from miner.stats import Stats
 from miner.store import Store, table_of, vector_table
 from miner.versions import versions

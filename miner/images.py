@@ -19,6 +19,7 @@ from typing import Literal, Self, cast
 
 import imagehash
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 import torch
 from PIL import Image, ImageCms, ImageFile
@@ -31,13 +32,11 @@ from miner.errors import ImageError
 from miner.formats import exif_orientation, open_header, pillow_warnings_ignored, sniff
 from miner.schema import Reason
 
-_BOX_ABOVE_ASPECT_RATIO = 6
+_BOX_ABOVE_ASPECT_RATIO = 8
 """Width to height from which Pillow's resize of the middle beats torch's of the whole."""
 
-_ENDS_EARLY = re.compile(
-    r"truncat|premature|end of file|not enough|unpack requires|index out of range|cannot load",
-    re.IGNORECASE,
-)
+_ENDS_EARLY = re.compile("truncat|premature|end of file|not enough|cannot load", re.IGNORECASE)
+"""What decoders say when bytes run out; Pillow "cannot load" a header that nothing follows."""
 
 
 class CropSpec(Settings):
@@ -199,10 +198,7 @@ def cut(pixels_HWC: torch.Tensor, crop: CropSpec, *, reference: bool = False) ->
         image = image.resize((new_width, new_height), _resampling(crop))
         crop_HWC = np.array(image.crop((left, top, left + size, top + size)))
     elif crop.mode == "shortest" and width > _BOX_ABOVE_ASPECT_RATIO * height:
-        x_scale, y_scale = width / new_width, height / new_height
-        box = (left * x_scale, top * y_scale, (left + size) * x_scale, (top + size) * y_scale)
-        image = Image.fromarray(pixels_HWC.numpy())
-        crop_HWC = np.array(image.resize((size, size), _resampling(crop), box=box))
+        crop_HWC = _cut_middle(pixels_HWC, crop, left / new_width, (left + size) / new_width)
     else:
         resized_BCHW = torch.nn.functional.interpolate(
             pixels_HWC.permute(2, 0, 1)[None],
@@ -212,6 +208,26 @@ def cut(pixels_HWC: torch.Tensor, crop: CropSpec, *, reference: bool = False) ->
         )
         return resized_BCHW[0, :, top : top + size, left : left + size].contiguous()
     return torch.from_numpy(crop_HWC).permute(2, 0, 1).contiguous()
+
+
+def _cut_middle(
+    pixels_HWC: torch.Tensor, crop: CropSpec, start: float, stop: float
+) -> npt.NDArray[np.uint8]:
+    """Resize from `start` to `stop` (shares of the width) without touching what lies beyond."""
+    height, width = pixels_HWC.shape[:2]
+    top = round((crop.resize_to - crop.size) / 2.0)
+    y_scale = height / crop.resize_to
+    # What bicubic, the wider kernel, reaches of its neighbours.
+    reach = 2 * max(y_scale, 1) + 2
+    first, last = max(int(start * width - reach), 0), min(int(stop * width + reach) + 1, width)
+    image = Image.fromarray(pixels_HWC[:, first:last].numpy())
+    box = (
+        start * width - first,
+        top * y_scale,
+        stop * width - first,
+        (top + crop.size) * y_scale,
+    )
+    return np.array(image.resize((crop.size, crop.size), _resampling(crop), box=box))
 
 
 def perceptual_hash(crop_CHW: torch.Tensor) -> int:

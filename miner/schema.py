@@ -31,7 +31,7 @@ class Reason(StrEnum):
     NOT_A_FILE = "not_a_file"
     """The member is a link, a device or a sparse file."""
     UNSAFE_NAME = "unsafe_name"
-    """The member's name is empty, not UTF-8, or has a control character."""
+    """The member's name is empty, not UTF-8, has a control character, or is too long."""
     TOO_MANY_BYTES = "too_many_bytes"
     """The member is larger than `max_member_bytes`."""
 

@@ -15,15 +15,27 @@ what lies between is reported as damage. Each byte of the file is hashed and cou
 from __future__ import annotations
 
 import hashlib
-import io
-import re
-import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-BLOCK = 512
+from miner.tar_header import (
+    BLOCK,
+    EXTENSION_TYPES,
+    announced_blocks,
+    apply_extensions,
+    check_extension,
+    extended_name,
+    is_extension,
+    kind_of,
+    legible_name,
+    looks_like_header,
+    num_data_bytes,
+    parse_block,
+    round_up,
+)
+
 CHUNK_BYTES = 2**20
 BYTE_KINDS = ("headers", "data", "padding", "damaged", "end")
 MAX_EXTENSION_BYTES = 2**20
@@ -32,15 +44,6 @@ MAX_EXTENSIONS = 16
 """Most extension headers in front of one member."""
 MAX_END_BYTES = 2**20
 """Zeros at the end that raise no doubt: writers fill up records, unfinished copies much more."""
-
-_LONG_NAME_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-_PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
-_V7_TYPES = frozenset(b"\x0001234567")
-_CHECKSUM_FIELD = re.compile(rb"[ 0]*[0-7]{1,7}[\0 ]+")
-_PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
-_PAX_SPARSE_NAME = re.compile(rb"\d+ GNU\.sparse\.name=([^\n]+)\n")
-_PAX_PATH = re.compile(rb"\d+ path=([^\n]+)\n")
-_PAX_GLOBAL_HARM = re.compile(rb"\d+ (path|size|linkpath|GNU\.sparse\.[a-z.]+)=")
 
 
 class ReadsBytes(Protocol):
@@ -141,11 +144,11 @@ class TarReader:
             except _BadHeader as bad:
                 damage = self._damage(offset, bad, is_renamed=suspect)
                 # An unreadable extension header may have held the next member's real name.
-                suspect = _is_extension(bad.block)
+                suspect = is_extension(bad.block)
                 offset = damage.end
                 yield damage
                 continue
-            end = data_offset + _num_data_bytes(info)
+            end = data_offset + num_data_bytes(info)
             if end > self.num_bytes:
                 rest = self._beyond_the_end(offset, info, data_offset)
                 yield rest
@@ -155,14 +158,14 @@ class TarReader:
                 continue
             self._account("headers", data_offset - offset)
             yield self._member(info, data_offset, suspect)
-            offset, suspect = min(_round_up(end), self.num_bytes), False
+            offset, suspect = min(round_up(end), self.num_bytes), False
             self._skip(end, offset)
             self._account("padding", offset - end)
         self._end(offset)
 
     def _member(self, info: tarfile.TarInfo, offset: int, suspect: bool) -> Member:
-        num_bytes, data = _num_data_bytes(info), None
-        kind = _kind(info)
+        num_bytes, data = num_data_bytes(info), None
+        kind = kind_of(info)
         if kind == "file" and self._wanted(info.name, num_bytes):
             data = self._read(offset, num_bytes)
         else:
@@ -187,7 +190,9 @@ class TarReader:
             return Damage(start=offset, end=stop, name=info.name, detail=detail, is_one_member=True)
         self._account("headers", start - offset)
         self._account("damaged", self.num_bytes - start)
-        return Member(name=info.name, kind=_kind(info), offset=start, num_bytes=info.size, cut=True)
+        return Member(
+            name=info.name, kind=kind_of(info), offset=start, num_bytes=info.size, cut=True
+        )
 
     def _damage(self, offset: int, bad: _BadHeader, *, is_renamed: bool) -> Damage:
         stop, _ = self._scan(bad.position + BLOCK)
@@ -197,7 +202,7 @@ class TarReader:
             end=stop,
             name=None if is_renamed else bad.name,
             detail=f"{bad}, bytes {offset} to {stop}",
-            is_one_member=bad.position + BLOCK + _announced_blocks(bad.block) == stop,
+            is_one_member=bad.position + BLOCK + announced_blocks(bad.block) == stop,
         )
 
     def _scan(self, start: int) -> tuple[int, bool]:
@@ -206,11 +211,11 @@ class TarReader:
         for chunk_start in range(start, self.num_bytes, CHUNK_BYTES):
             chunk = self._read(chunk_start, CHUNK_BYTES)
             for position in range(0, len(chunk) - BLOCK + 1, BLOCK):
-                if _looks_like_header(chunk, position):
+                if looks_like_header(chunk, position):
                     return chunk_start + position, True
             if kept := len(chunk.rstrip(b"\0")):
                 last_nonzero = chunk_start + kept
-        zeros_start = start + _round_up(last_nonzero - start)
+        zeros_start = start + round_up(last_nonzero - start)
         has_mark = self.num_bytes - zeros_start >= 2 * BLOCK
         return (zeros_start if has_mark else self.num_bytes), False
 
@@ -221,21 +226,21 @@ class TarReader:
             if len(block) < BLOCK:
                 raise _CutHeader
             try:
-                info = _parse_block(block)
-                if info.type not in _LONG_NAME_TYPES + _PAX_TYPES:
+                info = parse_block(block)
+                if info.type not in EXTENSION_TYPES:
                     if window:
-                        info = _apply_extensions(bytes(window) + block)
+                        info = apply_extensions(bytes(window) + block)
                     return info, self._behind_sparse_map(position + BLOCK, block)
                 if info.size > MAX_EXTENSION_BYTES:
                     raise tarfile.HeaderError(
                         f"extension header of {info.size} bytes, limit {MAX_EXTENSION_BYTES}"
                     )
-                payload = self._read(position + BLOCK, _round_up(info.size))
+                payload = self._read(position + BLOCK, round_up(info.size))
                 if len(payload) < info.size:
                     raise _CutHeader
-                _check_extension(info.type, payload[: info.size])
+                check_extension(info.type, payload[: info.size])
             except tarfile.HeaderError as error:
-                name = _extended_name(window) or _legible_name(block)
+                name = extended_name(window) or legible_name(block)
                 detail = str(error) if block.strip(b"\0") else "one zero block instead of a header"
                 raise _BadHeader(detail, position, block, name) from error
             if info.type == tarfile.XGLTYPE:
@@ -294,119 +299,3 @@ class TarReader:
 
     def _account(self, kind: str, num_bytes: int) -> None:
         self.num_bytes_of[kind] += num_bytes
-
-
-def _parse_block(block: bytes) -> tarfile.TarInfo:
-    """One header block by the standard library, and then some doubt."""
-    info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    if info.size < 0:
-        raise tarfile.HeaderError(f"announces {info.size} bytes")
-    if block[257:262] != b"ustar" and (block[156] not in _V7_TYPES or not block[0]):
-        raise tarfile.HeaderError("neither ustar nor an old header")
-    return info
-
-
-def _looks_like_header(chunk: bytes, position: int) -> bool:
-    """Whether a block is a header, or one that was damaged but kept its magic number."""
-    if chunk.startswith(b"ustar", position + 257):
-        return True
-    if not _CHECKSUM_FIELD.fullmatch(chunk, position + 148, position + 156):
-        return False
-    try:
-        _parse_block(chunk[position : position + BLOCK])
-    except tarfile.HeaderError:
-        return False
-    return True
-
-
-def _check_extension(header_type: bytes, payload: bytes) -> None:
-    """No checksum guards what an extension header carries, but PAX records have lengths."""
-    if header_type in _LONG_NAME_TYPES:
-        return
-    position = 0
-    while position < len(payload):
-        match = _PAX_RECORD.match(payload, position)
-        end = position + int(match[1]) if match else 0
-        if end <= position or payload[end - 1 : end] != b"\n":
-            raise tarfile.HeaderError("PAX header whose records do not fit")
-        position = end
-    if header_type == tarfile.XGLTYPE and _PAX_GLOBAL_HARM.search(payload):
-        raise tarfile.HeaderError("global PAX header that renames or resizes all members")
-
-
-def _apply_extensions(window: bytes) -> tarfile.TarInfo:
-    """A chain of extension headers and the header they extend, by the standard library."""
-    if b" GNU.sparse." in window:
-        # The standard library would look for the map in the data, which is not in the window.
-        info = _parse_block(window[-BLOCK:])
-        if match := _PAX_SPARSE_NAME.search(window):
-            info.name = match[1].decode("utf-8", "surrogateescape")
-        info.type = tarfile.GNUTYPE_SPARSE
-        return info
-    try:
-        with tarfile.TarFile(
-            fileobj=io.BytesIO(window), encoding="utf-8", errors="surrogateescape"
-        ) as tar:
-            info = tar.firstmember  # type: ignore[attr-defined]
-    except (tarfile.TarError, ValueError, IndexError, struct.error) as error:
-        raise tarfile.HeaderError(f"extension header: {error}") from error
-    if info is None or info.size < 0:
-        raise tarfile.HeaderError("extension header that gives no member")
-    assert isinstance(info, tarfile.TarInfo)
-    return info
-
-
-def _extended_name(window: bytes | bytearray) -> str | None:
-    """The name that a chain of good extension headers gives to a header that is bad."""
-    if match := _PAX_PATH.search(window):
-        return match[1].decode("utf-8", "surrogateescape")
-    if window and window[156:157] == tarfile.GNUTYPE_LONGNAME:
-        return bytes(window[BLOCK:]).split(b"\0")[0].decode("utf-8", "surrogateescape")
-    return None
-
-
-def _legible_name(block: bytes) -> str | None:
-    """The name in a bad header, if the block is a header at all and the name is clean text."""
-    if block[257:262] != b"ustar" and not _CHECKSUM_FIELD.fullmatch(block, 148, 156):
-        return None
-    if _is_extension(block):
-        return None
-    name = block[:100].split(b"\0")[0]
-    if block[257:263] == b"ustar\0" and (prefix := block[345:500].split(b"\0")[0]):
-        name = prefix + b"/" + name
-    try:
-        text = name.decode()
-    except UnicodeDecodeError:
-        return None
-    return text if text.isprintable() and text else None
-
-
-def _is_extension(block: bytes) -> bool:
-    """Whether a bad header seems to be one that renames the member behind it."""
-    is_typed = block[156:157] in _LONG_NAME_TYPES + _PAX_TYPES and block[257:262] == b"ustar"
-    return is_typed or block.startswith(b"././@")
-
-
-def _announced_blocks(block: bytes) -> int:
-    """Bytes that a bad header says will follow it; negative where it says nothing legible."""
-    try:
-        num_bytes = int(block[124:136].strip(b" \0"), 8)
-    except ValueError:
-        return -BLOCK - 1
-    return _round_up(num_bytes) if num_bytes >= 0 else -BLOCK - 1
-
-
-def _kind(info: tarfile.TarInfo) -> Literal["file", "directory", "other"]:
-    if info.isdir():
-        return "directory"
-    return "file" if info.isreg() and info.type != tarfile.GNUTYPE_SPARSE else "other"
-
-
-def _num_data_bytes(info: tarfile.TarInfo) -> int:
-    """Bytes that follow the header: links, directories and devices have none."""
-    has_data = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
-    return info.size if has_data else 0
-
-
-def _round_up(num_bytes: int) -> int:
-    return -(-num_bytes // BLOCK) * BLOCK

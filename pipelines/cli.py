@@ -1,4 +1,7 @@
-"""The `blindpairs` command."""
+"""The `blindpairs` command.
+
+A command imports what it runs when it runs, so that `--help` does not wait for torch.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,9 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 
-from miner.audit import collect_garbage, verify
 from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
 from miner.errors import MinerError
-from miner.store import Store
-from pipelines import driver, show
-from pipelines.doctor import examine
 from pipelines.options import settings_from, settings_options
-from pipelines.plan import make_plan
 
 PARTIAL = 3
 INTERRUPTED = 130
@@ -68,6 +66,8 @@ def cli(verbose: bool) -> None:
 @settings_options(MineSettings)
 def mine(patterns: Sequence[str], out: Path, config_file: Path | None, **flags: Any) -> int:
     """Mine the whole way: embed, join, select. Run again, it does only what is missing."""
+    from pipelines import driver, show
+
     settings = settings_from(MineSettings, flags, config_file)
     embedded, record = driver.mine(patterns, out, settings)
     show.embedded(out_console, embedded)
@@ -81,6 +81,9 @@ def mine(patterns: Sequence[str], out: Path, config_file: Path | None, **flags: 
 @settings_options(EmbedOnly)
 def embed(patterns: Sequence[str], out: Path, config_file: Path | None, **flags: Any) -> int:
     """Embed shards with both encoders; what is committed already is not done again."""
+    from miner.store import Store
+    from pipelines import driver, show
+
     settings = settings_from(EmbedOnly, flags, config_file)
     embedded = driver.embed(
         patterns,
@@ -98,6 +101,9 @@ def embed(patterns: Sequence[str], out: Path, config_file: Path | None, **flags:
 @settings_options(JoinEncoders)
 def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
     """Join what was embedded into blind pairs, and select from them."""
+    from miner.store import Store
+    from pipelines import driver, show
+
     settings = settings_from(JoinEncoders, flags, config_file)
     store = Store(folder)
     clip, dino = driver.encoders_of(store, settings.clip, settings.dino)
@@ -112,6 +118,9 @@ def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
 @settings_options(SelectSettings)
 def select(folder: Path, name: str | None, config_file: Path | None, **flags: Any) -> int:
     """Select again from a join's pairs: near-copies, cap, ranking."""
+    from miner.store import Store
+    from pipelines import driver, show
+
     settings = settings_from(SelectSettings, flags, config_file)
     store = Store(folder)
     show.joined(out_console, folder, driver.select_again(store, name, settings))
@@ -126,6 +135,10 @@ def select(folder: Path, name: str | None, config_file: Path | None, **flags: An
 @settings_options(EmbedOnly)
 def plan(patterns: Sequence[str], out: Path | None, config_file: Path | None, **flags: Any) -> int:
     """Estimate images, bytes, hours, memory and pairs before anything runs."""
+    from miner.store import Store
+    from pipelines import show
+    from pipelines.plan import make_plan
+
     settings = settings_from(EmbedOnly, flags, config_file)
     store = Store(out) if out else None
     show.facts(out_console, make_plan(patterns, settings, settings, store))
@@ -136,6 +149,9 @@ def plan(patterns: Sequence[str], out: Path | None, config_file: Path | None, **
 @folder
 def status(folder: Path) -> int:
     """Show what is done, missing and rejected."""
+    from miner.store import Store
+    from pipelines import show
+
     show.status(out_console, Store(folder))
     return 0
 
@@ -147,6 +163,9 @@ def status(folder: Path) -> int:
 @join_option
 def why(folder: Path, image_1: str, image_2: str, name: str | None) -> int:
     """Explain why two images are, or are not, a blind pair."""
+    from miner.store import Store
+    from pipelines import driver, show
+
     show.explanation(out_console, driver.why(Store(folder), name, image_1, image_2))
     return 0
 
@@ -156,6 +175,9 @@ def why(folder: Path, image_1: str, image_2: str, name: str | None) -> int:
 @click.option("--gc", is_flag=True, help="Remove files that no commit names.")
 def verify_command(folder: Path, gc: bool) -> int:
     """Check every commit, hash and count of a run."""
+    from miner.audit import collect_garbage, verify
+    from miner.store import Store
+
     store = Store(folder)
     findings = verify(store)
     for finding in findings:
@@ -174,6 +196,8 @@ def verify_command(folder: Path, gc: bool) -> int:
 @cli.command()
 def encoders() -> int:
     """List the registry: weights, sizes, licences."""
+    from pipelines import show
+
     show.encoders(out_console)
     return 0
 
@@ -181,6 +205,9 @@ def encoders() -> int:
 @cli.command()
 def doctor() -> int:
     """Show versions and devices, what would be used, and why."""
+    from pipelines import show
+    from pipelines.doctor import examine
+
     show.facts(out_console, examine())
     return 0
 

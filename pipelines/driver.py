@@ -249,8 +249,23 @@ def join_and_select(
     store: Store, clip: str, dino: str, how: JoinSettings, which: SelectSettings
 ) -> Json:
     """Join two encoders' vectors and select from the pairs; the content of join.json."""
+    how = with_own_thresholds(store, clip, dino, how)
     join(store, clip, dino, how, which)
     return select(store, store.root / "pairs" / join_name(clip, dino, how), which)
+
+
+def with_own_thresholds(store: Store, clip: str, dino: str, how: JoinSettings) -> JoinSettings:
+    """The settings, with the encoders' own thresholds where none were given.
+
+    Thresholds do not carry over from one pair of encoders to another, so a record may have its own.
+    """
+    given = {name: getattr(how, name) for name in how.model_fields_set}
+    for encoder_id, name in ((clip, "clip_above"), (dino, "dino_below")):
+        for shard_id in store.committed(f"vectors/{encoder_id}")[:1]:
+            own = store.record(f"vectors/{encoder_id}", shard_id)["encoder"][name]
+            if own is not None:
+                given.setdefault(name, own)
+    return JoinSettings(**given)
 
 
 def select_again(store: Store, name: str | None, settings: SelectSettings) -> Json:

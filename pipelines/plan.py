@@ -17,7 +17,8 @@ from miner.join import blind_pairs, implementation
 from miner.libraries import build_tower
 from miner.registry import EncoderRecord
 from miner.rows import joined_shards, load_rows
-from miner.shards import Shard, ShardReader, list_shards
+from miner.samples import ShardReader
+from miner.shards import Shard, list_shards
 from miner.store import Store
 from pipelines.driver import device_of, encoders_of
 

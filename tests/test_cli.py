@@ -240,7 +240,7 @@ def test_doctor_and_encoders_print_what_is_there(commands: Commands) -> None:
         (["mine", "nowhere.tar", "--out", "run"], 3, "nowhere.tar"),
         (["mine", "--out", "run"], 2, "Missing argument 'SHARD...'"),
         (["mine", "x.tar"], 2, "Missing option '--out'"),
-        (["mine", "x.tar", "--out", "r", "--clip-above", "1.5"], 2, "--clip-above: Input should be"),
+        (["mine", "x.tar", "--out", "r", "--clip-above", "2"], 2, "--clip-above: Input should be"),
         (["mine", "x.tar", "--out", "r", "--keep-clip", "0.99"], 2, "keep_clip is 0.99, above"),
         (["mine", "x.tar", "--out", "r", "--dataset", "a/b"], 2, "--dataset: String should match"),
         (["mine", "pipe:cat x.tar", "--out", "r"], 2, "pipe:"),
@@ -329,3 +329,20 @@ def test_verify_removes_what_no_commit_names(commands: Commands, tmp_path: Path)
     assert not stray.exists()
     next(run.glob("samples/*.parquet")).write_bytes(b"")
     assert commands("verify", run).code == 3
+
+
+def test_encoders_own_thresholds_are_the_default(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from miner.registry import REGISTRY
+    from tests.towers import clip_record
+
+    own = clip_record(clip_above=0.87)
+    monkeypatch.setitem(REGISTRY, own.name, own)
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    run = tmp_path / "run"
+    assert commands("mine", tmp_path / "corpus", "--out", run, *commands.encoders).code == 3
+    assert commands("join", run).code == 0
+    assert commands("join", run, "--clip-above", "0.91").code == 0
+    names = sorted(path.name.split("~", 2)[2] for path in run.glob("pairs/*"))
+    assert names == ["0.87~0.60", "0.91~0.60"]

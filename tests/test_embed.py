@@ -12,7 +12,8 @@ from miner.config import ReadSettings
 from miner.embed import embed_shard
 from miner.encoders import TorchEncoder, load_encoder
 from miner.errors import FingerprintError
-from miner.shards import list_shards, read_image_bytes
+from miner.fetch import read_image_bytes
+from miner.shards import list_shards
 from miner.stats import Stats
 from miner.store import Store
 from tests.small import jpeg, small_encoders, write_corpus, write_tar
@@ -123,9 +124,7 @@ def test_shard_that_changed_is_refused_by_a_second_encoder(
     data = bytearray(path.read_bytes())
     data[600] ^= 1
     path.write_bytes(data)
-    with pytest.raises(
-        FingerprintError, match=r"000000000 has other bytes .* restore"
-    ):
+    with pytest.raises(FingerprintError, match=r"000000000 has other bytes .* restore"):
         embed(store, path, encoders)
 
 

@@ -459,12 +459,13 @@ def test_pillow_warns_nobody_and_others_still_do() -> None:
     before = list(warnings.filters)
     decode(noisy, LIMITS)
     assert warnings.filters == before
-    with (
-        formats.pillow_warnings_ignored,
-        formats.pillow_warnings_ignored,
-        pytest.warns(UserWarning, match="not Pillow's"),
-    ):
-        warnings.warn("not Pillow's", stacklevel=1)
+    with formats.pillow_warnings_ignored:
+        with formats.pillow_warnings_ignored:
+            pass
+        # One is out, the other still in.
+        Image.open(io.BytesIO(noisy)).getexif()
+        with pytest.warns(UserWarning, match="not Pillow's"):
+            warnings.warn("not Pillow's", stacklevel=1)
     assert warnings.filters == before
 
 
@@ -545,7 +546,7 @@ def test_any_image_by_both_paths(pixels_HWC: torch.Tensor, crop: CropSpec) -> No
 @pytest.mark.parametrize("crop", CROPS, ids=str)
 @pytest.mark.parametrize(
     ("height", "width"),
-    [(1, 1), (2, 200), (200, 2), (480, 239), (2460, 345), (670, 76), (345, 2460), (361, 5),
+    [(1, 1), (2, 200), (200, 2), (480, 239), (2460, 345), (670, 76), (300, 2500), (361, 5),
      (8, 790), (224, 224), (225, 224), (224, 500), (63, 64), (1, 7)],
 )  # fmt: skip
 def test_hard_contrast_by_both_paths(height: int, width: int, crop: CropSpec) -> None:

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,11 +30,11 @@ def mine(words: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[ForkServerContext]:
+def processes() -> ForkServerContext:
     """Processes that have everything imported, so that kills hit the work and not the start."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.test_kills", "tests.mine_small", "open_clip", "timm"])
-    yield context
+    return context
 
 
 def start(processes: ForkServerContext, words: list[str]) -> BaseProcess:

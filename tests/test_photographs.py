@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from miner.audit import verify
-from miner.shards import read_image_bytes
+from miner.fetch import read_image_bytes
 from miner.store import Store
 from pipelines.cli import run
 from tests.commands import Commands
@@ -22,11 +22,8 @@ def truth(run_folder: Path, clip_above: float, dino_below: float) -> set[tuple[s
     """Blind pairs by numpy over the stored vectors, read without any code of the miner."""
     tables = {}
     for encoder in sorted((run_folder / "vectors").iterdir()):
-        rows: dict[str, list[float]] = {}
-        for path in encoder.glob("*.parquet"):
-            table = pq.read_table(path)
-            for image_id, vector in zip(*(table[c].to_pylist() for c in table.column_names)):  # noqa: B905
-                rows[image_id] = vector
+        stored = [pq.read_table(path).to_pylist() for path in encoder.glob("*.parquet")]
+        rows = {row["image_id"]: row["vector"] for part in stored for row in part}
         tables["clip" if "clip" in encoder.name else "dino"] = rows
     image_ids = sorted(tables["clip"])
     assert image_ids == sorted(tables["dino"])
@@ -37,13 +34,13 @@ def truth(run_folder: Path, clip_above: float, dino_below: float) -> set[tuple[s
         cosines[name] = matrix @ matrix.T
     hits = (cosines["clip"] > clip_above) & (cosines["dino"] < dino_below)
     return {
-        (image_ids[i], image_ids[j])
-        for i, j in zip(*np.nonzero(np.triu(hits, 1)), strict=True)
+        (image_ids[i], image_ids[j]) for i, j in zip(*np.nonzero(np.triu(hits, 1)), strict=True)
     }
 
 
 def found(run_folder: Path) -> set[tuple[str, str]]:
-    rows = [r for p in run_folder.glob("pairs/*/raw/*.parquet") for r in pq.read_table(p).to_pylist()]
+    parts = [pq.read_table(path) for path in run_folder.glob("pairs/*/raw/*.parquet")]
+    rows = [row for part in parts for row in part.to_pylist()]
     return {(row["image_1"], row["image_2"]) for row in rows}
 
 

@@ -63,9 +63,7 @@ def test_damaged_record_is_told(tmp_path: Path, damage: str) -> None:
         "list": "[]",
     }[damage]
     path.write_text(damaged)
-    with pytest.raises(
-        StoreError, match=r"record\.json (was cut|cannot be read|holds no)"
-    ):
+    with pytest.raises(StoreError, match=r"record\.json (was cut|cannot be read|holds no)"):
         read_record(path)
 
 

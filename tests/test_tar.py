@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miner.tar import BLOCK, MAX_EXTENSION_BYTES, MAX_EXTENSIONS, Damage, Member, TarReader
+from miner.tar import MAX_EXTENSION_BYTES, MAX_EXTENSIONS, Damage, Member, TarReader
+from miner.tar_header import BLOCK
+from tests.cases import CASES
 from tests.tars import (
-    CASES,
     END,
     flip,
     good_tar,

@@ -1,0 +1,149 @@
+"""What lies at a path or a URL: its filesystem, look-ups and listings, with retries."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import fsspec
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from miner.errors import MinerError, ResourceError, ShardError
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 4
+RETRY_WAIT_S = 0.25
+"""Wait before the first retry of a remote read, in seconds; it doubles each time."""
+
+_PROTOCOLS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
+    ("file", "hf", "http", "https", "memory"), ""
+)
+"""Schemes that are opened, each with the extra that its driver comes in."""
+_MODIFIED = (
+    *("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "updated"),
+    *("blob_id", "created"),
+)
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem and the path on it that a URL means."""
+    scheme = url.split("://", 1)[0] if "://" in url else "file"
+    if scheme not in _PROTOCOLS:
+        raise ValueError(f"{url}: scheme {scheme}:// is not one of {', '.join(_PROTOCOLS)}")
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        extra = _PROTOCOLS[scheme]
+        wanted = f"blindpairs[{extra}]" if extra else "blindpairs"
+        raise ResourceError(
+            f'{url}: the driver for {scheme}:// is missing; pip install "{wanted}"'
+        ) from error
+    return fs, path
+
+
+def retried(url: str, what: str, action: Callable[[], T]) -> T:
+    """Do something on a filesystem; the one border where its exceptions become ours."""
+    attempts = 1 if is_local_url(url) else MAX_ATTEMPTS
+    try:
+        return Retrying(
+            stop=stop_after_attempt(attempts),
+            wait=wait_exponential(multiplier=RETRY_WAIT_S, max=8),
+            retry=retry_if_exception(_is_transient),
+            reraise=True,
+        )(action)
+    except MinerError:
+        raise
+    except Exception as error:
+        # Drivers have exception trees of their own, which only they know.
+        raise ShardError(
+            f"{url}: {what} failed ({type(error).__name__}: {error}); check that it is there and "
+            "may be read, then run the same command again"
+        ) from error
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status >= 500 or error.status == 429
+    lasting = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+    return isinstance(error, OSError | aiohttp.ClientError) and not isinstance(error, lasting)
+
+
+def look_up(fs: Any, url: str, path: str) -> Mapping[str, Any] | None:
+    """What the filesystem says about a path; None where there is nothing."""
+
+    def look() -> Mapping[str, Any] | None:
+        try:
+            info: Mapping[str, Any] = fs.info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except aiohttp.ClientResponseError as error:
+            # Public buckets answer 403 for what does not exist.
+            if error.status in (403, 404, 410):
+                return None
+            raise
+        return info
+
+    return retried(url, "looking it up", look)
+
+
+def walk(root: str) -> Iterator[tuple[str, int, str]]:
+    """Files below a local folder; linked folders are entered, each real folder once."""
+
+    def fail(error: OSError) -> None:
+        raise ShardError(f"{error.filename}: {error.strerror}; make it readable") from error
+
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in names:
+            if not name.startswith("."):
+                path = os.path.join(folder, name)
+                try:
+                    status = os.stat(path)
+                    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+                except OSError:
+                    # A link to nothing is refused, with its name, when the slice is read.
+                    status, size = os.lstat(path), 0
+                yield os.path.relpath(path, root), size, str(status.st_mtime_ns)
+
+
+def is_local_url(url: str) -> bool:
+    """Whether it is a path, or a URL that means one."""
+    return "://" not in url or url.startswith("file://")
+
+
+def is_file(url: str) -> bool:
+    """Whether it may be opened as a file; of a remote one that is taken for granted."""
+    return not is_local_url(url) or os.path.isfile(url)
+
+
+def path_parts(url: str) -> list[str]:
+    """Host and path of a URL, or a path, in parts; without a query."""
+    if "://" in url:
+        parts = urlsplit(url)
+        url = f"{parts.netloc}/{parts.path}"
+    return [part for part in url.split("/") if part]
+
+
+def join_url(folder: str, member: str) -> str:
+    """URL of a file in a folder tree, never outside it."""
+    if member.startswith("/") or ".." in member.split("/") or not member:
+        raise ShardError(f"{folder}: member {member!r} leads out of the folder; the row is forged")
+    return f"{folder.rstrip('/')}/{member}"
+
+
+def modified(url: str, info: Mapping[str, Any]) -> str:
+    """Modification time in ns of a local file, or the etag or date of a remote object."""
+    if is_local_url(url):
+        return str(os.stat(url).st_mtime_ns)
+    return next((str(info[name]) for name in _MODIFIED if info.get(name)), "")

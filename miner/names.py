@@ -1,0 +1,58 @@
+"""What a member's name says: its key, its extension, and whether it may be shown."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from webdataset.tariterators import base_plus_ext
+
+IMAGE_EXTENSIONS = frozenset(
+    {
+        *("jpg", "jpeg", "jpe", "jfif", "pjpeg", "png", "apng", "webp", "gif", "bmp", "dib"),
+        *("tif", "tiff", "ppm", "pgm", "pbm", "pnm", "avif", "heic", "heif", "jp2", "j2k", "jxl"),
+    }
+)
+MAX_NAME_CHARS = 4096
+"""Longest member name that is taken as one, in characters."""
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def extension_of(path: str) -> str:
+    """What follows the last dot of the file's name, in lower case; none for hidden files."""
+    name = path[path.rfind("/") + 1 :]
+    return name[name.rfind(".") + 1 :].lower() if name.rfind(".") > 0 else ""
+
+
+def tree_key(path: str) -> str:
+    """The relative path up to its last dot."""
+    return path.rsplit(".", 1)[0]
+
+
+def split_name(name: str) -> tuple[str | None, str]:
+    """Key and extension by webdataset's rule; no key for hidden files, which it takes for one."""
+    if name.rsplit("/", 1)[-1].startswith("."):
+        return None, ""
+    key, suffix = base_plus_ext(name)
+    return key, (suffix or "").lower()
+
+
+def shown(name: str) -> str:
+    """A name as it may be shown and stored: unsafe characters escaped, cut where too long."""
+    if not _UNSAFE.search(name) and len(name) <= MAX_NAME_CHARS:
+        return name
+    escaped = _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), name)
+    if len(escaped) <= MAX_NAME_CHARS:
+        return escaped
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:16]
+    return f"{escaped[:200]}~{digest}.{extension_of(escaped[-20:])}"
+
+
+def why_unsafe(name: str) -> str:
+    """What is wrong with a name that `shown` had to change, or that is empty."""
+    if not name:
+        return "the name is empty"
+    if len(name) > MAX_NAME_CHARS:
+        return f"the name has {len(name)} characters, limit {MAX_NAME_CHARS}"
+    return "the name has control characters or is not UTF-8"

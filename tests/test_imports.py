@@ -1,0 +1,29 @@
+"""Importing prints nothing, touches no GPU and configures nothing."""
+
+import subprocess
+import sys
+
+CODE = """
+import importlib, logging, pkgutil, sys
+handlers = list(logging.root.handlers)
+import export, kernels, miner, pipelines
+for package in (kernels, miner, export, pipelines):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+import torch
+assert not torch.cuda.is_initialized()
+assert logging.root.handlers == handlers
+assert "ray" not in sys.modules
+assert "faiss" not in sys.modules
+"""
+
+
+def test_imports_are_quiet() -> None:
+    words = [sys.executable, "-W", "error", "-c", CODE]
+    ran = subprocess.run(words, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, pipelines.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
