@@ -18,7 +18,7 @@ from kernels import cpu, reference
 from kernels.reference import Pairs, concatenate, cosines
 from miner.config import JoinSettings, SelectSettings
 from miner.copies import collapse_exact, collapse_near
-from miner.pairs import Histogram, join_name, random_pairs, raw_table
+from miner.pairs import Histogram, join_name, random_pairs, raw_counts, raw_table
 from miner.records import Json, digest, new_attempt, replace_record
 from miner.rows import Rows, deviations, inputs, load_rows
 from miner.store import Store
@@ -170,32 +170,26 @@ def join(store: Store, clip: str, dino: str, settings: JoinSettings, near: Selec
         StoreError: no shard has vectors of both encoders.
     """
     folder = store.root / "pairs" / join_name(clip, dino, settings)
+    read = inputs(store, clip, dino)
     fingerprint = digest(
         {
             "settings": settings.model_dump(exclude={"join"}),
             "near": [near.near_clip, near.near_dino] if settings.collapse == "near" else None,
-            "inputs": inputs(store, clip, dino),
+            "inputs": read,
         }
     )
     done = store.join_record(folder)
     if done is not None and done["fingerprint"] == fingerprint:
         return done
     everything = load_rows(store, clip, dino)
-    rows = everything
-    if settings.collapse != "none":
-        rows = collapse_exact(everything)
-    if settings.collapse == "near":
-        rows = collapse_near(rows, near_clip=near.near_clip, near_dino=near.near_dino)
+    rows = _collapsed(everything, settings, near)
+    impl = implementation(settings.join)
+    pairs, histogram, num_candidates = _search(rows, settings, impl)
     bands = (
         max(BORDERLINE, deviations(store, clip)),
         max(BORDERLINE, deviations(store, dino)),
     )
-    impl = implementation(settings.join)
-    pairs, histogram, num_candidates = _search(rows, settings, impl)
     table = raw_table(rows, pairs, settings, bands)
-    blind = (
-        table["blind"].to_numpy() if "blind" in table.column_names else np.ones(len(table), bool)
-    )
     record: Json = {
         "fingerprint": fingerprint,
         "clip": clip,
@@ -208,17 +202,24 @@ def join(store: Store, clip: str, dino: str, settings: JoinSettings, near: Selec
         "borderline_clip": bands[0],
         "borderline_dino": bands[1],
         "counts": {
-            "shards": len(inputs(store, clip, dino)),
+            "shards": len(read),
             "images": len(everything),
             "distinct": len(rows),
             "pairs": len(rows) * (len(rows) - 1) // 2,
             "candidates": num_candidates,
-            "kept": len(table),
-            "blind": int(blind.sum()),
-            "borderline": int((table["borderline"].to_numpy() & blind).sum()),
+            **raw_counts(table),
         },
     }
     return publish(store, folder, table, histogram.table(), record)
+
+
+def _collapsed(rows: Rows, settings: JoinSettings, near: SelectSettings) -> Rows:
+    if settings.collapse == "none":
+        return rows
+    rows = collapse_exact(rows)
+    if settings.collapse == "near":
+        rows = collapse_near(rows, near_clip=near.near_clip, near_dino=near.near_dino)
+    return rows
 
 
 def _search(rows: Rows, settings: JoinSettings, impl: str) -> tuple[Pairs, Histogram, int]:

@@ -102,3 +102,17 @@ def raw_table(
     }
     target = schema.raw(with_blind=with_blind)
     return pa.Table.from_pydict({name: columns[name] for name in target.names}, schema=target)
+
+
+def raw_counts(raw: pa.Table) -> dict[str, int]:
+    """Rows of `raw`, and how many of them are blind, and borderline among those."""
+    borderline = np.asarray(raw["borderline"].to_pylist(), dtype=bool)
+    if "blind" in raw.column_names:
+        blind = np.asarray(raw["blind"].to_pylist(), dtype=bool)
+    else:
+        blind = np.ones(len(raw), dtype=bool)
+    return {
+        "kept": len(raw),
+        "blind": int(blind.sum()),
+        "borderline": int((blind & borderline).sum()),
+    }

@@ -52,8 +52,13 @@ CLIP_ABOVE = 0.95
 """Threshold of demo-clip: the paper's. That of demo-dino is calibrated (`calibrate`)."""
 
 CALIBRATION_SEED = 1_000_033
+"""Of the scenes that demo-dino's threshold comes from."""
+
 NUM_CALIBRATION = 400
+"""How many they are, each with a twin."""
+
 NUISANCE_RATE = 0.01
+"""Share of nuisance twins that may fall below demo-dino's threshold."""
 
 NUM_SCENES = 16_000
 """Pictures in the training pool."""
@@ -87,12 +92,19 @@ class Training:
     """One encoder's run."""
 
     seed: int
+    """Of the first weights, the batches and the views."""
     steps: int
+    """Updates in all."""
     batch_size: int
+    """Pictures to an update."""
     learning_rate: float
+    """Its peak."""
     warmup_steps: int
+    """Updates in which the rate rises to its peak."""
     weight_decay: float
+    """AdamW's."""
     views: Views
+    """What is done to every picture."""
 
 
 CLIP = Training(
@@ -126,7 +138,7 @@ LEAF = 64
 def vocabulary() -> list[str]:
     """The words of demo-clip: those of captions, and those that would name hidden attributes.
 
-    The latter occur in no training caption, so their embeddings stay as they were drawn.
+    The latter occur in no training caption, so nothing but weight decay moves their embeddings.
     """
     sentences = [*scenes.TEMPLATES, *scenes.WHERE.values(), *scenes.WHEN.values()]
     sentences += scenes.PHRASES.values()
@@ -391,7 +403,12 @@ def save(out: Path, name: str, model: torch.nn.Module, cpu_s: float) -> None:
     content = {
         "record": record,
         **({"vocabulary": WORDS} if is_clip else {}),
-        "training": {**asdict(training), "num_scenes": NUM_SCENES, "cpu_s": round(cpu_s)},
+        "training": {
+            **asdict(training),
+            "num_scenes": NUM_SCENES,
+            "pool_seed": POOL_SEED,
+            "cpu_s": round(cpu_s),
+        },
     }
     (out / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
 
