@@ -161,7 +161,9 @@ def make_large_run(root: Path, num_pairs: int) -> tuple[Store, Path]:
     counts |= {"candidates": num_pairs, "kept": num_pairs, "blind": num_pairs, "borderline": 0}
     record = {"fingerprint": "many", "clip": CLIP, "dino": DINO, "clip_above": 0.95, "impl": "cpu"}
     record |= {"dino_below": 0.6, "collapse": "exact", "counts": counts}
-    record = publish(store, folder, _table(pairs, schema.raw(with_blind=False)), histogram.table(), record)
+    record = publish(
+        store, folder, _table(pairs, schema.raw(with_blind=False)), histogram.table(), record
+    )
     selected = store.write_table(
         _table(pairs, schema.selected(with_blind=False)), "pairs/many", "selected.parquet"
     )
