@@ -4,6 +4,7 @@ Both are built by their library's own class from the bundled record; nothing of 
 """
 
 import functools
+import hashlib
 import itertools
 import json
 from dataclasses import replace
@@ -22,10 +23,10 @@ from pipelines.scenes import CAPTIONED, HIDDEN, PHRASES
 from pipelines.train_demo_encoders import (
     CLIP,
     DINO,
-    POOL_SEED,
     Views,
     distort,
     neighbourhoods,
+    pool_scene,
     small,
     tokenize,
 )
@@ -184,12 +185,16 @@ def zero_shot_accuracy(attribute):
 
 
 def test_weights_are_small_and_the_recorded_ones():
-    sizes = [(BUNDLED / record["bundled"]).stat().st_size for record in RECORDS.values()]
-    assert sum(sizes) < 6e6
+    files = {name: (BUNDLED / record["bundled"]).read_bytes() for name, record in RECORDS.items()}
+    assert sum(map(len, files.values())) < 4e6
+    for name, record in RECORDS.items():
+        assert hashlib.sha256(files[name]).hexdigest() == record["weights_sha256"]
 
 
 def test_held_out_scenes_are_not_of_the_pool():
-    assert SEED != POOL_SEED
+    turns, _ = held_out()
+    pool = {pool_scene(number) for number in range(content("demo-clip")["training"]["num_scenes"])}
+    assert not pool.intersection(itertools.chain(*turns.values()))
 
 
 @pytest.mark.parametrize("attribute", HIDDEN)
