@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-fast test-gpu check fmt clean
+.PHONY: help setup demo test test-fast test-gpu check fmt clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $(READY)
+
+demo: $(READY) ## mine rendered scenes with the bundled encoders and write a report
+	$(BIN)/blindpairs demo
 
 test: $(READY) ## run every test that needs no GPU
 	$(BIN)/python -m pytest -m "not gpu"

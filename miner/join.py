@@ -191,6 +191,7 @@ def join(store: Store, clip: str, dino: str, settings: JoinSettings, near: Selec
     )
     table = raw_table(rows, pairs, settings, bands)
     record: Json = {
+        "name": folder.name,
         "fingerprint": fingerprint,
         "clip": clip,
         "dino": dino,

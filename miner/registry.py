@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -22,6 +23,9 @@ CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 HALF: Triple = (0.5, 0.5, 0.5)
+
+BUNDLED = Path(__file__).parent / "bundled"
+"""Encoders that come with the package: a JSON with the record, and the weights."""
 
 _NOT_IN_ID = {
     "name",
@@ -179,6 +183,10 @@ def _dino(name: str, model: str, dim: int, weights: str = "lvd142m", **more: Any
     )
 
 
+def _bundled(name: str) -> EncoderRecord:
+    return EncoderRecord(**json.loads((BUNDLED / f"{name}.json").read_text("utf-8"))["record"])
+
+
 _SIGLIP = EncoderRecord(
     name="siglip-vit-b-16",
     library="open_clip",
@@ -230,5 +238,8 @@ REGISTRY: dict[str, EncoderRecord] = {
             position_embedding="native",
             licence="DINOv3 License",
         ),
+        # Small, trained on rendered scenes, known to nobody else: see the model card.
+        _bundled("demo-clip"),
+        _bundled("demo-dino"),
     )
 }

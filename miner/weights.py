@@ -25,11 +25,9 @@ from typing import Any
 import torch
 
 from miner.errors import ResourceError
-from miner.registry import EncoderRecord
+from miner.registry import BUNDLED, EncoderRecord
 
 State = dict[str, torch.Tensor]
-
-BUNDLED = Path(__file__).parent / "bundled"
 
 _TEXT_TOWER = (
     "text.",

@@ -65,14 +65,60 @@ def cli(verbose: bool) -> None:
 @out
 @settings_options(MineSettings)
 def mine(patterns: Sequence[str], out: Path, config_file: Path | None, **flags: Any) -> int:
-    """Mine the whole way: embed, join, select. Run again, it does only what is missing."""
+    """Mine the whole way: embed, join, select, report. Run again, it does only what is missing."""
     from pipelines import driver, show
 
     settings = settings_from(MineSettings, flags, config_file)
     embedded, record = driver.mine(patterns, out, settings)
     show.embedded(out_console, embedded)
     show.joined(out_console, out, record)
+    _write_report(out, record["name"], None)
     return PARTIAL if embedded.partial else 0
+
+
+@cli.command()
+@click.option(
+    "--out",
+    default=Path("runs/demo"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The run directory.",
+)
+def demo(out: Path) -> int:
+    """Mine rendered scenes with the bundled encoders; the answers are known."""
+    from pipelines import show
+    from pipelines.demo import run_demo
+
+    embedded, record = run_demo(out)
+    show.embedded(out_console, embedded)
+    show.joined(out_console, out, record)
+    _write_report(out, record["name"], None)
+    return PARTIAL if embedded.partial else 0
+
+
+@cli.command()
+@folder
+@join_option
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Pairs to show, best ranks first; default: 2000."
+)
+def report(folder: Path, name: str | None, limit: int | None) -> int:
+    """Write a join's report: one folder that opens in a browser, with no network."""
+    _write_report(folder, name, limit)
+    return 0
+
+
+def _write_report(root: Path, name: str | None, limit: int | None) -> None:
+    from miner.report import DEFAULT_LIMIT, write_report
+    from miner.store import Store
+    from pipelines import driver
+    from pipelines.demo import tables_of
+
+    store = Store(root)
+    folder = driver.pick_join(store, name)
+    tables = tables_of(store, folder)
+    page = write_report(store, folder, limit=limit or DEFAULT_LIMIT, tables=tables)
+    out_console.print(f"[bold]report[/bold]  {page}")
 
 
 @cli.command()

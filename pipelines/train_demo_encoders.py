@@ -1,9 +1,7 @@
 """Trains the two small encoders of the demo on a CPU, from rendered scenes alone.
 
-`demo-clip` is open_clip's model with open_clip's loss over pictures and captions; as no caption
-tells the hidden attributes, nothing rewards seeing them. `demo-dino` is timm's vision transformer
-and sees pictures only: two distorted views of a picture belong together, different pictures do
-not. It mirrors and rotates nothing, so direction, place and letters stay a difference.
+What the models are and how they learn stands in `pipelines.demo_training`; here are the settings
+of both runs, the threshold of demo-dino and the files.
 
     python -m pipelines.train_demo_encoders --out miner/bundled
 
@@ -14,39 +12,49 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import logging
 import math
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.loss import ClipLoss
-from PIL import Image
 from safetensors.torch import save as save_bytes
-from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional
 
-from pipelines import scenes
+from pipelines.demo_pictures import (
+    IMAGE_SIZE,
+    MEAN,
+    POOL_SEED,
+    STD,
+    Views,
+    normalise,
+    render_pool,
+    small,
+)
+from pipelines.demo_training import (
+    BETAS,
+    CLIP_CONFIG,
+    DINO_CONFIG,
+    FIRST_LOGIT_SCALE,
+    LEAF,
+    MAX_LOGIT_SCALE,
+    TEMPERATURE,
+    WORDS,
+    Training,
+    train_clip,
+    train_dino,
+)
+from pipelines.drawing import encode, render
+from pipelines.scenes import draw_scene, draw_twin
 
 log = logging.getLogger(__name__)
-
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-
-IMAGE_SIZE = 64
-"""Side of what both encoders look at, in pixels."""
-
-MEAN, STD = 0.5, 0.25
-"""Of every channel, in units of 0..1."""
 
 CLIP_ABOVE = 0.95
 """Threshold of demo-clip: the paper's. That of demo-dino is calibrated (`calibrate`)."""
@@ -62,50 +70,6 @@ NUISANCE_RATE = 0.01
 
 NUM_SCENES = 16_000
 """Pictures in the training pool."""
-
-POOL_SEED = 1_000_003
-"""Scene k of the training pool is drawn from the generator seeded by (POOL_SEED, k)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Views:
-    """How strongly a training picture is distorted; every field is the largest deviation."""
-
-    shift_px: float
-    """Moved by up to so many pixels."""
-    zoom: float
-    """Scaled by up to this share."""
-    gain: float
-    """Brightness changed by up to this share."""
-    offset: float
-    """Brightened or darkened by up to so much, in units of 0..1."""
-    cast: float
-    """Each channel besides by up to this share."""
-    noise: float
-    """Standard deviation of the grain, in units of 0..1."""
-    grey: float
-    """Share of pictures that lose their colour, to a grey of randomly weighed channels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """One encoder's run."""
-
-    seed: int
-    """Of the first weights, the batches and the views."""
-    steps: int
-    """Updates in all."""
-    batch_size: int
-    """Pictures to an update."""
-    learning_rate: float
-    """Its peak."""
-    warmup_steps: int
-    """Updates in which the rate rises to its peak."""
-    weight_decay: float
-    """AdamW's."""
-    views: Views
-    """What is done to every picture."""
-
 
 CLIP = Training(
     seed=1,
@@ -125,232 +89,6 @@ DINO = Training(
     weight_decay=0.05,
     views=Views(shift_px=1, zoom=0.02, gain=0.5, offset=0.2, cast=0.3, noise=0.03, grey=1),
 )
-MAX_LOGIT_SCALE = 20.0
-"""Upper end of CLIP's logit scale: a low one spreads the captions over the whole sphere."""
-
-TEMPERATURE = 0.1
-"""Of demo-dino's loss."""
-
-LEAF = 64
-"""Largest group of neighbours that are put into one batch of demo-dino."""
-
-
-def vocabulary() -> list[str]:
-    """The words of demo-clip: those of captions, and those that would name hidden attributes.
-
-    The latter occur in no training caption, so nothing but weight decay moves their embeddings.
-    """
-    sentences = [*scenes.TEMPLATES, *scenes.WHERE.values(), *scenes.WHEN.values()]
-    sentences += scenes.PHRASES.values()
-    words = {word for sentence in sentences for word in sentence.split() if "{" not in word}
-    for values in (*scenes.CAPTIONED.values(), *scenes.HIDDEN.values()):
-        words.update(values)
-    return ["<pad>", *sorted(words), "<end>"]
-
-
-def tokenize(texts: list[str], words: list[str], context_length: int) -> torch.Tensor:
-    """Words to their places in the vocabulary: [B, context_length] int64, padded with 0."""
-    ids = {word: index for index, word in enumerate(words)}
-    tokens = torch.zeros(len(texts), context_length, dtype=torch.long)
-    for row, text in enumerate(texts):
-        line = [ids[word] for word in text.split()] + [ids["<end>"]]
-        tokens[row, : len(line)] = torch.tensor(line)
-    return tokens
-
-
-WORDS = vocabulary()
-CLIP_CONFIG: dict[str, Any] = {
-    "embed_dim": 64,
-    "vision_cfg": {
-        "image_size": IMAGE_SIZE,
-        "patch_size": 16,
-        "width": 128,
-        "layers": 3,
-        "head_width": 32,
-    },
-    "text_cfg": {
-        "context_length": 16,
-        "vocab_size": len(WORDS),
-        "width": 64,
-        "heads": 4,
-        "layers": 2,
-    },
-    "quick_gelu": False,
-}
-DINO_CONFIG: dict[str, Any] = {
-    "img_size": IMAGE_SIZE,
-    "patch_size": 16,
-    "embed_dim": 128,
-    "depth": 3,
-    "num_heads": 4,
-    "num_classes": 0,
-}
-
-
-def pool_scene(number: int) -> scenes.Scene:
-    """One scene of the training pool."""
-    return scenes.draw_scene(np.random.default_rng((POOL_SEED, number)))
-
-
-def small(jpeg: bytes) -> Bytes:
-    """A scene's file as both encoders see it: [H, W, C] uint8 by antialiased bicubic."""
-    image = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    return np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
-
-
-def _pool_picture(number: int) -> Bytes:
-    return small(scenes.encode(scenes.render(pool_scene(number))))
-
-
-def render_pool(num_scenes: int, processes: Executor) -> Bytes:
-    """The training pictures: [N, C, H, W] uint8."""
-    pictures = list(processes.map(_pool_picture, range(num_scenes), chunksize=64))
-    return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
-
-
-def normalise(pixels_BCHW: torch.Tensor) -> torch.Tensor:
-    """Pixels in 0..1 to what the towers take."""
-    return (pixels_BCHW - MEAN) / STD
-
-
-def distort(pixels_BCHW: torch.Tensor, views: Views, generator: torch.Generator) -> torch.Tensor:
-    """Another view of every picture: moved, scaled, in another light, grainy; never mirrored."""
-    num = len(pixels_BCHW)
-
-    def deviation(*shape: int) -> torch.Tensor:
-        return torch.rand(num, *shape, generator=generator) * 2 - 1
-
-    affine_B23 = torch.zeros(num, 2, 3)
-    zoom_B = 1 + views.zoom * deviation()
-    affine_B23[:, 0, 0] = affine_B23[:, 1, 1] = zoom_B
-    affine_B23[:, :, 2] = views.shift_px * 2 / IMAGE_SIZE * deviation(2)
-    grid = functional.affine_grid(affine_B23, list(pixels_BCHW.shape), align_corners=False)
-    moved_BCHW = functional.grid_sample(
-        pixels_BCHW, grid, padding_mode="border", align_corners=False
-    )
-    lit_BCHW = moved_BCHW * (1 + views.gain * deviation(1, 1, 1))
-    lit_BCHW = lit_BCHW * (1 + views.cast * deviation(3, 1, 1))
-    weights_B311 = torch.rand(num, 3, 1, 1, generator=generator) + 0.1
-    grey_B1HW = (lit_BCHW * weights_B311).sum(1, True) / weights_B311.sum(1, True)
-    is_grey = torch.rand(num, 1, 1, 1, generator=generator) < views.grey
-    seen_BCHW = torch.where(is_grey, grey_B1HW, lit_BCHW) + views.offset * deviation(1, 1, 1)
-    return seen_BCHW + views.noise * torch.randn(seen_BCHW.shape, generator=generator)
-
-
-def _optimizer(model: torch.nn.Module, training: Training) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=training.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=training.weight_decay,
-    )
-
-
-def _step(
-    name: str, number: int, training: Training, optimizer: torch.optim.Optimizer, loss: torch.Tensor
-) -> None:
-    """One update, at a rate that rises linearly and then falls as a cosine to 0."""
-    rise = min(1.0, (number + 1) / training.warmup_steps)
-    fall = 0.5 * (1 + math.cos(math.pi * number / training.steps))
-    for group in optimizer.param_groups:
-        group["lr"] = training.learning_rate * min(rise, fall)
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    if number % 25 == 24:
-        log.info("%s: step %d of %d, loss %.3f", name, number + 1, training.steps, loss.item())
-
-
-def train_clip(pool_NCHW: torch.Tensor, training: Training = CLIP) -> Any:
-    """Train demo-clip on pictures and captions; no two captions in a batch say the same."""
-    torch.manual_seed(training.seed)
-    generator = torch.Generator().manual_seed(training.seed)
-    rng = np.random.default_rng(training.seed)
-    pool = [pool_scene(number) for number in range(len(pool_NCHW))]
-    with_caption: dict[str, list[int]] = {}
-    for number, scene in enumerate(pool):
-        with_caption.setdefault(scenes.caption(scene), []).append(number)
-    groups = list(with_caption.values())
-    model = open_clip.CLIP(**CLIP_CONFIG)
-    model.logit_scale.data.fill_(math.log(MAX_LOGIT_SCALE / 2))
-    loss_of = ClipLoss()
-    optimizer = _optimizer(model, training)
-    for step in range(training.steps):
-        chosen = rng.choice(len(groups), training.batch_size, replace=False)
-        numbers = [int(rng.choice(groups[group])) for group in chosen]
-        views = distort(pool_NCHW[numbers].float() / 255, training.views, generator)
-        wordings = rng.integers(len(scenes.TEMPLATES), size=len(numbers))
-        captions = [
-            scenes.caption(pool[number], int(wording))
-            for number, wording in zip(numbers, wordings, strict=True)
-        ]
-        tokens = tokenize(captions, WORDS, model.context_length)
-        images_BD = model.encode_image(normalise(views), normalize=True)
-        texts_BD = model.encode_text(tokens, normalize=True)
-        loss = loss_of(images_BD, texts_BD, model.logit_scale.exp())
-        _step("demo-clip", step, training, optimizer, loss)
-        model.logit_scale.data.clamp_(max=math.log(MAX_LOGIT_SCALE))
-    return model
-
-
-def neighbourhoods(
-    vectors_ND: torch.Tensor, largest: int, generator: torch.Generator
-) -> list[torch.Tensor]:
-    """Split vectors into groups of like ones: halves along the main direction, again and again."""
-    groups = [torch.arange(len(vectors_ND))]
-    while len(groups[0]) > largest:
-        halves = []
-        for group in groups:
-            centred = vectors_ND[group] - vectors_ND[group].mean(0)
-            axis_D = torch.randn(centred.shape[1], generator=generator)
-            for _ in range(3):
-                axis_D = functional.normalize(centred.T @ (centred @ axis_D), dim=0)
-            order = (centred @ axis_D).argsort()
-            halves += [group[order[: len(group) // 2]], group[order[len(group) // 2 :]]]
-        groups = halves
-    return groups
-
-
-def _batches(
-    vectors_ND: torch.Tensor, training: Training, generator: torch.Generator
-) -> Iterator[list[int]]:
-    """Numbers of pictures, for ever; half of the pool between two looks at who is alike.
-
-    First at random; then neighbours by the encoder's own vectors come together, so that it has to
-    tell apart what it still takes for the same. Nothing but `vectors_ND`, which the training loop
-    refreshes, decides who is a neighbour.
-    """
-    shuffled = torch.randperm(len(vectors_ND), generator=generator)
-    groups = list(torch.split(shuffled, LEAF))
-    while True:
-        order = torch.randperm(len(groups), generator=generator)[: len(groups) // 2]
-        numbers = torch.cat([groups[int(place)] for place in order])
-        for batch in torch.split(numbers, training.batch_size):
-            if len(batch) == training.batch_size:
-                yield batch.tolist()
-        groups = neighbourhoods(vectors_ND, LEAF, generator)
-
-
-def train_dino(pool_NCHW: torch.Tensor, training: Training = DINO) -> Any:
-    """Train demo-dino on pictures alone: two views of one agree, those of different ones do not."""
-    torch.manual_seed(training.seed)
-    generator = torch.Generator().manual_seed(training.seed)
-    model = VisionTransformer(**DINO_CONFIG)
-    optimizer = _optimizer(model, training)
-    vectors_ND = torch.zeros(len(pool_NCHW), DINO_CONFIG["embed_dim"])
-    batches = _batches(vectors_ND, training, generator)
-    same = torch.arange(training.batch_size)
-    for step in range(training.steps):
-        numbers = next(batches)
-        pixels = pool_NCHW[numbers].float() / 255
-        views = [distort(pixels, training.views, generator) for _ in range(2)]
-        one_BD, other_BD = functional.normalize(model(normalise(torch.cat(views))), dim=1).chunk(2)
-        vectors_ND[numbers] = one_BD.detach()
-        logits_BB = one_BD @ other_BD.T / TEMPERATURE
-        loss = functional.cross_entropy(logits_BB, same)
-        loss = (loss + functional.cross_entropy(logits_BB.T, same)) / 2
-        _step("demo-dino", step, training, optimizer, loss)
-    return model
 
 
 @torch.no_grad()
@@ -361,14 +99,30 @@ def calibrate(model: torch.nn.Module) -> float:
     in nuisance alone: what a person calls the same, the encoder has to call the same.
     """
     rng = np.random.default_rng(CALIBRATION_SEED)
-    drawn = [scenes.draw_scene(rng) for _ in range(NUM_CALIBRATION)]
-    drawn += [scenes.draw_twin(scene, "nuisance", rng) for scene in drawn]
-    pictures = np.stack([small(scenes.encode(scenes.render(scene))) for scene in drawn])
+    drawn = [draw_scene(rng) for _ in range(NUM_CALIBRATION)]
+    drawn += [draw_twin(scene, "nuisance", rng) for scene in drawn]
+    pictures = np.stack([small(encode(render(scene))) for scene in drawn])
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
     model.eval()
     one_BD, other_BD = functional.normalize(model(normalise(pixels)), dim=1).chunk(2)
     cosines = (one_BD * other_BD).sum(1)
     return math.floor(20 * cosines.quantile(NUISANCE_RATE).item()) / 20
+
+
+def settings(name: str, cpu_s: float) -> dict[str, Any]:
+    """What an encoder's training depended on, and the CPU time it took."""
+    own = {
+        "demo-clip": {"first_logit_scale": FIRST_LOGIT_SCALE, "max_logit_scale": MAX_LOGIT_SCALE},
+        "demo-dino": {"temperature": TEMPERATURE, "largest_neighbourhood": LEAF},
+    }
+    return {
+        **asdict(CLIP if name == "demo-clip" else DINO),
+        "betas": list(BETAS),
+        **own[name],
+        "num_scenes": NUM_SCENES,
+        "pool_seed": POOL_SEED,
+        "cpu_s": round(cpu_s),
+    }
 
 
 def save(out: Path, name: str, model: torch.nn.Module, cpu_s: float) -> None:
@@ -377,7 +131,6 @@ def save(out: Path, name: str, model: torch.nn.Module, cpu_s: float) -> None:
     file = out / f"{name}.safetensors"
     state = {key: value.detach().half().contiguous() for key, value in model.state_dict().items()}
     file.write_bytes(save_bytes(state))
-    training = CLIP if is_clip else DINO
     record = {
         "name": name,
         "library": "open_clip" if is_clip else "timm",
@@ -403,12 +156,7 @@ def save(out: Path, name: str, model: torch.nn.Module, cpu_s: float) -> None:
     content = {
         "record": record,
         **({"vocabulary": WORDS} if is_clip else {}),
-        "training": {
-            **asdict(training),
-            "num_scenes": NUM_SCENES,
-            "pool_seed": POOL_SEED,
-            "cpu_s": round(cpu_s),
-        },
+        "training": settings(name, cpu_s),
     }
     (out / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
 
@@ -420,7 +168,8 @@ def _train_one(name: str, pool_file: Path, out: Path) -> None:
     torch.use_deterministic_algorithms(True)
     started_s = time.process_time()
     pool_NCHW = torch.from_numpy(np.load(pool_file))
-    model = (train_clip if name == "demo-clip" else train_dino)(pool_NCHW)
+    is_clip = name == "demo-clip"
+    model = train_clip(pool_NCHW, CLIP) if is_clip else train_dino(pool_NCHW, DINO)
     save(out, name, model, time.process_time() - started_s)
 
 

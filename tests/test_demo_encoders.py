@@ -19,17 +19,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.nn.functional import normalize
 
 from pipelines import scenes
+from pipelines.demo_pictures import Views, distort, pool_scene, small
+from pipelines.demo_training import neighbourhoods, tokenize
+from pipelines.drawing import encode, render
 from pipelines.scenes import CAPTIONED, HIDDEN, PHRASES
-from pipelines.train_demo_encoders import (
-    CLIP,
-    DINO,
-    Views,
-    distort,
-    neighbourhoods,
-    pool_scene,
-    small,
-    tokenize,
-)
+from pipelines.train_demo_encoders import CLIP, DINO, settings
 
 BUNDLED = Path(__file__).parent.parent / "miner" / "bundled"
 NUM_SCENES = 96
@@ -59,14 +53,14 @@ def tower(name):
 @torch.inference_mode()
 def embed(drawn):
     """Vectors of scenes by both encoders, through their JPEG files."""
-    pictures = [small(scenes.encode(scenes.render(scene))) for scene in drawn]
+    pictures = [small(encode(render(scene))) for scene in drawn]
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     vectors = {}
     for name, record in RECORDS.items():
         mean, std = (torch.tensor(record[key]).view(3, 1, 1) for key in ("mean", "std"))
-        encode = tower(name).encode_image if name == "demo-clip" else tower(name)
+        to_vectors = tower(name).encode_image if name == "demo-clip" else tower(name)
         parts = ((pixels - mean) / std).split(128)
-        vectors[name] = normalize(torch.cat([encode(part) for part in parts]), dim=1)
+        vectors[name] = normalize(torch.cat([to_vectors(part) for part in parts]), dim=1)
     return vectors
 
 
@@ -191,32 +185,44 @@ def test_weights_are_small_and_the_recorded_ones():
         assert hashlib.sha256(files[name]).hexdigest() == record["weights_sha256"]
 
 
+@pytest.mark.parametrize("name", RECORDS)
+def test_bundled_settings_are_those_of_the_command(name):
+    recorded = content(name)["training"]
+    assert recorded == settings(name, recorded["cpu_s"])
+
+
+@pytest.mark.slow
 def test_held_out_scenes_are_not_of_the_pool():
     turns, _ = held_out()
     pool = {pool_scene(number) for number in range(content("demo-clip")["training"]["num_scenes"])}
     assert not pool.intersection(itertools.chain(*turns.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attribute", HIDDEN)
 def test_twins_in_a_hidden_attribute_are_blind_pairs(attribute):
     """At least 5 x as often as nuisance twins; and half of them, whatever nuisance does."""
     assert blind_rate(attribute) >= max(0.5, 5 * blind_rate("nuisance"))
 
 
+@pytest.mark.slow
 def test_twins_in_nuisance_are_hardly_ever_blind_pairs():
     assert blind_rate("nuisance") <= 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attribute", CAPTIONED)
 def test_twins_in_a_captioned_attribute_are_no_candidates(attribute):
     assert candidate_rate(attribute) <= 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attribute", CAPTIONED)
 def test_zero_shot_names_captioned_attributes(attribute):
     assert zero_shot_accuracy(attribute) >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attribute", HIDDEN)
 def test_zero_shot_is_at_chance_on_hidden_attributes(attribute):
     chance = 1 / len(HIDDEN[attribute])

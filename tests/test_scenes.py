@@ -10,21 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.drawing import SIZE, encode, render
+from pipelines.scene_shards import write_shards
 from pipelines.scenes import (
     CAPTIONED,
     HIDDEN,
     PHRASES,
-    SIZE,
     TEMPLATES,
     Planted,
     Scene,
     caption,
     draw_scene,
     draw_twin,
-    encode,
     make_scenes,
-    render,
-    write_shards,
 )
 
 

@@ -1,0 +1,233 @@
+"""The report of a join: one folder that opens from disk, with no network and no server.
+
+`index.html` holds the page, its style, its script and its data; the images lie beside it. Captions
+are hostile text: they reach the page as escaped JSON only, and its script shows them as text only.
+A content security policy allows this one style and this one script, by their hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jinja2
+import pyarrow.parquet as pq
+
+from miner.errors import StoreError
+from miner.plots import DARK, LIGHT, draw_cosines, histogram_csv
+from miner.records import Json, digest, file_sha256, new_attempt, read_record, replace_record
+from miner.report_counts import Step, image_steps, pair_steps
+from miner.report_data import page_data
+from miner.store import Store
+
+DEFAULT_LIMIT = 2000
+"""Pairs on the page, with the images of both, unless more are asked for."""
+
+ASSETS = Path(__file__).parent / "report_assets"
+
+Cell = str | int | float
+Steps = dict[str, list[Step]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportTable:
+    """A table that a caller adds to the page.
+
+    Attributes:
+        title: its heading.
+        columns: their names.
+        rows: cells, one to a column; a text like `12.5 %` is also drawn as a bar.
+        note: a sentence under the heading.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"table {self.title!r}: a row has {len(row)} cells, there are "
+                    f"{len(self.columns)} columns; give one cell to a column"
+                )
+
+
+def write_report(
+    store: Store,
+    folder: Path,
+    *,
+    limit: int | None = DEFAULT_LIMIT,
+    tables: Sequence[ReportTable] = (),
+) -> Path:
+    """Write `report/` of a join, unless the same report is there already.
+
+    Args:
+        store: the run directory.
+        folder: the join's folder.
+        limit: pairs on the page, the best ranks first; None for all of them.
+        tables: further tables to show.
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        StoreError: there is no whole join or selection, or the samples of a pair are missing. An
+            image that cannot be had does not raise; the page says why.
+        ValueError: the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; give at least 1, or None for every selected pair")
+    record = _whole_record(store, folder)
+    steps = {"images": image_steps(store, record), "pairs": pair_steps(record)}
+    fingerprint = _fingerprint(record, steps, limit, tables)
+    if _is_done(folder / "report", fingerprint):
+        return folder / "report" / "index.html"
+    selected = pq.ParquetFile(store.root / record["selection"]["file"]["path"]).read()
+    unfinished = folder / f"report.{new_attempt()}"
+    unfinished.mkdir()
+    try:
+        data, exhibits = page_data(store, selected.slice(0, limit), unfinished)
+        _write_plot(folder, unfinished, record)
+        page = _page(folder.name, record, steps, data, len(selected), tables)
+        (unfinished / "index.html").write_text(page, "utf-8", newline="\n")
+        missing = sum(exhibit.extension is None for exhibit in exhibits.values())
+        whole = {"fingerprint": fingerprint, "missing_images": missing, **_contents(unfinished)}
+        replace_record(unfinished / "report.json", whole)
+        with store.lock():
+            shutil.rmtree(folder / "report", ignore_errors=True)
+            unfinished.rename(folder / "report")
+    finally:
+        for leftover in folder.glob("report.*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return folder / "report" / "index.html"
+
+
+def _whole_record(store: Store, folder: Path) -> Json:
+    record = store.join_record(folder)
+    if record is None:
+        raise StoreError(f"{folder} holds no whole join; run `blindpairs join {store.root}` again")
+    if "selection" not in record or not store.is_whole(record["selection"]["file"]):
+        raise StoreError(
+            f"{folder} holds no whole selection; run `blindpairs select {store.root}` again"
+        )
+    return record
+
+
+def _fingerprint(
+    record: Json, steps: Steps, limit: int | None, tables: Sequence[ReportTable]
+) -> str:
+    """What the page is made of: the selection, the counts, the caller's wishes, this code."""
+    code = [*ASSETS.iterdir(), *ASSETS.parent.glob("report*.py"), ASSETS.parent / "plots.py"]
+    return digest(
+        {
+            "selection": record["selection"]["fingerprint"],
+            "steps": [asdict(step) for part in steps.values() for step in part],
+            "limit": limit,
+            "tables": [asdict(table) for table in tables],
+            "code": sorted(file_sha256(path) for path in code if path.is_file()),
+        }
+    )
+
+
+def _contents(report: Path) -> Json:
+    """By what a report is told from one that was edited or cut."""
+    images = [path.name for name in ("images", "thumbs") for path in (report / name).glob("*")]
+    return {"num_images": len(images), "index_sha256": file_sha256(report / "index.html")}
+
+
+def _is_done(report: Path, fingerprint: str) -> bool:
+    """Whether the report is there as written, with all images."""
+    try:
+        done, contents = read_record(report / "report.json"), _contents(report)
+    except (StoreError, OSError):
+        return False
+    return done == {"fingerprint": fingerprint, "missing_images": 0, **contents}
+
+
+def _write_plot(folder: Path, report: Path, record: Json) -> None:
+    histogram = pq.ParquetFile(folder / "histogram.parquet").read()
+    (report / "cosines.csv").write_text(histogram_csv(histogram), "utf-8", newline="\n")
+    for name, palette in (("light", LIGHT), ("dark", DARK)):
+        picture = draw_cosines(
+            histogram,
+            clip_above=record["clip_above"],
+            dino_below=record["dino_below"],
+            palette=palette,
+        )
+        (report / f"cosines-{name}.svg").write_text(picture, "utf-8", newline="\n")
+
+
+def _page(
+    name: str,
+    record: Json,
+    steps: Steps,
+    data: Json,
+    num_selected: int,
+    tables: Sequence[ReportTable],
+) -> str:
+    """The text of index.html."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {
+        "sort_keys": True,
+        "separators": (",", ":"),
+        "ensure_ascii": False,
+        "allow_nan": False,
+    }
+    environment.filters |= {"bar": _percentage, "is_figure": _is_figure}
+    css, script = ((ASSETS / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    return environment.get_template("index.html").render(
+        css=css,
+        script=script,
+        policy=content_security_policy(css, script),
+        name=name,
+        record=record,
+        steps=steps,
+        tables=tables,
+        num_shown=len(data["pairs"]["rows"]),
+        num_selected=num_selected,
+        data={**data, "clip_above": record["clip_above"], "dino_below": record["dino_below"]},
+    )
+
+
+def content_security_policy(css: str, script: str) -> str:
+    """A policy under which a page may use this style, this script and images beside it only."""
+    style_hash, script_hash = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script)
+    )
+    return "; ".join(
+        [
+            "default-src 'none'",
+            # A page from disk has no origin that 'self' could name in every browser.
+            "img-src 'self' file: data:",
+            f"style-src 'sha256-{style_hash}'",
+            f"script-src 'sha256-{script_hash}'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+    )
+
+
+def _percentage(cell: Cell) -> float | None:
+    """The number of a text like `12.5 %`, within 0 and 100; None for everything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", cell) if isinstance(cell, str) else None
+    return min(100.0, float(found[1])) if found else None
+
+
+def _is_figure(cell: Cell) -> bool:
+    """Whether a cell is aligned as numbers are."""
+    return not isinstance(cell, str) or bool(re.fullmatch(r"[-+]?[\d.,]+ ?%?", cell))

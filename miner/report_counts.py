@@ -1,0 +1,110 @@
+"""What every step of a run left over, and what it dropped and why: the counts of a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from miner.records import Json
+from miner.rows import joined_shards
+from miner.store import Store
+
+DROPPED = {
+    "not_blind": "kept beyond the thresholds only",
+    "near_copies": "near-copies of each other",
+    "near_copy_of_kept": "near-copies of a better pair",
+    "cap": "an image has better pairs already",
+}
+"""Why the selection drops a pair, by the words of `selection.counts`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A step of the run.
+
+    Attributes:
+        name: what is counted.
+        count: how many the step left.
+        note: what makes one count here.
+        dropped: what did not come through, by reason, the most frequent first.
+    """
+
+    name: str
+    count: int
+    note: str = ""
+    dropped: tuple[tuple[str, int], ...] = ()
+
+
+def image_steps(store: Store, record: Json) -> list[Step]:
+    """From shards to distinct images.
+
+    Args:
+        store: the run directory.
+        record: the content of join.json.
+    """
+    counts = record["counts"]
+    shard_ids = joined_shards(store, record["clip"], record["dino"])
+    refused, nonfinite = Counter[str](), Counter[str]()
+    num_samples = num_decodable = 0
+    for shard_id in shard_ids:
+        commit = store.record("samples", shard_id)
+        num_samples += commit["num_samples"]
+        num_decodable += commit["num_decodable"]
+        refused.update(store.table(commit, "quarantine")["reason"].to_pylist())
+        for encoder_id in (record["clip"], record["dino"]):
+            files = store.record(f"vectors/{encoder_id}", shard_id)
+            if any(file["path"].startswith("quarantine/") for file in files["files"]):
+                nonfinite.update(store.table(files, "quarantine")["reason"].to_pylist())
+    later = len(shard_ids) - counts["shards"]
+    copies = "near-copies" if record["collapse"] == "near" else "copies with equal bytes"
+    return [
+        Step(
+            name="shards",
+            count=len(shard_ids),
+            note=f"{later:,} embedded after this join" if later else "embedded by both encoders",
+        ),
+        Step(name="samples", count=num_samples, note="images with their texts"),
+        Step(name="decodable", count=num_decodable, dropped=_sorted(refused)),
+        Step(
+            name="images",
+            count=counts["images"],
+            note="with two vectors",
+            dropped=_sorted(nonfinite),
+        ),
+        Step(
+            name="distinct",
+            count=counts["distinct"],
+            dropped=_sorted(Counter({copies: counts["images"] - counts["distinct"]})),
+        ),
+    ]
+
+
+def pair_steps(record: Json) -> list[Step]:
+    """From pairs compared to pairs selected.
+
+    Args:
+        record: the content of join.json, with a selection.
+    """
+    counts, selection = record["counts"], record["selection"]["counts"]
+    dropped = Counter({DROPPED[word]: n for word, n in selection.items() if word in DROPPED})
+    beyond = counts["kept"] - counts["blind"]
+    return [
+        Step(name="pairs", count=counts["pairs"], note=f"compared by {record['impl']}"),
+        Step(
+            name="candidates",
+            count=counts["candidates"],
+            note=f"CLIP cosine > {record['clip_above']:g}",
+        ),
+        Step(
+            name="blind",
+            count=counts["blind"],
+            note=f"DINO cosine < {record['dino_below']:g}, {counts['borderline']:,} borderline"
+            + (f"; {beyond:,} more kept beyond the thresholds" if beyond else ""),
+        ),
+        Step(name="selected", count=selection.get("kept", 0), dropped=_sorted(dropped)),
+    ]
+
+
+def _sorted(reasons: Counter[str]) -> tuple[tuple[str, int], ...]:
+    found = [(reason, number) for reason, number in reasons.items() if number]
+    return tuple(sorted(found, key=lambda each: (-each[1], each[0])))

@@ -1,0 +1,103 @@
+"""The demo shows the phenomenon, on held-out scenes, with known answers."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from miner.audit import verify
+from miner.records import Json
+from miner.store import Store
+from pipelines.demo import PlantedRow, planted_rows, planted_table, run_demo, tables_of
+from pipelines.scenes import CAPTIONED, HIDDEN
+from tests.commands import Commands
+from tests.test_join import brute_force
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, Json]:
+    """The whole demo, as `blindpairs demo` runs it."""
+    out = tmp_path_factory.mktemp("demo")
+    embedded, record = run_demo(out)
+    assert not embedded.partial
+    return Store(out), out / "pairs" / record["name"], record
+
+
+@pytest.fixture(scope="module")
+def planted(demo: tuple[Store, Path, Json]) -> dict[str, PlantedRow]:
+    """What became of the twins, by attribute."""
+    return {row.attribute: row for row in planted_rows(*demo)}
+
+
+def test_raw_is_the_float64_truth_of_at_least_200_pairs(demo: tuple[Store, Path, Json]) -> None:
+    store, folder, record = demo
+    stored = {
+        name: [store.vectors(record[name], shard_id) for shard_id in store.committed("samples")]
+        for name in ("clip", "dino")
+    }
+    image_ids = [image_id for ids, _ in stored["clip"] for image_id in ids]
+    clip, dino = (np.concatenate([v for _, v in stored[name]]) for name in ("clip", "dino"))
+    truth = {
+        tuple(sorted((image_ids[i], image_ids[j])))
+        for i, j in brute_force(clip, dino, record["clip_above"], record["dino_below"])
+    }
+    parts = [pq.read_table(path) for path in (folder / "raw").glob("*.parquet")]
+    rows = [row for part in parts for row in part.to_pylist()]
+    assert {(row["image_1"], row["image_2"]) for row in rows} == truth
+    assert len(truth) >= 200
+    assert verify(store) == []
+
+
+def test_hidden_twins_are_blind_pairs_and_nuisance_twins_are_not(
+    planted: dict[str, PlantedRow],
+) -> None:
+    rates = {name: row.blind / row.planted for name, row in planted.items()}
+    shown = [name for name in HIDDEN if rates[name] >= max(5 * rates["nuisance"], 0.5)]
+    assert len(shown) >= 5, rates
+    assert all(row.planted >= 40 for row in planted.values())
+
+
+def test_captioned_twins_are_no_candidates(planted: dict[str, PlantedRow]) -> None:
+    for name in CAPTIONED:
+        assert planted[name].candidates <= 0.02 * planted[name].planted, name
+
+
+def test_table_of_the_report_has_a_row_for_each_attribute(
+    demo: tuple[Store, Path, Json], planted: dict[str, PlantedRow]
+) -> None:
+    store, folder, _ = demo
+    (table,) = tables_of(store, folder)
+    assert table == planted_table([*planted.values()])
+    assert [row[0] for row in table.rows] == [*HIDDEN, "nuisance", *CAPTIONED]
+    assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_demo_is_not_done_twice(demo: tuple[Store, Path, Json]) -> None:
+    store, folder, record = demo
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*.parquet")}
+    start_s = time.monotonic()
+    _, again = run_demo(store.root)
+    assert again == record
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert time.monotonic() - start_s < 20
+
+
+def test_scenes_that_were_cut_short_are_rendered_again(tmp_path: Path) -> None:
+    run_demo(tmp_path, num_scenes=40)
+    shards = {path.name: path.read_bytes() for path in (tmp_path / "scenes").glob("*.tar")}
+    (tmp_path / "scenes" / "done.json").unlink()
+    first = next((tmp_path / "scenes").glob("*.tar"))
+    first.write_bytes(first.read_bytes()[:1000])
+    run_demo(tmp_path, num_scenes=40)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "scenes").glob("*.tar")} == shards
+
+
+def test_run_of_other_encoders_has_no_planted_table(commands: Commands, tmp_path: Path) -> None:
+    from tests.small import write_corpus
+
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    commands.mine(tmp_path / "corpus", "--out", tmp_path / "run")
+    (folder,) = (tmp_path / "run" / "pairs").iterdir()
+    assert tables_of(Store(tmp_path / "run"), folder) == []
