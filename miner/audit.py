@@ -40,15 +40,18 @@ def verify(store: Store) -> list[Finding]:
 
 
 def collect_garbage(store: Store) -> list[str]:
-    """Remove files that no commit names although their shard is committed.
+    """Remove files that no commit names, unless somebody writes to the run just now.
 
     Returns:
         The removed paths, relative to the run.
     """
     removed = []
-    for path in store.leftovers():
-        path.unlink(missing_ok=True)
-        removed.append(path.relative_to(store.root).as_posix())
+    with store.alone() as alone:
+        for path in store.leftovers() if alone else []:
+            path.unlink(missing_ok=True)
+            removed.append(path.relative_to(store.root).as_posix())
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
     return removed
 
 
@@ -60,7 +63,8 @@ def _commit_findings(store: Store) -> Iterator[Finding]:
                 record = store.record(stage, shard_id)
                 broken = [file["path"] for file in record["files"] if not store.is_whole(file)]
                 for name in broken:
-                    yield Finding(path=name, problem=f"missing, or not as {path} says")
+                    remedy = f"restore it, or remove {path} and run the same command again"
+                    yield Finding(path=name, problem=f"missing, or not as {path} says; {remedy}")
                 if broken:
                     continue
                 check = _samples_problems if stage == "samples" else _vectors_problems
@@ -112,4 +116,5 @@ def _join_findings(store: Store) -> Iterator[Finding]:
         selection = [record["selection"]["file"]] if "selection" in record else []
         for file in record["files"] + selection:
             if not store.is_whole(file):
-                yield Finding(path=file["path"], problem=f"missing, or not as {path} says")
+                problem = f"missing, or not as {path} says; run `blindpairs join` again"
+                yield Finding(path=file["path"], problem=problem)

@@ -54,8 +54,10 @@ class Batches:
 
     def vectors(self, encoder: TorchEncoder) -> np.ndarray:
         """[N, D] float32 in the order of `image_ids`; rows may hold NaN."""
-        batches = self._encoded.get(encoder.encoder_id)
-        return np.concatenate(batches) if batches else np.empty((0, encoder.dim), np.float32)
+        batches = self._encoded.get(encoder.encoder_id, [np.empty((0, encoder.dim), np.float32)])
+        vectors_ND = np.concatenate(batches)
+        assert len(vectors_ND) == len(self.image_ids), encoder.encoder_id
+        return vectors_ND
 
     def nonfinite(self, encoder: TorchEncoder) -> set[str]:
         """Images for which an encoder gave NaN or infinity."""

@@ -47,7 +47,7 @@ class ReadSettings(ImageLimits):
     """Name of the corpus, first part of every image_id; default: the shards' folder."""
 
     limit: int | None = Field(default=None, gt=0)
-    """Read at most this many samples of each shard."""
+    """Read at most this many samples, over all shards in their order."""
 
     stem_depth: int = Field(default=1, ge=1, le=4)
     """How many trailing parts of a shard's path name it; 2 takes the parent folder in."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from kernels import cpu
 from miner.rows import Rows
@@ -21,7 +21,7 @@ def collapse_exact(rows: Rows) -> Rows:
 
 
 def collapse_near(rows: Rows, *, near_clip: float, near_dino: float) -> Rows:
-    """One row for all near-copies, and copies of near-copies: the smallest image_id."""
+    """One row for all near-copies of an image: the smallest image_id."""
     leaders = near_copies(rows.clip_ND, rows.dino_NE, near_clip=near_clip, near_dino=near_dino)
     return _collapse(rows, leaders)
 
@@ -29,29 +29,32 @@ def collapse_near(rows: Rows, *, near_clip: float, near_dino: float) -> Rows:
 def near_copies(
     clip_ND: torch.Tensor, dino_NE: torch.Tensor, *, near_clip: float, near_dino: float
 ) -> np.ndarray:
-    """Groups of near-copies: connected by CLIP cosine > near_clip and DINO cosine > near_dino.
+    """Groups of near-copies: everyone in a group is a near-copy of its first row.
+
+    Rows are taken in order; one that is no near-copy of an earlier leader leads a group of its own.
+    Groups are no chains, whose ends may look nothing alike.
 
     Args:
         clip_ND: [N, D], any float dtype.
         dino_NE: [N, E], any float dtype.
-        near_clip: threshold, strict.
-        near_dino: threshold, strict.
+        near_clip: near-copies have a CLIP cosine strictly above this ...
+        near_dino: ... and a DINO cosine strictly above this.
 
     Returns:
-        [N] int64: for each row the smallest row of its group.
+        [N] int64: for each row its group's leader, which is the group's smallest row.
     """
-    num_rows = len(clip_ND)
-    edges = []
+    partners: dict[int, list[int]] = defaultdict(list)
     for pairs in cpu.candidates((clip_ND, None), (dino_NE, None), clip_above=near_clip):
         near = pairs.where(pairs.dino_cos > near_dino)
-        edges.append(np.stack([near.i.numpy(), near.j.numpy()]))
-    if not edges or num_rows == 0:
-        return np.arange(num_rows)
-    i, j = np.concatenate(edges, axis=1)
-    graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(num_rows, num_rows))
-    _, labels = connected_components(graph, directed=False)
-    _, first = np.unique(labels, return_index=True)
-    leaders: np.ndarray = first[labels]
+        for i, j in zip(near.i.tolist(), near.j.tolist(), strict=True):
+            partners[i].append(j)
+    leaders = np.arange(len(clip_ND))
+    is_led = np.zeros(len(clip_ND), dtype=bool)
+    for leader in sorted(partners):
+        if not is_led[leader]:
+            followers = [row for row in partners[leader] if not is_led[row]]
+            leaders[followers] = leader
+            is_led[followers] = True
     return leaders
 
 

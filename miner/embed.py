@@ -7,7 +7,7 @@ depend neither on other shards nor on how often a run was interrupted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -50,6 +50,7 @@ def embed_shard(
     settings: ReadSettings,
     batch_size: int,
     quota: int | None = None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Stats:
     """Do whatever is missing of one shard, and commit it.
 
@@ -60,6 +61,7 @@ def embed_shard(
         settings: limits for images, and the reading settings that are recorded.
         batch_size: images to a batch.
         quota: stop after this many samples (`--limit`).
+        on_image: called for each decoded image, for progress.
 
     Returns:
         Counts of what was done (`shards`, `samples`, `decodable`, `quarantined`, and
@@ -78,10 +80,9 @@ def embed_shard(
     is_new = not store.commit_path("samples", shard.shard_id).exists()
     if not missing and not is_new:
         return stats
-    reading = _read(shard, missing, settings, batch_size, quota, stats)
+    reading = _read(shard, missing, settings, batch_size, quota, on_image, stats)
     with stats.time("write"):
         if is_new:
-            _refuse_nonfinite(shard, reading, missing)
             _commit_samples(shard, reading, store, settings, quota)
             stats.count("shards")
             stats.count("samples", len(reading.rows) + len(reading.refused))
@@ -89,8 +90,8 @@ def embed_shard(
             stats.count("quarantined", len(reading.refused))
         sample_sha256 = _committed_images(shard, reading, store)
         for encoder in missing:
-            _commit_vectors(shard, encoder, reading, sample_sha256, store)
-            stats.count(f"encoded {encoder.record.name}", len(sample_sha256))
+            num_refused = _commit_vectors(shard, encoder, reading, sample_sha256, store)
+            stats.count(f"encoded {encoder.record.name}", len(sample_sha256) - num_refused)
     return stats
 
 
@@ -100,6 +101,7 @@ def _read(
     settings: ReadSettings,
     batch_size: int,
     quota: int | None,
+    on_image: Callable[[], None],
     stats: Stats,
 ) -> _Reading:
     reader = ShardReader(shard, settings)
@@ -107,7 +109,8 @@ def _read(
     refused: list[Json] = []
     undecodable: dict[str, Json] = {}
     batches = Batches(encoders=encoders, batch_size=batch_size, stats=stats)
-    for item in _timed(islice(reader, quota), stats):
+    items = _timed(iter(reader), stats)
+    for item in islice(items, quota):
         if isinstance(item, Refusal):
             if item.retracts:
                 # One outcome for a sample: whether it was decodable or not is taken back.
@@ -124,16 +127,13 @@ def _read(
             continue
         rows[row["image_id"]] = row
         batches.add(row["image_id"], crops)
+        on_image()
     batches.flush()
     refused += undecodable.values()
+    if quota is not None and len(rows) + len(refused) == quota:
+        # One further look tells a shard that ended here from one that was cut.
+        next(items, None)
     return _Reading(reader=reader, rows=rows, refused=refused, batches=batches)
-
-
-def _refuse_nonfinite(shard: Shard, reading: _Reading, encoders: Sequence[TorchEncoder]) -> None:
-    for encoder in encoders:
-        for image_id in sorted(reading.batches.nonfinite(encoder) & reading.rows.keys()):
-            row = reading.rows.pop(image_id)
-            reading.refused.append(_nonfinite_row(shard, row, encoder))
 
 
 def _nonfinite_row(shard: Shard, row: Json, encoder: TorchEncoder) -> Json:
@@ -247,7 +247,8 @@ def _commit_vectors(
     reading: _Reading,
     committed: dict[str, str],
     store: Store,
-) -> None:
+) -> int:
+    """Commit one encoder's vectors; the number of images for which it gave none."""
     batches, bad = reading.batches, reading.batches.nonfinite(encoder)
     places = [
         place
@@ -271,10 +272,13 @@ def _commit_vectors(
         "precision": str(encoder.dtype).removeprefix("torch."),
         "device": str(encoder.device),
         "deviation": 0.0 if encoder.dtype == torch.float32 else BF16_DEVIATION,
+        "batch_size": batches.batch_size,
+        "num_quarantined": len(refused),
         "samples_sha256": store.record("samples", shard.shard_id)["files"][0]["sha256"],
         "versions": versions(),
     }
     store.commit(f"vectors/{encoder.encoder_id}", shard.shard_id, files, record)
+    return len(refused)
 
 
 def reading_fingerprint(settings: ReadSettings) -> Json:

@@ -8,7 +8,7 @@ import stat
 from collections import OrderedDict
 from typing import Any, Self
 
-from miner.filesystems import filesystem, is_local_url, join_url, path_parts, retried
+from miner.filesystems import filesystem, is_local_url, is_tar, join_url, retried
 from miner.tar import CHUNK_BYTES
 
 READAHEAD_BYTES = 8 * 2**20
@@ -94,7 +94,8 @@ class ImageFetcher:
         Raises:
             ShardError: the file is gone, too short, or the member would lead out of the folder.
         """
-        if not path_parts(url)[-1:] or not path_parts(url)[-1].endswith(".tar"):
+        # A folder tree may be called birds.tar, too.
+        if not is_tar(url) or (is_local_url(url) and os.path.isdir(url)):
             url = join_url(url, member)
         if url in self._open:
             self._open.move_to_end(url)

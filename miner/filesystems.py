@@ -1,7 +1,8 @@
-"""What lies at a path or a URL: its filesystem, look-ups and listings, with retries."""
+"""What lies at a path or a URL: its filesystem, patterns, look-ups and listings, with retries."""
 
 from __future__ import annotations
 
+import glob
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import fsspec
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+from webdataset.shardlists import expand_urls
 
 from miner.errors import MinerError, ResourceError, ShardError
 
@@ -28,6 +30,46 @@ _MODIFIED = (
     *("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "updated"),
     *("blob_id", "created"),
 )
+
+
+def expand(pattern: str) -> list[str]:
+    """Expand braces as webdataset does, without its shell, its chains and its environment.
+
+    Raises:
+        ValueError: the pattern is empty, its braces have no pairs, or it asks for one of these.
+        ShardError: it is not UTF-8.
+    """
+    for refused, why in (
+        ("pipe:", "would run a shell"),
+        ("|", "would run a shell"),
+        ("::", "chains URLs"),
+        ("${", "reads the environment"),
+    ):
+        if refused in pattern:
+            raise ValueError(f"{pattern}: {refused!r} {why}, which is not supported; give URLs")
+    if not pattern:
+        raise ValueError("a shard pattern is empty; give a tar, a folder, a pattern or a URL")
+    check_is_utf8(pattern)
+    if "://" not in pattern and os.path.exists(pattern):
+        return [pattern]
+    try:
+        return [str(url) for url in expand_urls(pattern)]
+    except ValueError as error:
+        raise ValueError(
+            f"{pattern}: {error}; braces come in pairs, as in {{0000..0099}}"
+        ) from error
+
+
+def check_is_utf8(url: str) -> None:
+    """Refuse what no table can hold.
+
+    Raises:
+        ShardError: the path is not UTF-8.
+    """
+    try:
+        url.encode()
+    except UnicodeEncodeError as error:
+        raise ShardError(f"{url!r}: the path is not UTF-8; rename it") from error
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -91,8 +133,47 @@ def look_up(fs: Any, url: str, path: str) -> Mapping[str, Any] | None:
     return retried(url, "looking it up", look)
 
 
+def matches(fs: Any, url: str, path: str) -> Mapping[str, Mapping[str, Any]]:
+    """What a pattern matches, by path; local links are followed, but for `**` into folders."""
+
+    def match() -> Mapping[str, Mapping[str, Any]]:
+        if not is_local_url(url):
+            found: Mapping[str, Mapping[str, Any]] = fs.glob(path, detail=True)
+            return found
+        # The filesystem's own globs do not enter linked folders; Python's do, loops and all.
+        return {name: _followed(name) for name in (fs.glob if "**" in path else glob.glob)(path)}
+
+    return retried(url, "listing", match)
+
+
+def contents(fs: Any, url: str, path: str) -> Mapping[str, Mapping[str, Any]]:
+    """What lies directly in a folder, by path; local links are followed."""
+
+    def look() -> Mapping[str, Mapping[str, Any]]:
+        if not is_local_url(url):
+            return {info["name"].rstrip("/"): info for info in fs.ls(path, detail=True)}
+        return {name: _followed(name) for name in (os.path.join(path, n) for n in os.listdir(path))}
+
+    return retried(url, "listing", look)
+
+
+def _followed(path: str) -> Mapping[str, Any]:
+    """Type and size of a local path, or of what it links to; a link to nothing has no size."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return {"type": "file", "size": None}
+    return {"type": "directory" if stat.S_ISDIR(status.st_mode) else "file", "size": status.st_size}
+
+
 def walk(root: str) -> Iterator[tuple[str, int, str]]:
-    """Files below a local folder; linked folders are entered, each real folder once."""
+    """Files below a local folder; linked folders are entered, each real folder once.
+
+    Run directories are left out, so that a run inside the tree of its images is no part of it.
+
+    Raises:
+        ShardError: a folder cannot be read, or the root is a run directory itself.
+    """
 
     def fail(error: OSError) -> None:
         raise ShardError(f"{error.filename}: {error.strerror}; make it readable") from error
@@ -104,6 +185,14 @@ def walk(root: str) -> Iterator[tuple[str, int, str]]:
             subfolders.clear()
             continue
         seen.add(real)
+        if "run.json" in names and "commits" in subfolders:
+            if folder == root:
+                raise ShardError(
+                    f"{root} is a run directory, so its images cannot be told from the run's own; "
+                    "give the folder of the images, and an --out that is another folder"
+                )
+            subfolders.clear()
+            continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in names:
             if not name.startswith("."):
@@ -125,6 +214,11 @@ def is_local_url(url: str) -> bool:
 def is_file(url: str) -> bool:
     """Whether it may be opened as a file; of a remote one that is taken for granted."""
     return not is_local_url(url) or os.path.isfile(url)
+
+
+def is_tar(url: str) -> bool:
+    """Whether the name, in any case, is a tar's."""
+    return bool(path_parts(url)) and path_parts(url)[-1].lower().endswith(".tar")
 
 
 def path_parts(url: str) -> list[str]:

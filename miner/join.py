@@ -20,8 +20,9 @@ from miner.config import JoinSettings, SelectSettings
 from miner.copies import collapse_exact, collapse_near
 from miner.pairs import Histogram, join_name, random_pairs, raw_counts, raw_table
 from miner.records import Json, digest, new_attempt, replace_record
-from miner.rows import Rows, deviations, inputs, load_rows
+from miner.rows import Rows, deviations, inputs, joined_shards, load_rows
 from miner.store import Store
+from miner.versions import versions
 
 CandidateSearch = Callable[..., Iterator[Pairs]]
 
@@ -170,17 +171,26 @@ def join(store: Store, clip: str, dino: str, settings: JoinSettings, near: Selec
         StoreError: no shard has vectors of both encoders.
     """
     folder = store.root / "pairs" / join_name(clip, dino, settings)
-    read = inputs(store, clip, dino)
     fingerprint = digest(
         {
             "settings": settings.model_dump(exclude={"join"}),
             "near": [near.near_clip, near.near_dino] if settings.collapse == "near" else None,
-            "inputs": read,
+            "inputs": inputs(store, clip, dino),
         }
     )
-    done = store.join_record(folder)
-    if done is not None and done["fingerprint"] == fingerprint:
-        return done
+    with store.lock(folder.name):
+        done = store.join_record(folder)
+        if done is not None and done["fingerprint"] == fingerprint:
+            return done
+        record = {"name": folder.name, "fingerprint": fingerprint, "clip": clip, "dino": dino}
+        return _join(store, folder, record, settings, near)
+
+
+def _join(
+    store: Store, folder: Path, record: Json, settings: JoinSettings, near: SelectSettings
+) -> Json:
+    """Search, and publish what was found under the record."""
+    clip, dino = record["clip"], record["dino"]
     everything = load_rows(store, clip, dino)
     rows = _collapsed(everything, settings, near)
     impl = implementation(settings.join)
@@ -190,11 +200,8 @@ def join(store: Store, clip: str, dino: str, settings: JoinSettings, near: Selec
         max(BORDERLINE, deviations(store, dino)),
     )
     table = raw_table(rows, pairs, settings, bands)
-    record: Json = {
-        "name": folder.name,
-        "fingerprint": fingerprint,
-        "clip": clip,
-        "dino": dino,
+    shards = joined_shards(store, clip, dino)
+    record |= {
         **settings.model_dump(exclude={"join"}),
         "near_clip": near.near_clip if settings.collapse == "near" else None,
         "near_dino": near.near_dino if settings.collapse == "near" else None,
@@ -203,13 +210,15 @@ def join(store: Store, clip: str, dino: str, settings: JoinSettings, near: Selec
         "borderline_clip": bands[0],
         "borderline_dino": bands[1],
         "counts": {
-            "shards": len(read),
+            "shards": len(shards),
             "images": len(everything),
             "distinct": len(rows),
             "pairs": len(rows) * (len(rows) - 1) // 2,
             "candidates": num_candidates,
             **raw_counts(table),
         },
+        "shards": shards,
+        "versions": versions(),
     }
     return publish(store, folder, table, histogram.table(), record)
 
@@ -249,7 +258,8 @@ def _search(rows: Rows, settings: JoinSettings, impl: str) -> tuple[Pairs, Histo
 def publish(store: Store, folder: Path, raw: pa.Table, histogram: pa.Table, record: Json) -> Json:
     """Replace a join's tables and record.
 
-    The record goes first and comes back last, so that it never names a mixture of two joins.
+    The record goes first and comes back last, so that it never names a mixture of two joins. The
+    caller holds the join's lock.
 
     Returns:
         The record with the files it names.
@@ -261,15 +271,12 @@ def publish(store: Store, folder: Path, raw: pa.Table, histogram: pa.Table, reco
         name = f"part-{part:05d}.parquet"
         entry = store.write_table(raw.slice(start, PART_ROWS), f"{base}/{attempt}", name)
         files.append({**asdict(entry), "path": f"{base}/raw/{name}"})
-    with store.lock():
-        for stale in ("join.json", "selected.parquet"):
-            (folder / stale).unlink(missing_ok=True)
-        for stale in ("raw", "report"):
-            shutil.rmtree(folder / stale, ignore_errors=True)
-        (folder / attempt).rename(folder / "raw")
-        files.append(asdict(store.write_table(histogram, base, "histogram.parquet")))
-        record = {**record, "files": files}
-        replace_record(folder / "join.json", record)
-    for leftover in folder.glob("raw.*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for stale in ("join.json", "selected.parquet"):
+        (folder / stale).unlink(missing_ok=True)
+    for stale in ("raw", "report"):
+        shutil.rmtree(folder / stale, ignore_errors=True)
+    (folder / attempt).rename(folder / "raw")
+    files.append(asdict(store.write_table(histogram, base, "histogram.parquet")))
+    record = {**record, "files": files}
+    replace_record(folder / "join.json", record)
     return record

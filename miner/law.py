@@ -185,7 +185,7 @@ class Judge(Generic[S]):
         """Whether the last group lacks members because the tar ends, or seems to."""
         if self._tar is None or not self._lacks_members(extensions):
             return None
-        missing = ", ".join(sorted(self._usual.most_common(1)[0][0] - extensions))
+        missing = ", ".join(sorted(self._usual_extensions() - extensions))
         detail = f"the shard's last sample, without the usual {missing}"
         if not self._tar.has_end:
             self._end_is_explained = True
@@ -197,7 +197,11 @@ class Judge(Generic[S]):
         return None
 
     def _lacks_members(self, extensions: frozenset[str]) -> bool:
-        return bool(self._usual) and extensions < self._usual.most_common(1)[0][0]
+        return bool(self._usual) and extensions < self._usual_extensions()
+
+    def _usual_extensions(self) -> frozenset[str]:
+        """The most common extensions of a sample; of several, the largest set."""
+        return max(self._usual, key=lambda extensions: (self._usual[extensions], len(extensions)))
 
     def _settle(self) -> Iterator[Refusal]:
         """Damage that no group answered for: its neighbours' loss, or a row of its own."""

@@ -1,9 +1,10 @@
-"""What a member's name says: its key, its extension, and whether it may be shown."""
+"""What a name says: a member's key and extension, a shard's stem, and what may be shown of it."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 from webdataset.tariterators import base_plus_ext
 
@@ -15,6 +16,8 @@ IMAGE_EXTENSIONS = frozenset(
 )
 MAX_NAME_CHARS = 4096
 """Longest member name that is taken as one, in characters."""
+MAX_STEM_CHARS = 100
+"""Longest stem or dataset made from a path: with both, names in a run stay within 255 bytes."""
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -36,6 +39,20 @@ def split_name(name: str) -> tuple[str | None, str]:
         return None, ""
     key, suffix = base_plus_ext(name)
     return key, (suffix or "").lower()
+
+
+def stem_of(parts: Sequence[str], depth: int) -> str:
+    """A shard's stem from the last parts of its path, safe in the name of a file."""
+    return safe_name(".".join(safe_name(part) for part in parts[-depth:]))
+
+
+def safe_name(name: str) -> str:
+    """A name of letters, digits, '.', '_' and '-'; one that had to be changed ends in its hash."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("-._") or "shards"
+    if not name or (safe == name and len(name) <= MAX_STEM_CHARS):
+        return safe
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:6]
+    return f"{safe[: MAX_STEM_CHARS - 7]}-{digest}"
 
 
 def shown(name: str) -> str:

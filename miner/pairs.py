@@ -31,7 +31,8 @@ def join_name(clip: str, dino: str, settings: JoinSettings) -> str:
 
 
 def _decimals(value: float) -> str:
-    return max(f"{value:.2f}", f"{value:g}", key=len)
+    # Two decimals where they are exact, else as many as tell the value from any other.
+    return f"{value:.2f}" if float(f"{value:.2f}") == value else repr(value)
 
 
 class Histogram:

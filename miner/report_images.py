@@ -16,7 +16,7 @@ from PIL import Image
 from miner.config import ImageLimits
 from miner.errors import ImageError, ShardError
 from miner.fetch import ImageFetcher
-from miner.filesystems import path_parts
+from miner.filesystems import is_tar
 from miner.images import Decoded, decode
 from miner.records import Json
 
@@ -101,7 +101,7 @@ def _fetch(rows: Iterable[Json], places: Mapping[str, str]) -> Iterator[tuple[st
                 data = fetcher.read(url, row["member"], row["offset"], row["num_bytes"])
             except ShardError as error:
                 # Rows come by offset, so what follows in this tar is not there either.
-                if path_parts(url)[-1:] and path_parts(url)[-1].endswith(".tar"):
+                if is_tar(url):
                     gone[url] = str(error)
                 yield sha256, str(error)
                 continue

@@ -98,13 +98,13 @@ def load_rows(store: Store, clip: str, dino: str) -> Rows:
     for shard_id in shard_ids:
         samples = store.samples(shard_id).select(["image_id", "sha256"]).to_pydict()
         sha256_of = dict(zip(samples["image_id"], samples["sha256"], strict=True))
-        clip_row = _rows_by_id(store, clip, shard_id, sha256_of)
-        dino_row = _rows_by_id(store, dino, shard_id, sha256_of)
+        clip_row, clip_ND = _vectors_by_id(store, clip, shard_id, sha256_of)
+        dino_row, dino_NE = _vectors_by_id(store, dino, shard_id, sha256_of)
         both = [image_id for image_id in sha256_of if image_id in clip_row and image_id in dino_row]
         image_ids += both
         sha256 += [sha256_of[image_id] for image_id in both]
-        clips.append(store.vectors(clip, shard_id)[1][[clip_row[image_id] for image_id in both]])
-        dinos.append(store.vectors(dino, shard_id)[1][[dino_row[image_id] for image_id in both]])
+        clips.append(clip_ND[[clip_row[image_id] for image_id in both]])
+        dinos.append(dino_NE[[dino_row[image_id] for image_id in both]])
     order = np.array(sorted(range(len(image_ids)), key=image_ids.__getitem__), dtype=np.int64)
     return Rows(
         image_ids=[image_ids[place] for place in order],
@@ -117,41 +117,49 @@ def load_rows(store: Store, clip: str, dino: str) -> Rows:
 
 def vectors_of(store: Store, encoder_id: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
     """The stored vectors of some images, by image_id; images without one are left out."""
-    wanted = set(wanted)
     found: dict[str, np.ndarray] = {}
-    for shard_id in store.committed(f"vectors/{encoder_id}"):
+    for shard_id, named in _by_shard(store, f"vectors/{encoder_id}", wanted).items():
         image_ids, vectors_ND = store.vectors(encoder_id, shard_id)
-        found.update(
-            (image_id, vectors_ND[row])
-            for row, image_id in enumerate(image_ids)
-            if image_id in wanted
-        )
+        found |= {
+            image_id: vectors_ND[row] for row, image_id in enumerate(image_ids) if image_id in named
+        }
     return found
 
 
 def samples_of(store: Store, wanted: Iterable[str]) -> dict[str, Json]:
-    """The rows of `samples` of some images, by image_id; unknown images are left out."""
+    """The rows of `samples` of some images, by image_id; unknown images are left out.
+
+    Their `shard` is where the shard was seen last, so that a corpus may move.
+    """
+    seen = store.run()["shards"]
+    found: dict[str, Json] = {}
+    for shard_id, named in _by_shard(store, "samples", wanted).items():
+        place = {"shard": seen[shard_id]["url"]} if shard_id in seen else {}
+        rows = store.samples(shard_id).to_pylist()
+        found |= {row["image_id"]: row | place for row in rows if row["image_id"] in named}
+    return found
+
+
+def _by_shard(store: Store, stage: str, wanted: Iterable[str]) -> dict[str, set[str]]:
+    """Image ids by the committed shard that their first two parts name."""
+    committed = set(store.committed(stage))
     by_shard: dict[str, set[str]] = defaultdict(set)
     for image_id in wanted:
-        dataset, stem, _ = image_id.split("/", 2) if image_id.count("/") >= 2 else ("", "", "")
-        by_shard[f"{dataset}.{stem}"].add(image_id)
-    committed = set(store.committed("samples"))
-    return {
-        row["image_id"]: row
-        for shard_id in sorted(by_shard.keys() & committed)
-        for row in store.samples(shard_id).to_pylist()
-        if row["image_id"] in by_shard[shard_id]
-    }
+        shard_id = ".".join(image_id.split("/", 2)[:2])
+        if shard_id in committed:
+            by_shard[shard_id].add(image_id)
+    return by_shard
 
 
-def _rows_by_id(
+def _vectors_by_id(
     store: Store, encoder_id: str, shard_id: str, known: dict[str, str]
-) -> dict[str, int]:
-    image_ids, _ = store.vectors(encoder_id, shard_id)
+) -> tuple[dict[str, int], np.ndarray]:
+    """The row of each image_id, and the vectors [N, D]."""
+    image_ids, vectors_ND = store.vectors(encoder_id, shard_id)
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
     if unknown := row_of.keys() - known.keys():
         raise StoreError(
             f"vectors of {encoder_id} for shard {shard_id} name {len(unknown)} images that its "
             f"samples do not ({min(unknown)}, ...); run `blindpairs verify {store.root}`"
         )
-    return row_of
+    return row_of, vectors_ND

@@ -55,7 +55,7 @@ class Reason(StrEnum):
 
     # The encoder.
     NONFINITE = "nonfinite"
-    """The encoder gave NaN or infinity, in float32 too."""
+    """The encoder gave NaN or infinity; the sample stands, its vector is missing."""
 
 
 SAMPLES = pa.schema(

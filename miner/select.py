@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,7 @@ def verdicts(store: Store, raw: pa.Table, record: Json, settings: SelectSettings
     """What the selection says of every row of `raw`, and so why a pair is not shown.
 
     Rows are looked at in rank order. A pair is dropped when it is not blind (`raw` may reach
-    beyond the thresholds), when both images are near-copies of each other, when near-copies of
+    beyond the thresholds), when both images are near-copies of one image, when near-copies of
     the two were kept as a pair already, or when an image has had its share of pairs.
 
     Args:
@@ -93,7 +94,9 @@ def select(store: Store, folder: Path, settings: SelectSettings) -> Json:
     raw = read_parts(folder)
     said = verdicts(store, raw, record, settings)
     table = _selected_table(store, raw, [r for r in rank_order(raw, settings) if said[r] == KEPT])
-    with store.lock():
+    with store.lock(folder.name):
+        # A report of the former selection would show other pairs.
+        shutil.rmtree(folder / "report", ignore_errors=True)
         entry = store.write_table(
             table, folder.relative_to(store.root).as_posix(), "selected.parquet"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,23 +11,28 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from webdataset.shardlists import expand_urls
-
 from miner.errors import ShardError
 from miner.fetch import ShardFile, sha256_of
 from miner.filesystems import (
+    check_is_utf8,
+    contents,
+    expand,
     filesystem,
     is_file,
     is_local_url,
+    is_tar,
     join_url,
     look_up,
+    matches,
     modified,
     path_parts,
     retried,
     walk,
 )
 from miner.metadata import METADATA_EXTENSIONS
-from miner.names import IMAGE_EXTENSIONS, extension_of, tree_key
+from miner.names import IMAGE_EXTENSIONS, extension_of, safe_name, stem_of, tree_key
+
+log = logging.getLogger(__name__)
 
 SLICE_FILES = 10_000
 """Files of a folder tree that make one shard, about."""
@@ -87,15 +93,15 @@ def list_shards(
     shards: dict[str, Shard] = {}
     for pattern in patterns:
         found = False
-        for url in _expand(pattern):
+        for url in expand(pattern):
             for shard in _find(url, dataset, stem_depth):
                 found = True
                 other = shards.setdefault(shard.shard_id, shard)
                 if (other.url, other.files) != (shard.url, shard.files):
                     raise ShardError(
                         f"two shards would both be {shard.shard_id}: {other.url} and {shard.url}; "
-                        "give --stem-depth 2 to take the folder into the name, or run them with "
-                        "a --dataset each"
+                        f"give --stem-depth {stem_depth + 1} to take the folder into the name, or "
+                        "run them with a --dataset each"
                     )
         if not found:
             raise ShardError(
@@ -103,28 +109,6 @@ def list_shards(
                 "check the path (tars in subfolders need a pattern such as FOLDER/*/*.tar)"
             )
     return sorted(shards.values(), key=lambda shard: shard.shard_id)
-
-
-def _expand(pattern: str) -> list[str]:
-    """Expand braces as webdataset does, without its shell, its chains and its environment."""
-    for refused, why in (
-        ("pipe:", "would run a shell"),
-        ("|", "would run a shell"),
-        ("::", "chains URLs"),
-        ("${", "reads the environment"),
-    ):
-        if refused in pattern:
-            raise ValueError(f"{pattern}: {refused!r} {why}, which is not supported; give URLs")
-    if not pattern:
-        raise ValueError("a shard pattern is empty; give a tar, a folder, a pattern or a URL")
-    if "://" not in pattern and os.path.exists(pattern):
-        return [pattern]
-    try:
-        return [str(url) for url in expand_urls(pattern)]
-    except ValueError as error:
-        raise ValueError(
-            f"{pattern}: {error}; braces come in pairs, as in {{0000..0099}}"
-        ) from error
 
 
 def _find(url: str, dataset: str | None, stem_depth: int) -> Iterator[Shard]:
@@ -135,7 +119,8 @@ def _find(url: str, dataset: str | None, stem_depth: int) -> Iterator[Shard]:
         path = os.path.normpath(path)
     is_glob = any(sign in path for sign in ("*" if url.startswith("http") else "*?["))
     if is_glob and not (is_local and os.path.exists(path)):
-        infos = retried(url, "listing", lambda: fs.glob(path, detail=True))
+        infos = matches(fs, url, path)
+        _warn_of_images(url, infos)
     else:
         is_glob, info = False, look_up(fs, url, path)
         infos = {} if info is None else {path: info}
@@ -143,7 +128,7 @@ def _find(url: str, dataset: str | None, stem_depth: int) -> Iterator[Shard]:
         place = _Place(fs, found, is_local, dataset, stem_depth)
         if info["type"] == "directory":
             yield from _find_in_folder(place)
-        elif _is_tar(found, place.url):
+        elif _is_shard(found, place.url):
             yield place.tar(info)
         elif not is_glob:
             raise ShardError(
@@ -153,13 +138,28 @@ def _find(url: str, dataset: str | None, stem_depth: int) -> Iterator[Shard]:
 
 def _find_in_folder(folder: _Place) -> Iterator[Shard]:
     """The tars directly in a folder; where it has none, its images as slices of a tree."""
-    listing = retried(folder.url, "listing", lambda: folder.fs.ls(folder.path, detail=True))
-    infos = {info["name"].rstrip("/"): info for info in listing if info["type"] == "file"}
-    tars = [name for name in sorted(infos) if _is_tar(name, name)]
+    infos = contents(folder.fs, folder.url, folder.path)
+    files = [name for name in sorted(infos) if infos[name]["type"] != "directory"]
+    tars = [name for name in files if _is_shard(name, folder.at(name).url)]
     for name in tars:
         yield folder.at(name).tar(infos[name])
-    if not tars:
+    if tars:
+        _warn_of_images(folder.url, infos)
+    else:
         yield from folder.tree()
+
+
+def _warn_of_images(url: str, infos: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say so where images lie beside tars, or match a pattern, and are left out."""
+    shown = (path for path in infos if not os.path.basename(path).startswith("."))
+    files = sorted(path for path in shown if infos[path]["type"] != "directory")
+    images = [path for path in files if extension_of(path) in IMAGE_EXTENSIONS]
+    if images:
+        log.warning(
+            "%s: %d image files, such as %r, are not read, only tars and folders; move them to a "
+            "folder of their own and name that",
+            *(url, len(images), images[0]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +180,20 @@ class _Place:
         return _Place(self.fs, path, self.is_local, self.dataset, self.stem_depth)
 
     def tar(self, info: Mapping[str, Any]) -> Shard:
+        check_is_utf8(self.url)
         parts = path_parts(self.url)
         if info.get("size") is None:
+            if self.is_local:
+                raise ShardError(f"{self.url}: no file that may be read is there; mend the link")
             raise ShardError(
                 f"{self.url}: the server does not tell its size, so ranges of it cannot be read; "
                 "download it first"
             )
-        beside = re.sub(r"\.tar$", ".parquet", self.url)
+        beside = re.sub(r"\.tar$", ".parquet", self.url, flags=re.IGNORECASE)
         has_sidecar = beside != self.url and look_up(self.fs, beside, self.at(beside).path)
         return Shard(
-            dataset=self.dataset or _safe(parts[-2] if len(parts) > 1 else ""),
-            stem=_stem([*parts[:-1], parts[-1][: -len(".tar")]], self.stem_depth),
+            dataset=self.dataset or safe_name(parts[-2] if len(parts) > 1 else ""),
+            stem=stem_of([*parts[:-1], parts[-1][: -len(".tar")]], self.stem_depth),
             url=self.url,
             num_bytes=info["size"],
             modified=modified(self.url, info),
@@ -199,12 +202,22 @@ class _Place:
 
     def tree(self) -> Iterator[Shard]:
         """Slices of the images below this folder and of the metadata files beside them."""
-        files = sorted(
-            (file for file in self._files() if extension_of(file[0]) in _TREE_EXTENSIONS),
-            key=lambda file: (tree_key(file[0]), file[0]),
-        )
+        check_is_utf8(self.url)
+        files, tars = [], []
+        for file in self._files():
+            if extension_of(file[0]) in _TREE_EXTENSIONS:
+                files.append(file)
+            elif file[0].lower().endswith((".tar", *_COMPRESSED)):
+                tars.append(file[0])
+        files.sort(key=lambda file: (tree_key(file[0]), file[0]))
         if not any(extension_of(path) in IMAGE_EXTENSIONS for path, _, _ in files):
             return
+        if tars:
+            log.warning(
+                "%s: %d tars in this tree of images are not read, such as %r; name them, or their "
+                "folder, in a run of their own",
+                *(self.url, len(tars), min(tars)),
+            )
         parts = path_parts(self.url)
         slices: list[list[tuple[str, int, str]]] = [[]]
         for _, sharing in groupby(files, key=lambda file: tree_key(file[0])):
@@ -213,8 +226,8 @@ class _Place:
             slices[-1].extend(sharing)
         for number, piece in enumerate(slices):
             yield Shard(
-                dataset=self.dataset or _safe(parts[-1] if parts else ""),
-                stem=f"{_stem(parts, self.stem_depth)}-{number:05d}",
+                dataset=self.dataset or safe_name(parts[-1] if parts else ""),
+                stem=stem_of([*parts, f"{number:05d}"], self.stem_depth),
                 url=self.url,
                 num_bytes=sum(num_bytes for _, num_bytes, _ in piece),
                 modified=max(modified for _, _, modified in piece),
@@ -235,7 +248,7 @@ class _Place:
                 yield relative, info["size"] or 0, modified(self.at(path).url, info)
 
 
-def _is_tar(path: str, url: str) -> bool:
+def _is_shard(path: str, url: str) -> bool:
     name = path_parts(path)[-1:]
     if not name or name[0].startswith("."):
         return False
@@ -244,15 +257,7 @@ def _is_tar(path: str, url: str) -> bool:
             f"{url}: compressed tars are not read, since offsets into them mean nothing; "
             "decompress it (images do not shrink any further)"
         )
-    return name[0].endswith(".tar")
-
-
-def _stem(parts: Sequence[str], depth: int) -> str:
-    return ".".join(_safe(part) for part in parts[-depth:]) or "root"
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("-._") or "shards"
+    return is_tar(path)
 
 
 def checksum(shard: Shard) -> str:

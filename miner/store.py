@@ -7,7 +7,9 @@ Readers follow records, never globs.
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,10 +51,34 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def lock(self) -> FileLock:
-        """A lock for the few files that are replaced, not put once."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.root / ".lock")
+    # -- locks ------------------------------------------------------------------------------
+
+    def lock(self, name: str = "run") -> FileLock:
+        """A lock for what is replaced and not put once: `run` for run.json, or a join's name."""
+        return FileLock(self._lock_path(f"{name}.lock"))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Held by everyone who writes, so that nobody takes an attempt at work for a dead one."""
+        with self._lock_path("writers").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether nobody writes; while the block runs, nobody begins to."""
+        with self._lock_path("writers").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def _lock_path(self, name: str) -> Path:
+        folder = self.root / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
 
     # -- run.json ---------------------------------------------------------------------------
 
@@ -84,6 +110,8 @@ class Store:
         Raises:
             FingerprintError: the run was made with other reading settings.
         """
+        # With this folder a walk over images knows the run for what it is.
+        (self.root / "commits").mkdir(parents=True, exist_ok=True)
         with self.lock():
             if self.exists():
                 run = self.run()
@@ -97,6 +125,11 @@ class Store:
             run["shards"].update(shards)
             run["commands"].append(command)
             replace_json(self.run_path, run)
+
+    def log_command(self, command: Json) -> None:
+        """Log a command that reads no shards."""
+        run = self.run()
+        self.update_run(run["reading"], {}, command)
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -116,6 +149,7 @@ class Store:
         flush_to_disk(unfinished)
         sha256 = file_sha256(unfinished)
         unfinished.rename(path)
+        flush_to_disk(path.parent)
         return FileEntry(path=f"{folder}/{name}", rows=table.num_rows, sha256=sha256)
 
     def commit(self, stage: str, shard_id: str, files: list[FileEntry], record: Json) -> bool:
@@ -223,37 +257,36 @@ class Store:
 
     def named(self) -> set[str]:
         """Relative paths of all files that a record names."""
-        return {
-            file["path"]
+        records = [
+            self.record(stage, shard_id)
             for stage in self.stages()
             for shard_id in self.committed(stage)
-            for file in self.record(stage, shard_id)["files"]
-        }
+        ]
+        records += [read_record(folder / "join.json") for folder in self.joins()]
+        files = [file for record in records for file in record["files"]]
+        files += [record["selection"]["file"] for record in records if "selection" in record]
+        return {file["path"] for file in files}
 
     def stages(self) -> list[str]:
         """Every stage that has commits: `samples`, and `vectors/<encoder_id>` of each encoder."""
         return ["samples", *(f"vectors/{encoder_id}" for encoder_id in self.encoder_ids())]
 
     def leftovers(self) -> list[Path]:
-        """Files that no record names although their shard is committed.
-
-        Their writer died or lost a race. Files of a shard that is not committed yet may belong to
-        a writer at work and are not listed.
-        """
+        """Files that no record names: dead attempts, unless somebody writes (see `alone`)."""
+        there = sorted(self.root.glob(".*.unfinished"))
+        for folder in ("samples", "quarantine", "vectors", "commits", "pairs"):
+            there += sorted(path for path in (self.root / folder).rglob("*") if path.is_file())
+        # Read after the files were listed, so that what is committed meanwhile is named.
         named = self.named()
-        left = []
-        for stage in self.stages():
-            committed = set(self.committed(stage))
-            folders = [self.root / stage, self.root / "commits" / stage]
-            if stage == "samples":
-                folders.append(self.root / "quarantine")
-            for path in (path for folder in folders for path in sorted(folder.glob("*"))):
-                relative = path.relative_to(self.root).as_posix()
-                owner = path.name.removeprefix(".").removesuffix(".unfinished").rsplit(".", 2)[0]
-                is_record = relative.startswith("commits/") and not path.name.startswith(".")
-                if path.is_file() and not is_record and relative not in named:
-                    left += [path] if owner in committed else []
-        return left
+        return [path for path in there if self._is_leftover(path, named)]
+
+    def _is_leftover(self, path: Path, named: set[str]) -> bool:
+        parts = path.relative_to(self.root).parts
+        if path.name.endswith(".unfinished"):
+            return True
+        is_record = parts[0] == "commits" or parts[2:] == ("join.json",)
+        is_report = parts[0] == "pairs" and parts[2:3] == ("report",)
+        return not is_record and not is_report and "/".join(parts) not in named
 
     def joins(self) -> Iterator[Path]:
         """Folders of the finished joins."""
@@ -261,10 +294,14 @@ class Store:
 
 
 def read_parts(folder: Path) -> pa.Table:
-    """All rows of a join's `raw` parts, in their order."""
-    return pa.concat_tables(
-        pq.ParquetFile(path).read() for path in sorted((folder / "raw").glob("part-*.parquet"))
-    )
+    """All rows of a join's `raw` parts, in their order.
+
+    Raises:
+        StoreError: join.json is missing, cut or edited.
+    """
+    names = [Path(file["path"]) for file in read_record(folder / "join.json")["files"]]
+    parts = [folder / "raw" / name.name for name in names if name.parent.name == "raw"]
+    return pa.concat_tables(pq.ParquetFile(part).read() for part in parts)
 
 
 def table_of(rows: list[Json], table_schema: pa.Schema) -> pa.Table:

@@ -55,9 +55,12 @@ def explain(store: Store, folder: Path, image_1: str, image_2: str) -> Explanati
         image_2: another one.
 
     Raises:
-        StoreError: the run knows one of the images neither as a sample nor as refused.
+        ValueError: the two are one.
+        StoreError: one of the images is no sample of the run.
     """
     record = read_record(folder / "join.json")
+    if image_1 == image_2:
+        raise ValueError(f"{image_1} is named twice; give two images")
     first, second = sorted((image_1, image_2))
     samples = samples_of(store, (first, second))
     for image_id in (first, second):
@@ -142,12 +145,13 @@ def _first_copy(store: Store, sample: Json, record: Json) -> str:
     image_id = str(sample["image_id"])
     if record["collapse"] == "none":
         return image_id
-    for shard_id in store.committed("samples"):
+    copies = []
+    # Copies that were embedded after the join stand for nobody in it.
+    for shard_id in record["shards"]:
         table = store.samples(shard_id).select(["image_id", "sha256"]).to_pydict()
-        for other, sha256 in zip(table["image_id"], table["sha256"], strict=True):
-            if sha256 == sample["sha256"]:
-                image_id = min(image_id, other)
-    return image_id
+        ids = zip(table["image_id"], table["sha256"], strict=True)
+        copies += [other for other, sha256 in ids if sha256 == sample["sha256"]]
+    return min(copies, default=image_id)
 
 
 def _refusal(store: Store, image_id: str) -> str:

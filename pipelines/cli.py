@@ -6,6 +6,7 @@ A command imports what it runs when it runs, so that `--help` does not wait for 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
-from miner.errors import MinerError
+from miner.errors import MinerError, ResourceError
 from pipelines.options import settings_from, settings_options
 
 PARTIAL = 3
@@ -44,7 +45,11 @@ class JoinEncoders(JoinSettings, SelectSettings):
 
 
 class EmbedOnly(ReadSettings, EmbedSettings):
-    """What `embed` and `plan` may be told."""
+    """What `embed` may be told."""
+
+
+class PlanSettings(ReadSettings, EmbedSettings, JoinSettings):
+    """What `plan` may be told."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -100,7 +105,7 @@ def demo(out: Path) -> int:
 @folder
 @join_option
 @click.option(
-    "--limit", type=click.IntRange(min=1), help="Pairs to show, best ranks first; default: 2000."
+    "--limit", type=click.IntRange(min=0), help="Pairs to show, best first; 0 all.  [default: 2000]"
 )
 def report(folder: Path, name: str | None, limit: int | None) -> int:
     """Write a join's report: one folder that opens in a browser, with no network."""
@@ -117,7 +122,8 @@ def _write_report(root: Path, name: str | None, limit: int | None) -> None:
     store = Store(root)
     folder = driver.pick_join(store, name)
     tables = tables_of(store, folder)
-    page = write_report(store, folder, limit=limit or DEFAULT_LIMIT, tables=tables)
+    most = DEFAULT_LIMIT if limit is None else limit or None
+    page = write_report(store, folder, limit=most, tables=tables)
     out_console.print(f"[bold]report[/bold]  {page}")
 
 
@@ -153,6 +159,8 @@ def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
     settings = settings_from(JoinEncoders, flags, config_file)
     store = Store(folder)
     clip, dino = driver.encoders_of(store, settings.clip, settings.dino)
+    log = driver.command_of("join", settings.model_dump(mode="json", exclude_defaults=True))
+    store.log_command({**log, "encoders": [clip, dino]})
     how, which = settings.part(JoinSettings), settings.part(SelectSettings)
     show.joined(out_console, folder, driver.join_and_select(store, clip, dino, how, which))
     return 0
@@ -169,7 +177,10 @@ def select(folder: Path, name: str | None, config_file: Path | None, **flags: An
 
     settings = settings_from(SelectSettings, flags, config_file)
     store = Store(folder)
-    show.joined(out_console, folder, driver.select_again(store, name, settings))
+    record = driver.select_again(store, name, settings)
+    log = driver.command_of("select", settings.model_dump(mode="json", exclude_defaults=True))
+    store.log_command(log)
+    show.joined(out_console, folder, record)
     return 0
 
 
@@ -178,16 +189,16 @@ def select(folder: Path, name: str | None, config_file: Path | None, **flags: An
 @click.option(
     "--out", type=click.Path(path_type=Path), help="A run on the same corpus, to learn from."
 )
-@settings_options(EmbedOnly)
+@settings_options(PlanSettings)
 def plan(patterns: Sequence[str], out: Path | None, config_file: Path | None, **flags: Any) -> int:
     """Estimate images, bytes, hours, memory and pairs before anything runs."""
     from miner.store import Store
     from pipelines import show
     from pipelines.plan import make_plan
 
-    settings = settings_from(EmbedOnly, flags, config_file)
+    settings = settings_from(PlanSettings, flags, config_file)
     store = Store(out) if out else None
-    show.facts(out_console, make_plan(patterns, settings, settings, store))
+    show.facts(out_console, make_plan(patterns, settings, settings, settings, store))
     return 0
 
 
@@ -231,7 +242,8 @@ def verify_command(folder: Path, gc: bool) -> int:
     if gc:
         for name in collect_garbage(store):
             out_console.print(f"removed {name}", markup=False)
-    leftovers = [] if findings else store.leftovers()
+    with store.alone() as alone:
+        leftovers = store.leftovers() if alone and not findings else []
     for path in leftovers:
         out_console.print(f"{path}: no commit names it; --gc removes it", markup=False)
     if not findings and not leftovers:
@@ -259,7 +271,8 @@ def doctor() -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit with its code."""
+    """Run the command and exit with its code; SIGTERM ends it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(arguments))
 
 
@@ -286,6 +299,9 @@ def run(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         error_console.print(f"blindpairs: {error}", markup=False)
         return click.UsageError.exit_code
+    except OSError as error:
+        error_console.print(f"blindpairs: {error}; see to it and run again", markup=False)
+        return ResourceError.exit_code
 
 
 if __name__ == "__main__":

@@ -51,9 +51,7 @@ class PlantedRow:
     dino_cos: float
 
 
-def run_demo(
-    out: Path, *, num_scenes: int = NUM_SCENES, seed: int = SEED
-) -> tuple[Embedded, Json]:
+def run_demo(out: Path, *, num_scenes: int = NUM_SCENES, seed: int = SEED) -> tuple[Embedded, Json]:
     """Render scenes into `out/scenes` and mine them into `out`.
 
     Args:

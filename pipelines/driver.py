@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from miner.audit import collect_garbage
 from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
@@ -101,6 +103,11 @@ class Encoders:
             locate(find_record(settings.dino), settings.dino_weights),
         ]
         self._loaded: dict[str, TorchEncoder] = {}
+        clip, dino = (record.encoder_id for record in self.records)
+        if clip == dino:
+            raise ValueError(
+                f"--clip and --dino are both {clip}; a blind pair takes two encoders that differ"
+            )
 
     @property
     def records(self) -> list[EncoderRecord]:
@@ -135,37 +142,47 @@ def embed(
             shard that cannot be read does not raise; it is reported in `failed`.
     """
     listed = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
-    shards = settle(listed, store, dataset_given=read.dataset is not None)
+    root = os.path.realpath(store.root)
+    if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
+        raise ValueError(f"--out {store.root} is the folder of the images; give another one")
     encoders = Encoders(encode)
+    shards = settle(listed, store, dataset_given=read.dataset is not None)
     clip, dino = (record.encoder_id for record in encoders.records)
-    known = {shard.shard_id: _whereabouts(shard) for shard in shards}
-    store.update_run(reading_fingerprint(read), known, {**command, "encoders": [clip, dino]})
+    seen = {shard.shard_id: _whereabouts(shard) for shard in shards}
+    store.update_run(reading_fingerprint(read), seen, {**command, "encoders": [clip, dino]})
     done = Embedded(
         clip=clip, dino=dino, num_shards=len(shards), max_bad_fraction=read.max_bad_fraction
     )
-    with ShardProgress(len(shards)) as progress:
+    with store.writing(), ShardProgress(len(shards)) as progress:
         left = read.limit
         for shard in shards:
             if left is not None and left <= 0:
                 break
             try:
-                stats = _embed_one(shard, store, encoders, read, encode.batch_size, left)
+                stats = _embed_one(shard, store, encoders, read, encode, left, progress)
             except ShardError as error:
                 log.error("shard %s failed: %s", shard.shard_id, error)
                 done.failed[shard.shard_id] = str(error)
-                progress.advance(0, 0)
+                progress.advance()
                 continue
-            record = store.record("samples", shard.shard_id)
-            done.stats += stats
-            done.num_new += bool(stats.counts)
-            done.num_samples += record["num_samples"]
-            done.num_quarantined += record["num_quarantined"]
-            done.damaged += [shard.shard_id] if record["damaged"] else []
-            left = None if left is None else left - record["num_samples"]
-            progress.advance(record["num_decodable"], record["num_quarantined"])
-    if not done.failed:
-        collect_garbage(store)
+            num_samples = _account(done, store, shard.shard_id, stats)
+            left = None if left is None else left - num_samples
+            progress.advance()
+    collect_garbage(store)
     return done
+
+
+def _account(done: Embedded, store: Store, shard_id: str, stats: Stats) -> int:
+    """Add a committed shard to the totals; its number of samples."""
+    record = store.record("samples", shard_id)
+    vectors = [store.record(f"vectors/{e}", shard_id) for e in (done.clip, done.dino)]
+    done.stats += stats
+    done.num_new += bool(stats.counts)
+    done.num_samples += record["num_samples"]
+    done.num_quarantined += record["num_quarantined"]
+    done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
+    done.damaged += [shard_id] if record["damaged"] else []
+    return int(record["num_samples"])
 
 
 def _embed_one(
@@ -173,8 +190,9 @@ def _embed_one(
     store: Store,
     encoders: Encoders,
     read: ReadSettings,
-    batch_size: int,
+    encode: EmbedSettings,
     quota: int | None,
+    progress: ShardProgress,
 ) -> Stats:
     stages = ["samples", *(f"vectors/{record.encoder_id}" for record in encoders.records)]
     if store.commit_path("samples", shard.shard_id).exists():
@@ -189,7 +207,13 @@ def _embed_one(
     if all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
         return Stats()
     stats = embed_shard(
-        shard, encoders.load(), store=store, settings=read, batch_size=batch_size, quota=quota
+        shard,
+        encoders.load(),
+        store=store,
+        settings=read,
+        batch_size=encode.batch_size,
+        quota=quota,
+        on_image=progress.image,
     )
     _append_metrics(store, shard, stats)
     return stats
@@ -250,8 +274,11 @@ def join_and_select(
 ) -> Json:
     """Join two encoders' vectors and select from the pairs; the content of join.json."""
     how = with_own_thresholds(store, clip, dino, how)
-    join(store, clip, dino, how, which)
-    return select(store, store.root / "pairs" / join_name(clip, dino, how), which)
+    with store.writing():
+        join(store, clip, dino, how, which)
+        record = select(store, store.root / "pairs" / join_name(clip, dino, how), which)
+    collect_garbage(store)
+    return record
 
 
 def with_own_thresholds(store: Store, clip: str, dino: str, how: JoinSettings) -> JoinSettings:
@@ -265,12 +292,17 @@ def with_own_thresholds(store: Store, clip: str, dino: str, how: JoinSettings) -
             own = store.record(f"vectors/{encoder_id}", shard_id)["encoder"][name]
             if own is not None:
                 given.setdefault(name, own)
-    return JoinSettings(**given)
+    try:
+        return JoinSettings(**given)
+    except ValidationError as error:
+        raise ValueError(f"with the encoders' own thresholds: {error}") from error
 
 
 def select_again(store: Store, name: str | None, settings: SelectSettings) -> Json:
     """Select from a join that is there; the content of join.json."""
-    return select(store, pick_join(store, name), settings)
+    folder = pick_join(store, name)
+    with store.writing():
+        return select(store, folder, settings)
 
 
 def why(store: Store, name: str | None, image_1: str, image_2: str) -> Explanation:

@@ -20,7 +20,7 @@ from miner.rows import joined_shards, load_rows
 from miner.samples import ShardReader
 from miner.shards import Shard, list_shards
 from miner.store import Store
-from pipelines.driver import device_of, encoders_of
+from pipelines.driver import device_of, encoders_of, with_own_thresholds
 
 SAMPLES_READ = 200
 """Samples that are read to learn how many images the shards hold."""
@@ -33,7 +33,11 @@ MATMUL_SHAPE = (2048, 1024, 4096)
 
 
 def make_plan(
-    patterns: Sequence[str], read: ReadSettings, encode: EmbedSettings, store: Store | None
+    patterns: Sequence[str],
+    read: ReadSettings,
+    encode: EmbedSettings,
+    how: JoinSettings,
+    store: Store | None,
 ) -> list[tuple[str, str]]:
     """Estimate a run.
 
@@ -41,6 +45,7 @@ def make_plan(
         patterns: shards, as `miner.shards.list_shards` takes them.
         read: how shards would be read.
         encode: which encoders, on what.
+        how: which pairs would be blind.
         store: a run with vectors of the same encoders and a like corpus, to learn from.
 
     Returns:
@@ -81,7 +86,7 @@ def make_plan(
             "join memory",
             f"{_size(num_images * (widths * 2 + records[0].dim * 4))} and a few blocks",
         ),
-        ("blind pairs", _expected_pairs(store, encode, num_images)),
+        ("blind pairs", _expected_pairs(store, encode, how, num_images)),
     ]
 
 
@@ -128,7 +133,9 @@ def _estimate_images(listed: list[Shard], read: ReadSettings) -> tuple[int, str]
     return round(total * num_samples / max(bytes_read, 1)), f"from the first {num_samples} samples"
 
 
-def _expected_pairs(store: Store | None, encode: EmbedSettings, num_images: int) -> str:
+def _expected_pairs(
+    store: Store | None, encode: EmbedSettings, how: JoinSettings, num_images: int
+) -> str:
     """Blind pairs by those among a sample of an earlier run's rows, scaled by the pairs."""
     if store is None or not store.exists():
         return "unknown; embed a few shards and give that run as --out"
@@ -139,7 +146,7 @@ def _expected_pairs(store: Store | None, encode: EmbedSettings, num_images: int)
     generator = np.random.default_rng(0)
     places = np.sort(generator.permutation(len(rows))[:JOIN_SAMPLE])
     sample = rows.take(places, rows.duplicates[places])
-    how = JoinSettings()
+    how = with_own_thresholds(store, clip, dino, how.part(JoinSettings))
     found = blind_pairs(
         sample.clip_ND, sample.dino_NE, clip_above=how.clip_above, dino_below=how.dino_below
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -23,14 +24,16 @@ LINE_EVERY_S = 10.0
 class ShardProgress:
     """Counts shards and images towards a known number of shards, on stderr.
 
-    Use as a context manager; `advance` once for each shard.
+    Use as a context manager; call `image` for each decoded image, `advance` for each shard.
     """
 
     def __init__(self, num_shards: int, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
         self._num_shards = num_shards
-        self._num_done = self._num_images = self._num_refused = 0
-        self._start_s = self._line_s = time.monotonic()
+        self._num_done = self._num_images = 0
+        self._start_s = time.monotonic()
+        self._is_over = threading.Event()
+        self._lines = threading.Thread(target=self._print_lines, daemon=True)
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("embedding"),
@@ -47,6 +50,7 @@ class ShardProgress:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        self._lines.start()
         return self
 
     def __exit__(
@@ -55,27 +59,33 @@ class ShardProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._is_over.set()
+        self._lines.join()
         self._bar.stop()
-        if not self._console.is_terminal and self._num_done:
-            self._line()
+        if not self._console.is_terminal and self._num_images:
+            self._print_line()
 
-    def advance(self, num_images: int, num_refused: int) -> None:
-        """One more shard is done, with these numbers of embedded and refused images."""
+    def image(self) -> None:
+        """One more image was decoded."""
+        self._num_images += 1
+        self._bar.update(self._task, detail=self._detail())
+
+    def advance(self) -> None:
+        """One more shard is done."""
         self._num_done += 1
-        self._num_images += num_images
-        self._num_refused += num_refused
         self._bar.update(self._task, advance=1, detail=self._detail())
-        if time.monotonic() - self._line_s >= LINE_EVERY_S:
-            self._line_s = time.monotonic()
+
+    def _print_lines(self) -> None:
+        # A thread, since a batch or a join may take longer than a line should wait.
+        while not self._is_over.wait(LINE_EVERY_S):
             if not self._console.is_terminal:
-                self._line()
+                self._print_line()
 
     def _detail(self) -> str:
         elapsed_s = max(time.monotonic() - self._start_s, 1e-9)
-        rate = self._num_images / elapsed_s
-        return f"{self._num_images} images, {rate:.1f}/s, {self._num_refused} refused"
+        return f"{self._num_images} images, {self._num_images / elapsed_s:.1f}/s"
 
-    def _line(self) -> None:
+    def _print_line(self) -> None:
         self._console.print(
             f"embedded {self._num_done}/{self._num_shards} shards, {self._detail()}",
             highlight=False,

@@ -94,11 +94,14 @@ def status(console: Console, store: Store) -> None:
         record = store.record("samples", shard_id)
         totals.update(decodable=record["num_decodable"], quarantined=record["num_quarantined"])
         reasons.update(store.quarantine(shard_id)["reason"].to_pylist())
+        for stage in stages[1:]:
+            if shard_id in committed[stage]:
+                reasons["nonfinite"] += store.record(stage, shard_id)["num_quarantined"]
         numbers = (str(record["num_decodable"]), str(record["num_quarantined"]))
         rows.append((shard_id, *marks, *numbers, "damaged" if record["damaged"] else ""))
     columns(console, rows, header=True)
     lines = [("decodable", str(totals["decodable"])), ("quarantined", str(totals["quarantined"]))]
-    lines += [(f"  {reason}", str(number)) for reason, number in reasons.most_common()]
+    lines += [(f"  {reason}", str(number)) for reason, number in reasons.most_common() if number]
     facts(console, lines)
     for folder in store.joins():
         console.print(f"join: {folder.name}", markup=False)

@@ -93,6 +93,7 @@ def commit_shard(
         vectors_record = {
             "encoder_id": encoder_id,
             "deviation": deviation,
+            "num_quarantined": 0,
             "samples_sha256": files[0].sha256,
         }
         assert store.commit(f"vectors/{encoder_id}", shard_id, [entry], vectors_record)

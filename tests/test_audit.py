@@ -10,7 +10,7 @@ from miner.join import join
 from miner.records import put_record, read_record
 from miner.select import select
 from miner.store import Store, vector_table
-from tests.runs import CLIP, DINO, make_store
+from tests.runs import CLIP, DINO, commit_shard, make_store
 
 
 @pytest.fixture
@@ -104,10 +104,33 @@ def test_wrong_length_and_missing_vectors_are_found(store: Store) -> None:
 
 def test_garbage_is_what_no_commit_names(store: Store) -> None:
     stray = store.root / "samples" / "set.00000.dead.parquet"
-    stray.write_bytes(b"half")
-    assert collect_garbage(store) == ["samples/set.00000.dead.parquet"]
+    dead = next(store.joins()) / "raw.dead" / "part-00000.parquet"
+    dead.parent.mkdir()
+    for path in (stray, dead):
+        path.write_bytes(b"half")
+    with store.writing():
+        assert collect_garbage(store) == []
+    assert len(collect_garbage(store)) == 2
     assert not stray.exists()
+    assert not dead.parent.exists()
     assert verify(store) == []
+
+
+def test_what_is_committed_during_garbage_collection_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Store.named
+
+    def commit_late(self: Store) -> set[str]:
+        vectors = [store.vectors(encoder, "set.00000")[1][:4] for encoder in (CLIP, DINO)]
+        commit_shard(store, "00007", *vectors)
+        monkeypatch.setattr(Store, "named", real)
+        return real(self)
+
+    monkeypatch.setattr(Store, "named", commit_late)
+    assert collect_garbage(store) == []
+    assert verify(store) == []
+    assert "set.00007" in store.committed("samples")
 
 
 def test_folder_without_a_run(tmp_path: Path) -> None:

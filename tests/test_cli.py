@@ -346,3 +346,80 @@ def test_encoders_own_thresholds_are_the_default(
     assert commands("join", run, "--clip-above", "0.91").code == 0
     names = sorted(path.name.split("~", 2)[2] for path in run.glob("pairs/*"))
     assert names == ["0.87~0.60", "0.91~0.60"]
+
+
+def test_one_encoder_cannot_be_both(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    both = ("--dino", "small-clip", "--dino-weights", commands.encoders[3])
+    ran = commands.mine(tmp_path / "corpus", "--out", tmp_path / "run", *both)
+    assert ran.code == 2
+    assert "a blind pair takes two encoders that differ" in ran.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_selected_names_where_a_moved_corpus_lies_now(commands: Commands, tmp_path: Path) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    write_corpus(corpus, num_shards=2)
+    commands.mine(corpus, "--out", run)
+    corpus.rename(tmp_path / "moved")
+    commands.mine(tmp_path / "moved", "--out", run)
+    commands("join", run, "--clip-above", "0.8", "--dino-below", "0.8")
+    (path,) = run.glob("pairs/*0.80~0.80/selected.parquet")
+    rows = pq.read_table(path).to_pylist()
+    assert rows
+    assert all(Path(row["shard_1"]).parent == tmp_path / "moved" for row in rows)
+
+
+def test_folder_tree_renamed_and_mined_into_itself(commands: Commands, tmp_path: Path) -> None:
+    for number in range(8):
+        path = tmp_path / "photos" / f"class{number % 2}" / f"im{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(number))
+    run = tmp_path / "photos" / "run"
+    assert commands.mine(tmp_path / "photos", "--out", run).code == 0
+    assert commands.mine(tmp_path / "photos", "--out", run).code == 0
+    before = raw_bytes(run)
+    (tmp_path / "photos").rename(tmp_path / "pictures")
+    run = tmp_path / "pictures" / "run"
+    assert commands.mine(tmp_path / "pictures", "--out", run).code == 0
+    assert len(work_done(run)) == 1
+    assert raw_bytes(run) == before
+    assert {row["label_1"] for row in selected(run)} <= {"class0", "class1"}
+
+
+def test_out_that_is_a_file(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    (tmp_path / "file").write_text("")
+    ran = commands.mine(tmp_path / "corpus", "--out", tmp_path / "file")
+    assert ran.code == 4
+    assert "see to it and run again" in ran.err
+
+
+def test_every_command_on_a_run_is_logged(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    run = tmp_path / "run"
+    commands.mine(tmp_path / "corpus", "--out", run)
+    commands("join", run, "--clip-above", "0.8")
+    commands("select", run)
+    log = json.loads((run / "run.json").read_text())["commands"]
+    assert [command["command"] for command in log] == ["mine", "join", "select"]
+
+
+def test_join_before_anything_and_ambiguous_names(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    run = tmp_path / "run"
+    commands("embed", tmp_path / "corpus", "--out", run, *commands.encoders)
+    assert "holds no join yet" in commands("report", run).err
+    other = ("--dino-weights", second_dino(tmp_path))
+    commands("embed", tmp_path / "corpus", "--out", run, *commands.encoders, *other)
+    ran = commands("join", run, "--dino", "small-dino")
+    assert ran.code == 3
+    assert "several of them is small-dino; give its encoder_id" in ran.err
+
+
+def test_out_that_is_the_folder_of_the_images(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(jpeg(1))
+    ran = commands.mine(tmp_path / "photos", "--out", tmp_path / "photos")
+    assert ran.code == 2
+    assert "is the folder of the images; give another one" in ran.err

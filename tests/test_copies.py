@@ -24,13 +24,14 @@ def test_exact_copies_keep_the_first_and_count_the_rest() -> None:
     assert kept.clip_ND.tolist() == vectors[[0, 1, 3]].tolist()
 
 
-def test_near_copies_are_transitive_and_need_both_encoders() -> None:
-    angle = torch.tensor([0.0, 0.1, 0.2, 0.3, 1.5])
+def test_near_copies_need_both_encoders_and_make_no_chains() -> None:
+    # Neighbours are near-copies; rows two steps apart are not.
+    angle = torch.tensor([0.0, 0.1, 0.2, 0.3, 1.5, 0.05])
     clip = torch.stack([angle.cos(), angle.sin()], dim=1)
     dino = clip.clone()
-    dino[3] = torch.tensor([-1.0, 0.0])
+    dino[5] = torch.tensor([-1.0, 0.0])
     leaders = near_copies(clip, dino, near_clip=0.99, near_dino=0.95)
-    assert leaders.tolist() == [0, 0, 0, 3, 4]
+    assert leaders.tolist() == [0, 0, 2, 2, 4, 5]
 
 
 def test_near_collapse_adds_up_the_copies() -> None:

@@ -75,6 +75,18 @@ def test_cosines_at_the_threshold() -> None:
     assert [pair[1] for pair in ours] == pytest.approx(range(101, 201), abs=0)
 
 
+def test_screen_loses_no_pair_just_above_the_threshold() -> None:
+    # Above by less than float32 can tell: without the slack the screen would drop about half.
+    dim, number = 768, 400
+    generator = torch.Generator().manual_seed(4)
+    base = torch.nn.functional.normalize(torch.randn(1, dim, generator=generator).double(), dim=1)
+    other = torch.randn(number, dim, generator=generator).double()
+    other = torch.nn.functional.normalize(other - (other @ base.T) * base, dim=1)
+    rows = (0.95 + 1e-10) * base + (1 - (0.95 + 1e-10) ** 2) ** 0.5 * other
+    ours, _ = both((base, rows), (base, rows), 0.95)
+    assert len(ours) == number
+
+
 def test_all_hit_and_no_hit() -> None:
     rows = torch.ones(30, 5)
     ours, _ = both((rows, None), (rows, None), 0.999)

@@ -75,7 +75,7 @@ def test_table_of_the_report_has_a_row_for_each_attribute(
 
 
 def test_demo_is_not_done_twice(demo: tuple[Store, Path, Json]) -> None:
-    store, folder, record = demo
+    store, _, record = demo
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*.parquet")}
     start_s = time.monotonic()
     _, again = run_demo(store.root)

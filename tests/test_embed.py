@@ -152,17 +152,24 @@ def test_nonfinite_vectors_are_quarantined_in_either_pass(
     broken = load_encoder(dino_record(), weights=weights)
     broken.module = _NotFinite(broken.module)  # type: ignore[assignment]
     first, second = Store(tmp_path / "first"), Store(tmp_path / "second")
-    embed(first, path, [encoders[0], broken])
-    assert first.samples("set.00000")["key"].to_pylist() == ["a"]
-    (row,) = first.quarantine("set.00000").to_pylist()
-    assert (row["key"], row["reason"]) == ("b", "nonfinite")
+    assert embed(first, path, [encoders[0], broken]).counts["encoded small-dino"] == 1
     embed(second, path, encoders[:1])
     embed(second, path, [broken])
-    assert second.samples("set.00000")["key"].to_pylist() == ["a", "b"]
-    assert second.vectors(broken.encoder_id, "set.00000")[0] == ["set/00000/a"]
-    record = second.record(f"vectors/{broken.encoder_id}", "set.00000")
-    (row,) = second.table(record, "quarantine").to_pylist()
-    assert (row["key"], row["reason"]) == ("b", "nonfinite")
+    for store in (first, second):
+        assert store.samples("set.00000")["key"].to_pylist() == ["a", "b"]
+        assert store.vectors(encoders[0].encoder_id, "set.00000")[1].shape == (2, 48)
+        assert store.vectors(broken.encoder_id, "set.00000")[0] == ["set/00000/a"]
+        record = store.record(f"vectors/{broken.encoder_id}", "set.00000")
+        assert record["num_quarantined"] == 1
+        (row,) = store.table(record, "quarantine").to_pylist()
+        assert (row["key"], row["reason"]) == ("b", "nonfinite")
+
+
+def test_quota_of_a_whole_shard_is_no_cut(tmp_path: Path, encoders: list[TorchEncoder]) -> None:
+    (path,) = write_corpus(tmp_path / "corpus", num_shards=1)
+    store = Store(tmp_path / "run")
+    embed(store, path, encoders, quota=12)
+    assert store.record("samples", "set.00000")["cut_after"] is None
 
 
 def test_quota_ends_a_shard_early_and_says_so(tmp_path: Path, encoders: list[TorchEncoder]) -> None:

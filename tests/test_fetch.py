@@ -14,7 +14,7 @@ from miner.fetch import ImageFetcher, read_image_bytes
 from miner.samples import ShardReader
 from miner.shards import Shard, checksum, list_shards
 from tests.reading import KEYS, LIMITS, read
-from tests.tars import BLOCK, good_tar, jpeg, shard_of
+from tests.tars import BLOCK, good_tar, jpeg, put, shard_of
 
 
 def test_fetcher_keeps_few_files_open(tmp_path: Path) -> None:
@@ -35,6 +35,14 @@ def test_images_that_are_not_there(tmp_path: Path) -> None:
     for member_name in ("../a.jpg", "/etc/passwd", "a/../../b", ""):
         with pytest.raises(ShardError, match="leads out of the folder"):
             read_image_bytes(str(tmp_path), member_name, 0, 1)
+
+
+def test_a_tar_of_any_case_and_a_tree_called_like_a_tar(tmp_path: Path) -> None:
+    upper = shard_of(good_tar(), tmp_path, "00000.TAR")
+    assert read_image_bytes(upper.url, "000.jpg", BLOCK, len(jpeg(0))) == jpeg(0)
+    put(tmp_path / "birds.tar", "hen.jpg")
+    (tree,) = list_shards([str(tmp_path / "birds.tar")])
+    assert list(read(tree)[0]) == ["hen"]
 
 
 def test_a_pipe_is_no_shard(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from miner import schema
+from miner.audit import collect_garbage
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import IMPLEMENTATIONS, blind_pairs, join
@@ -220,6 +221,43 @@ def test_borderline_widens_with_the_engines_deviation(tmp_path: Path) -> None:
         assert row["borderline"] is expected
 
 
+def test_borderline_looks_at_both_thresholds_with_their_own_bands(tmp_path: Path) -> None:
+    clip = torch.tensor([[1.0, 0.0], [0.95, (1 - 0.95**2) ** 0.5]])
+    for cosine, deviation, expected in (
+        (0.2995, 0.0, True),
+        (0.29, 0.0, False),
+        (0.29, 0.02, True),
+    ):
+        dino = torch.tensor([[1.0, 0.0], [cosine, (1 - cosine**2) ** 0.5]])
+        store = Store(tmp_path / f"{cosine}{deviation}")
+        store.update_run({}, {}, {})
+        commit_shard(store, "00000", unit(clip), unit(dino), deviation=deviation)
+        join(store, CLIP, DINO, SETTINGS, SELECTION)
+        (row,) = raw(store)
+        assert row["borderline"] is expected
+
+
+def test_other_vectors_of_the_same_shards_make_the_join_anew(tmp_path: Path) -> None:
+    records = []
+    for seed in (0, 1):
+        store = make_store(tmp_path / str(seed), seed=seed)
+        records.append(join(store, CLIP, DINO, SETTINGS, SELECTION))
+    assert records[0]["fingerprint"] != records[1]["fingerprint"]
+
+
+def test_random_pairs_are_counted_over_both_cosines(tmp_path: Path) -> None:
+    store = make_store(tmp_path, num_shards=1, rows=8)
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    clip, dino = (store.vectors(e, "set.00000")[1].astype(np.float64) for e in (CLIP, DINO))
+    expected: Counter[tuple[int, int]] = Counter()
+    for i, j in itertools.combinations(range(8), 2):
+        cosine = [v[i] @ v[j] / np.sqrt((v[i] @ v[i]) * (v[j] @ v[j])) for v in (clip, dino)]
+        expected[int(np.floor(cosine[0] / 0.01)), int(np.floor(cosine[1] / 0.01))] += 1
+    rows = pq.read_table(next(store.root.glob("pairs/*/histogram.parquet"))).to_pylist()
+    found = {(r["clip_bin"], r["dino_bin"]): r["count"] for r in rows if r["source"] == "random"}
+    assert found == dict(expected)
+
+
 def test_histogram_counts_every_candidate_and_random_pair(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     record = join(store, CLIP, DINO, SETTINGS, SELECTION)
@@ -247,8 +285,10 @@ def test_join_leaves_nothing_but_what_it_names(tmp_path: Path) -> None:
     record = join(store, CLIP, DINO, SETTINGS, SELECTION)
     folder = next(store.joins())
     (folder / "raw.deadbeef").mkdir()
+    (folder / "raw.deadbeef" / "part-00000.parquet").write_bytes(b"half")
     (folder / "join.json").unlink()
     assert join(store, CLIP, DINO, SETTINGS, SELECTION) == record
+    collect_garbage(store)
     left = {p.relative_to(store.root).as_posix() for p in folder.rglob("*") if p.is_file()}
     named = {file["path"] for file in record["files"]}
     assert left == named | {(folder / "join.json").relative_to(store.root).as_posix()}
@@ -270,6 +310,7 @@ def test_join_names_are_readable_and_tell_settings_apart() -> None:
     assert join_name("c", "d", JoinSettings(collapse="near")) == "c~d~0.95~0.60~collapse-near"
     assert join_name("c", "d", JoinSettings(keep_clip=0.9)) == "c~d~0.95~0.60~keep-clip-0.90"
     assert join_name("c", "d", JoinSettings(clip_above=0.9501)) == "c~d~0.9501~0.60"
+    assert join_name("c", "d", JoinSettings(clip_above=0.9000001)) == "c~d~0.9000001~0.60"
 
 
 def test_pair_id_does_not_depend_on_the_order() -> None:

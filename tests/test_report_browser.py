@@ -27,10 +27,13 @@ SHOTS = (
     Shot(data=turned(4), caption=None, label="tench", exif_orientation=6),
     Shot(data=encoded(5, "TIFF"), extension="tif", format="TIFF", caption="a scan"),
 )
-PAINTED = """() => new Promise((done) => new PerformanceObserver((list, observer) => {
-  const [mark] = list.getEntriesByName("first pair painted");
-  if (mark) { observer.disconnect(); done(mark.startTime); }
-}).observe({ type: "mark", buffered: true }))"""
+PAINTED = """() => new Promise((done, fail) => {
+  setTimeout(() => fail(new Error("no pair was painted within 10 s")), 10_000);
+  new PerformanceObserver((list, observer) => {
+    const [mark] = list.getEntriesByName("first pair painted");
+    if (mark) { observer.disconnect(); done(mark.startTime); }
+  }).observe({ type: "mark", buffered: true });
+})"""
 
 
 @dataclass

@@ -122,7 +122,7 @@ def test_a_folder_tree_of_classes(tmp_path: Path) -> None:
     (root / "hen" / "1.txt").write_text("a hen")
     (root / "README.txt").write_text("about")
     (shard,) = list_shards([str(root)])
-    assert shard.shard_id == "birds.birds-00000"
+    assert shard.shard_id == "birds.00000"
     assert shard.files == (
         *("README.txt", "hen/1.jpg", "hen/1.txt", "hen/2.JPEG", "owl/1.jpg", "top.png"),
     )

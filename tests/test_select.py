@@ -65,6 +65,7 @@ def test_metadata_of_both_images_is_carried(tmp_path: Path) -> None:
 def near_copy_store(root: Path) -> Store:
     """Images 0 and 1 are near-copies; 2 is their blind partner; 3 is blind to nobody."""
     store = Store(root)
+    store.update_run({}, {}, {"command": "test"})
     clip = torch.tensor([[1.0, 0.0, 0], [1.0, 0.01, 0], [1.0, 0.2, 0], [0, 0, 1.0]])
     dino = torch.tensor([[1.0, 0.0], [1.0, 0.05], [0.0, 1.0], [0.0, 1.0]])
     commit_shard(store, "00000", unit(clip), unit(dino))
@@ -121,3 +122,14 @@ def test_selecting_from_a_damaged_join(tmp_path: Path) -> None:
     next(folder.glob("raw/*.parquet")).unlink()
     with pytest.raises(StoreError, match="holds no whole join; run `blindpairs join"):
         select(store, folder, SelectSettings())
+
+
+def test_other_selection_drops_the_report_of_the_former(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    folder = joined(store)
+    select(store, folder, SelectSettings())
+    (folder / "report").mkdir()
+    select(store, folder, SelectSettings())
+    assert (folder / "report").exists()
+    select(store, folder, SelectSettings(max_per_image=1))
+    assert not (folder / "report").exists()

@@ -23,6 +23,8 @@ def commit(store: Store, shard: Shard) -> None:
         }
     }
     assert store.commit("samples", shard.shard_id, [], record)
+    seen = {"url": shard.url, "num_bytes": shard.num_bytes, "modified": shard.modified}
+    store.update_run({}, {shard.shard_id: seen}, {"command": "test"})
 
 
 def listed(*folders: Path) -> list[Shard]:
@@ -120,3 +122,51 @@ def test_two_copies_of_a_shard_that_is_gone(tmp_path: Path) -> None:
     write(tmp_path / "b", 0)
     with pytest.raises(ShardError, match=r"two of the listed shards are cats\.00000.*--dataset"):
         settle(listed(tmp_path / "a", tmp_path / "b"), store, dataset_given=False)
+
+
+def test_renamed_folder_tree_keeps_its_ids(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    for name in ("a/x.jpg", "b/y.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        (tmp_path / "photos" / name).write_bytes(jpeg(len(name)))
+    (shard,) = listed(tmp_path / "photos")
+    commit(store, shard)
+    (tmp_path / "photos").rename(tmp_path / "pictures")
+    assert ids(settle(listed(tmp_path / "pictures"), store, dataset_given=False)) == [
+        shard.shard_id
+    ]
+
+
+def test_stem_with_its_folder_survives_a_rename(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    write(tmp_path / "part1", 0)
+    (shard,) = list_shards([str(tmp_path / "part1")], dataset="set", stem_depth=2)
+    commit(store, shard)
+    (tmp_path / "part1").rename(tmp_path / "teil1")
+    moved = list_shards([str(tmp_path / "teil1")], stem_depth=2)
+    assert ids(settle(moved, store, dataset_given=False)) == ["set.part1.00000"]
+
+
+def test_moved_shards_are_read_once_and_then_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+
+    def counted(shard: Shard) -> str:
+        reads.append(shard.stem)
+        return checksum(shard)
+
+    monkeypatch.setattr("pipelines.settle.checksum", counted)
+    store = Store(tmp_path / "run")
+    write(tmp_path / "cats", 0, 1)
+    for shard in listed(tmp_path / "cats"):
+        commit(store, shard)
+    (tmp_path / "cats").rename(tmp_path / "felines")
+    for path in (tmp_path / "felines").glob("*.tar"):
+        os.utime(path)
+    shards = settle(listed(tmp_path / "felines"), store, dataset_given=False)
+    assert sorted(reads) == ["00000", "00001"]
+    seen = {s.shard_id: {"url": s.url, "modified": s.modified} for s in shards}
+    store.update_run({}, seen, {"command": "test"})
+    settle(listed(tmp_path / "felines"), store, dataset_given=False)
+    assert len(reads) == 2

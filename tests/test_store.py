@@ -6,7 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from miner import schema
+from miner.config import JoinSettings, SelectSettings
 from miner.errors import FingerprintError, StoreError
+from miner.join import join
+from miner.select import select
 from miner.store import FileEntry, Store, table_of, vector_table
 from tests.runs import CLIP, DINO, commit_shard, make_store, unit
 
@@ -46,28 +49,39 @@ def test_loser_of_a_commit_withdraws(tmp_path: Path) -> None:
     assert not (tmp_path / entry.path).exists()
 
 
-def test_leftovers_are_those_of_committed_shards_only(tmp_path: Path) -> None:
+def test_leftovers_are_what_no_record_names(tmp_path: Path) -> None:
     store = make_store(tmp_path, num_shards=1)
+    join(store, CLIP, DINO, JoinSettings(clip_above=0.9, dino_below=0.3), SelectSettings())
+    folder = next(store.joins())
+    select(store, folder, SelectSettings())
     assert store.leftovers() == []
-    empty = table_of([], schema.SAMPLES)
-    store.write_table(empty, "samples", "set.00000.dead.parquet")
-    store.write_table(empty, "quarantine", "set.00000.dead.parquet")
-    store.write_table(empty, f"vectors/{DINO}", "set.00000.dead.parquet")
-    (tmp_path / "samples" / ".set.00000.dead2.parquet.unfinished").touch()
-    (tmp_path / "commits" / "samples" / ".set.00000.json.aa.unfinished").touch()
-    store.write_table(empty, "samples", "set.00001.running.parquet")
-    assert {path.relative_to(tmp_path).as_posix() for path in store.leftovers()} == {
+    planted = [
         "samples/set.00000.dead.parquet",
         "quarantine/set.00000.dead.parquet",
         f"vectors/{DINO}/set.00000.dead.parquet",
         "samples/.set.00000.dead2.parquet.unfinished",
+        "samples/set.00001.never-committed.parquet",
         "commits/samples/.set.00000.json.aa.unfinished",
-    }
+        ".run.json.aa.unfinished",
+        f"pairs/{folder.name}/.join.json.aa.unfinished",
+        f"pairs/{folder.name}/raw.dead/part-00000.parquet",
+    ]
+    for name in planted:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    left = [path.relative_to(tmp_path).as_posix() for path in store.leftovers()]
+    assert sorted(left) == sorted(planted)
 
 
-def test_stray_folder_among_vectors_is_no_encoder(tmp_path: Path) -> None:
+def test_nobody_is_alone_while_somebody_writes(tmp_path: Path) -> None:
     store = make_store(tmp_path, num_shards=1)
-    assert store.encoder_ids() == sorted([CLIP, DINO])
+    with store.writing():
+        with Store(tmp_path).writing(), Store(tmp_path).alone() as alone:
+            assert not alone
+        with store.alone() as alone:
+            assert not alone
+    with store.alone() as alone:
+        assert alone
 
 
 def test_other_reading_settings_are_refused_field_by_field(tmp_path: Path) -> None:

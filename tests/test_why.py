@@ -18,6 +18,7 @@ IDS = [f"set/00000/{row:06d}" for row in range(6)]
 def run(tmp_path: Path) -> tuple[Store, Path]:
     """0 and 1 are near-copies and blind with 2; 3 is far away; 4 is alike; 5 is a copy of 2."""
     store = Store(tmp_path)
+    store.update_run({}, {}, {"command": "test"})
     clip = torch.tensor([[1, 0, 0], [1, 0.01, 0], [1, 0.2, 0], [0, 0, 1], [1, 0.1, 0], [1, 0.2, 0]])
     dino = torch.tensor([[1, 0], [1, 0.05], [0, 1], [0, 1], [1, 0.6], [0, 1]])
     contents = [b"0", b"1", b"2", b"3", b"4", b"2"]
@@ -74,6 +75,20 @@ def test_cap_and_embedded_after_the_join(run: tuple[Store, Path]) -> None:
     commit_shard(store, "00001", *(store.vectors(e, "set.00000")[1][:2] for e in (CLIP, DINO)))
     what = explain(store, folder, "set/00001/000000", IDS[2])
     assert "embedded after the join" in what.verdict
+
+
+def test_copy_that_came_after_the_join_changes_nothing(run: tuple[Store, Path]) -> None:
+    store, folder = run
+    vectors = [store.vectors(encoder, "set.00000")[1][:1] for encoder in (CLIP, DINO)]
+    (late,) = commit_shard(store, "0000", *vectors, contents=[b"0"])
+    assert late < IDS[0]
+    assert explain(store, folder, IDS[0], IDS[2]).stands_for_1 == IDS[0]
+    assert explain(store, folder, late, IDS[2]).stands_for_1 == IDS[0]
+
+
+def test_one_image_is_no_pair(run: tuple[Store, Path]) -> None:
+    with pytest.raises(ValueError, match="is named twice; give two images"):
+        explain(*run, IDS[0], IDS[0])
 
 
 def test_unknown_and_refused_images(run: tuple[Store, Path]) -> None:
