@@ -101,3 +101,13 @@ def test_run_of_other_encoders_has_no_planted_table(commands: Commands, tmp_path
     commands.mine(tmp_path / "corpus", "--out", tmp_path / "run")
     (folder,) = (tmp_path / "run" / "pairs").iterdir()
     assert tables_of(Store(tmp_path / "run"), folder) == []
+
+
+def test_readme_tells_the_demos_own_figures(
+    demo: tuple[Store, Path, Json], planted: dict[str, PlantedRow]
+) -> None:
+    text = " ".join((Path(__file__).parents[1] / "README.md").read_text("utf-8").split())
+    found = ", ".join(f"{name} {planted[name].blind}" for name in HIDDEN)
+    assert found in text
+    assert f"{demo[2]['counts']['blind']:,} blind pairs among {demo[2]['counts']['pairs']:,}" in text
+    assert all(planted[name].blind == 0 for name in [*CAPTIONED, "nuisance"])
