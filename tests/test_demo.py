@@ -1,5 +1,6 @@
 """The demo shows the phenomenon, on held-out scenes, with known answers."""
 
+import re
 import time
 from pathlib import Path
 
@@ -106,8 +107,13 @@ def test_run_of_other_encoders_has_no_planted_table(commands: Commands, tmp_path
 def test_readme_tells_the_demos_own_figures(
     demo: tuple[Store, Path, Json], planted: dict[str, PlantedRow]
 ) -> None:
+    # Within the few pairs that lie so near a threshold that another processor decides otherwise.
+    counts = demo[2]["counts"]
     text = " ".join((Path(__file__).parents[1] / "README.md").read_text("utf-8").split())
-    found = ", ".join(f"{name} {planted[name].blind}" for name in HIDDEN)
-    assert found in text
-    assert f"{demo[2]['counts']['blind']:,} blind pairs among {demo[2]['counts']['pairs']:,}" in text
+    (told,) = re.findall(r"finds ([\d,]+) blind pairs among ([\d,]+)", text)
+    assert abs(int(told[0].replace(",", "")) - counts["blind"]) <= 2 * counts["borderline"]
+    assert int(told[1].replace(",", "")) == counts["pairs"]
+    for name in HIDDEN:
+        (figure,) = re.findall(rf"[:,] {name} (\d+)", text)
+        assert abs(int(figure) - planted[name].blind) <= 1, name
     assert all(planted[name].blind == 0 for name in [*CAPTIONED, "nuisance"])
