@@ -50,8 +50,10 @@ def collect_garbage(store: Store) -> list[str]:
         for path in store.leftovers() if alone else []:
             path.unlink(missing_ok=True)
             removed.append(path.relative_to(store.root).as_posix())
-            if not any(path.parent.iterdir()):
-                path.parent.rmdir()
+            for folder in path.parents:
+                if folder == store.root or any(folder.iterdir()):
+                    break
+                folder.rmdir()
     return removed
 
 

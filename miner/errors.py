@@ -2,10 +2,10 @@
 
     ValueError                  a setting or an argument is wrong (exit code 2)
     MinerError                  data or engines are (subclasses below)
-    ├── ShardError              a shard cannot be listed, read or told from another
+    ├── ShardError              a shard cannot be listed, read or told from another (4)
     ├── ImageError              one image is refused; carries its reason
-    ├── StoreError              the run directory contradicts itself
-    │   └── FingerprintError    it holds work made with other settings
+    ├── StoreError              the run directory is missing or contradicts itself (4)
+    │   └── FingerprintError    it holds work made with other settings (2)
     ├── ResourceError           weights, a device or a dependency is missing (exit code 4)
     └── ParityError             an engine does not equal the encoder (exit code 5)
 
@@ -29,6 +29,8 @@ class MinerError(Exception):
 class ShardError(MinerError):
     """A shard cannot be listed, read, or told from another one."""
 
+    exit_code = 4
+
 
 class ImageError(MinerError):
     """One image is refused.
@@ -45,7 +47,9 @@ class ImageError(MinerError):
 
 
 class StoreError(MinerError):
-    """The run directory is damaged or contradicts itself."""
+    """The run directory is missing, damaged or contradicts itself."""
+
+    exit_code = 4
 
 
 class FingerprintError(StoreError):

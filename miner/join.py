@@ -74,7 +74,8 @@ def blind_pairs(
     """Find all pairs that CLIP calls the same and DINO calls different.
 
     Args:
-        clip: [N, D] of any float dtype, rows of any length but zero; or a tuple of [N, D] and
+        clip: [N, D] of any float dtype (a tensor, or what `torch.as_tensor` takes), rows of any
+            length but zero; or a tuple of [N, D] and
             [M, D] to join across two sets.
         dino: [N, E] (or a tuple of [N, E] and [M, E]) of the same images in the same order.
         clip_above: a pair's CLIP cosine is strictly above this.
@@ -125,7 +126,10 @@ def implementation(impl: str) -> str:
 
 
 def _sets(rows: OneOrTwo, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    first, second = rows if isinstance(rows, tuple) else (rows, None)
+    both = rows if isinstance(rows, tuple) else (rows, None)
+    # NumPy arrays are what many corpora's vectors come as.
+    first, second = (None if part is None else torch.as_tensor(part) for part in both)
+    assert first is not None
     for tensor in (first, second):
         if tensor is None:
             continue
@@ -145,8 +149,7 @@ def _sets(rows: OneOrTwo, name: str) -> tuple[torch.Tensor, torch.Tensor | None]
 def _check_same_images(
     clip: tuple[torch.Tensor, torch.Tensor | None], dino: tuple[torch.Tensor, torch.Tensor | None]
 ) -> None:
-    clip_rows = [None if rows is None else len(rows) for rows in clip]
-    dino_rows = [None if rows is None else len(rows) for rows in dino]
+    clip_rows, dino_rows = ([len(rows) for rows in s if rows is not None] for s in (clip, dino))
     if clip_rows != dino_rows:
         raise ValueError(
             f"clip has {clip_rows} rows and dino {dino_rows}; "

@@ -84,6 +84,13 @@ def write_report(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; give at least 1, or None for every selected pair")
+    with store.writing(), store.lock(folder.name):
+        return _write_whole(store, folder, limit, tables)
+
+
+def _write_whole(
+    store: Store, folder: Path, limit: int | None, tables: Sequence[ReportTable]
+) -> Path:
     record = _whole_record(store, folder)
     steps = {"images": image_steps(store, record), "pairs": pair_steps(record)}
     fingerprint = _fingerprint(record, steps, limit, tables)
@@ -100,12 +107,10 @@ def write_report(
         missing = sum(exhibit.extension is None for exhibit in exhibits.values())
         whole = {"fingerprint": fingerprint, "missing_images": missing, **_contents(unfinished)}
         replace_record(unfinished / "report.json", whole)
-        with store.lock():
-            shutil.rmtree(folder / "report", ignore_errors=True)
-            unfinished.rename(folder / "report")
+        shutil.rmtree(folder / "report", ignore_errors=True)
+        unfinished.rename(folder / "report")
     finally:
-        for leftover in folder.glob("report.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return folder / "report" / "index.html"
 
 

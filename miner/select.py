@@ -84,30 +84,31 @@ def select(store: Store, folder: Path, settings: SelectSettings) -> Json:
     Raises:
         StoreError: the join is not whole.
     """
-    record = store.join_record(folder)
-    if record is None:
-        raise StoreError(f"{folder} holds no whole join; run `blindpairs join {store.root}` again")
-    fingerprint = digest({"settings": settings.model_dump(), "join": record["fingerprint"]})
-    done = record.get("selection")
-    if done and done["fingerprint"] == fingerprint and store.is_whole(done["file"]):
-        return record
-    raw = read_parts(folder)
-    said = verdicts(store, raw, record, settings)
-    table = _selected_table(store, raw, [r for r in rank_order(raw, settings) if said[r] == KEPT])
     with store.lock(folder.name):
+        record = store.join_record(folder)
+        if record is None:
+            raise StoreError(
+                f"{folder} holds no whole join; run `blindpairs join {store.root}` again"
+            )
+        fingerprint = digest({"settings": settings.model_dump(), "join": record["fingerprint"]})
+        done = record.get("selection")
+        if done and done["fingerprint"] == fingerprint and store.is_whole(done["file"]):
+            return record
+        raw = read_parts(folder)
+        said = verdicts(store, raw, record, settings)
+        kept = [row for row in rank_order(raw, settings) if said[row] == KEPT]
+        table = _selected_table(store, raw, kept)
         # A report of the former selection would show other pairs.
         shutil.rmtree(folder / "report", ignore_errors=True)
-        entry = store.write_table(
-            table, folder.relative_to(store.root).as_posix(), "selected.parquet"
-        )
+        base = folder.relative_to(store.root).as_posix()
         record["selection"] = {
             "fingerprint": fingerprint,
             "settings": settings.model_dump(),
             "counts": dict(sorted(Counter(said).items())),
-            "file": asdict(entry),
+            "file": asdict(store.write_table(table, base, "selected.parquet")),
         }
         replace_record(folder / "join.json", record)
-    return record
+        return record
 
 
 def _groups(

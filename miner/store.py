@@ -112,7 +112,7 @@ class Store:
         """
         # With this folder a walk over images knows the run for what it is.
         (self.root / "commits").mkdir(parents=True, exist_ok=True)
-        with self.lock():
+        with self.writing(), self.lock():
             if self.exists():
                 run = self.run()
                 if changed := differences(run["reading"], reading):

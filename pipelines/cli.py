@@ -116,7 +116,7 @@ def report(folder: Path, name: str | None, limit: int | None) -> int:
 def _write_report(root: Path, name: str | None, limit: int | None) -> None:
     from miner.report import DEFAULT_LIMIT, write_report
     from miner.store import Store
-    from pipelines import driver
+    from pipelines import driver, show
     from pipelines.demo import tables_of
 
     store = Store(root)
@@ -124,7 +124,7 @@ def _write_report(root: Path, name: str | None, limit: int | None) -> None:
     tables = tables_of(store, folder)
     most = DEFAULT_LIMIT if limit is None else limit or None
     page = write_report(store, folder, limit=most, tables=tables)
-    out_console.print(f"[bold]report[/bold]  {page}")
+    show.facts(out_console, [("report", f"{page} (open it in a browser)")])
 
 
 @cli.command()
@@ -163,6 +163,7 @@ def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
     store.log_command({**log, "encoders": [clip, dino]})
     how, which = settings.part(JoinSettings), settings.part(SelectSettings)
     show.joined(out_console, folder, driver.join_and_select(store, clip, dino, how, which))
+    show.next_step(out_console, f"blindpairs report {folder}", "to look at the pairs")
     return 0
 
 
@@ -181,6 +182,7 @@ def select(folder: Path, name: str | None, config_file: Path | None, **flags: An
     log = driver.command_of("select", settings.model_dump(mode="json", exclude_defaults=True))
     store.log_command(log)
     show.joined(out_console, folder, record)
+    show.next_step(out_console, f"blindpairs report {folder}", "to look at this selection")
     return 0
 
 

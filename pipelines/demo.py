@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ import torch
 
 from kernels.reference import cosines
 from miner.config import MineSettings
-from miner.records import Json, read_record
+from miner.errors import StoreError
+from miner.records import Json, read_record, replace_record
 from miner.report import ReportTable
 from miner.rows import vectors_of
 from miner.store import Store, read_parts
 from pipelines.driver import Embedded, mine
 from pipelines.scene_shards import write_shards
 from pipelines.scenes import CAPTIONED, HIDDEN
+
+log = logging.getLogger(__name__)
 
 NUM_SCENES = 2000
 SEED = 11
@@ -63,13 +67,25 @@ def run_demo(out: Path, *, num_scenes: int = NUM_SCENES, seed: int = SEED) -> tu
         What was embedded, and the content of join.json.
     """
     shards = out / "scenes"
-    done = shards / "done.json"
-    wanted = {"num_scenes": num_scenes, "seed": seed}
-    if not done.exists() or json.loads(done.read_text("utf-8")) != wanted:
-        write_shards(shards, num_scenes=num_scenes, seed=seed)
+    wanted: Json = {"num_scenes": num_scenes, "seed": seed}
+    if not _is_rendered(shards, wanted):
+        log.warning("rendering %d scenes into %s, a minute or so", num_scenes, shards)
+        tars = write_shards(shards, num_scenes=num_scenes, seed=seed)
+        wanted["tars"] = {tar.name: tar.stat().st_size for tar in tars}
         # Last, so that scenes that were cut short are rendered again, to the same bytes.
-        done.write_text(json.dumps(wanted), "utf-8")
+        replace_record(shards / "done.json", wanted)
     return mine([str(shards)], out, SETTINGS)
+
+
+def _is_rendered(shards: Path, wanted: Json) -> bool:
+    """Whether the scenes that are wanted lie in a folder, every tar with its bytes."""
+    try:
+        done = read_record(shards / "done.json")
+    except StoreError:
+        return False
+    tars = done.pop("tars", {})
+    sizes = {tar.name: tar.stat().st_size for tar in shards.glob("*.tar")}
+    return done == wanted and tars == sizes
 
 
 def planted_rows(store: Store, folder: Path, record: Json) -> list[PlantedRow]:
@@ -86,10 +102,13 @@ def planted_rows(store: Store, folder: Path, record: Json) -> list[PlantedRow]:
     twins = _twins(store)
     images = {image for pairs in twins.values() for pair in pairs for image in pair}
     clip, dino = (vectors_of(store, record[name], images) for name in ("clip", "dino"))
-    raw = read_parts(folder).select(["image_1", "image_2"]).to_pydict()
-    found = set(zip(raw["image_1"], raw["image_2"], strict=True))
+    blind = [row for row in read_parts(folder).to_pylist() if row.get("blind", True)]
+    found = {(row["image_1"], row["image_2"]) for row in blind}
     rows = []
-    for (kind, attribute), pairs in twins.items():
+    for (kind, attribute), planted in twins.items():
+        pairs = [pair for pair in planted if all(i in clip and i in dino for i in pair)]
+        if not pairs:
+            continue
         clip_cos, dino_cos = (_cosines(vectors, pairs) for vectors in (clip, dino))
         rows.append(
             PlantedRow(
@@ -147,20 +166,25 @@ def planted_table(rows: list[PlantedRow]) -> ReportTable:
 def _twins(store: Store) -> dict[tuple[str, str], list[tuple[str, str]]]:
     """For each kind and attribute, the pairs of image_ids that were planted."""
     twins: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    known = {*(("hidden", name) for name in HIDDEN), *(("captioned", name) for name in CAPTIONED)}
+    known.add(("nuisance", "nuisance"))
     ids: dict[str, str] = {}
     truths: list[tuple[str, Json]] = []
     for shard_id in store.committed("samples"):
-        samples = store.samples(shard_id).select(["image_id", "key", "meta"]).to_pylist()
-        for row in samples:
+        if not shard_id.startswith(f"{DATASET}."):
+            continue
+        for row in store.samples(shard_id).select(["image_id", "key", "meta"]).to_pylist():
             truth = json.loads(row["meta"])
-            if truth.get("twin"):
+            if isinstance(truth.get("twin"), str):
                 ids[row["key"]] = row["image_id"]
                 truths.append((row["key"], truth))
     for key, truth in truths:
-        if truth["twin"] in ids and key < truth["twin"]:
+        kind = str(truth.get("twin_kind"))
+        attribute = str(truth.get("twin_attribute") or kind)
+        # Another corpus may have fields of the same names: what is no scene is left out.
+        if (kind, attribute) in known and truth["twin"] in ids and key < truth["twin"]:
             first, second = sorted((ids[key], ids[truth["twin"]]))
-            attribute = truth["twin_attribute"] or truth["twin_kind"]
-            twins[truth["twin_kind"], attribute].append((first, second))
+            twins[kind, attribute].append((first, second))
     return twins
 
 

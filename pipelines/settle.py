@@ -62,10 +62,9 @@ class _Sameness:
     def __call__(self, shard: Shard, shard_id: str, committed: Json) -> bool:
         if shard.num_bytes != committed["num_bytes"]:
             return False
-        seen = self.seen.get(shard_id, {})
-        if shard.modified == committed["modified"]:
-            return True
-        if (shard.url, shard.modified) == (seen.get("url"), seen.get("modified")):
+        # A date vouches for a shard at its own place only: another file may well have the same.
+        sightings = (committed, self.seen.get(shard_id, committed))
+        if (shard.url, shard.modified) in [(s["url"], s["modified"]) for s in sightings]:
             return True
         place = (shard.url, shard.files)
         if place not in self._checksums:

@@ -54,6 +54,8 @@ def embedded(console: Console, done: Embedded) -> None:
             ),
         ],
     )
+    if done.bad_fraction > done.max_bad_fraction:
+        console.print("partial: too many refused; quarantine/*.parquet says which and why")
     for shard_id in done.damaged:
         console.print(f"damaged: {shard_id}; its intact samples were kept, see quarantine/")
     for shard_id, error in done.failed.items():
@@ -76,6 +78,11 @@ def joined(console: Console, root: Path, record: Json) -> None:
         ("table", str(root / record["selection"]["file"]["path"])),
     ]
     facts(console, lines)
+
+
+def next_step(console: Console, command: str, purpose: str) -> None:
+    """A command that one would give next, and what for."""
+    facts(console, [("next", f"{command}   {purpose}")])
 
 
 def status(console: Console, store: Store) -> None:

@@ -183,7 +183,7 @@ def test_why_follows_a_pair(commands: Commands, tmp_path: Path) -> None:
     assert f"in raw as {row['pair_id']}; selected" in ran.out
     assert "wanted > 0.9" in ran.out
     ran = commands("why", run, row["image_1"], "corpus/00000/000000005")
-    assert ran.code == 3
+    assert ran.code == 4
     assert "it was refused: format_not_allowed" in ran.err
 
 
@@ -195,7 +195,7 @@ def test_select_again_with_another_cap(commands: Commands, tmp_path: Path) -> No
     assert commands("select", run, "--max-per-image", "1").code == 0
     assert 0 < len(selected(run)) < before
     ran = commands("select", run, "--name", "nothing")
-    assert ran.code == 3
+    assert ran.code == 4
     assert "holds no join nothing; it holds small-clip" in ran.err
 
 
@@ -237,16 +237,16 @@ def test_doctor_and_encoders_print_what_is_there(commands: Commands) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["mine", "nowhere.tar", "--out", "run"], 3, "nowhere.tar"),
+        (["mine", "nowhere.tar", "--out", "run"], 4, "nowhere.tar"),
         (["mine", "--out", "run"], 2, "Missing argument 'SHARD...'"),
         (["mine", "x.tar"], 2, "Missing option '--out'"),
         (["mine", "x.tar", "--out", "r", "--clip-above", "2"], 2, "--clip-above: Input should be"),
         (["mine", "x.tar", "--out", "r", "--keep-clip", "0.99"], 2, "keep_clip is 0.99, above"),
         (["mine", "x.tar", "--out", "r", "--dataset", "a/b"], 2, "--dataset: String should match"),
         (["mine", "pipe:cat x.tar", "--out", "r"], 2, "pipe:"),
-        (["status", "nowhere"], 3, "nowhere holds no run"),
-        (["verify", "nowhere"], 3, "nowhere holds no run"),
-        (["join", "nowhere"], 3, "nowhere holds no run"),
+        (["status", "nowhere"], 4, "nowhere holds no run"),
+        (["verify", "nowhere"], 4, "nowhere holds no run"),
+        (["join", "nowhere"], 4, "nowhere holds no run"),
         (["nonsense"], 2, "No such command 'nonsense'"),
     ],
 )
@@ -308,7 +308,7 @@ def test_two_shards_with_one_stem_need_advice(commands: Commands, tmp_path: Path
     run = tmp_path / "run"
     patterns = (tmp_path / "a", tmp_path / "b")
     ran = commands.mine(*patterns, "--out", run, "--dataset", "both")
-    assert ran.code == 3
+    assert ran.code == 4
     assert "--stem-depth 2" in ran.err
     ran = commands.mine(*patterns, "--out", run, "--dataset", "both", "--stem-depth", "2")
     assert ran.code == 0, ran.err
@@ -413,7 +413,7 @@ def test_join_before_anything_and_ambiguous_names(commands: Commands, tmp_path: 
     other = ("--dino-weights", second_dino(tmp_path))
     commands("embed", tmp_path / "corpus", "--out", run, *commands.encoders, *other)
     ran = commands("join", run, "--dino", "small-dino")
-    assert ran.code == 3
+    assert ran.code == 4
     assert "several of them is small-dino; give its encoder_id" in ran.err
 
 
@@ -423,3 +423,12 @@ def test_out_that_is_the_folder_of_the_images(commands: Commands, tmp_path: Path
     ran = commands.mine(tmp_path / "photos", "--out", tmp_path / "photos")
     assert ran.code == 2
     assert "is the folder of the images; give another one" in ran.err
+
+
+def test_brackets_in_a_path_are_no_markup(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    run = tmp_path / "run[" / "x][red]"
+    ran = commands.mine(tmp_path / "corpus", "--out", run)
+    assert ran.code == 0, ran.err
+    (page,) = (run / "pairs").glob("*/report/index.html")
+    assert str(page) in ran.out

@@ -1,5 +1,6 @@
 """The demo shows the phenomenon, on held-out scenes, with known answers."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -9,11 +10,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from miner.audit import verify
+from miner.config import JoinSettings, SelectSettings
+from miner.join import join
 from miner.records import Json
 from miner.store import Store
-from pipelines.demo import PlantedRow, planted_rows, planted_table, run_demo, tables_of
+from pipelines.demo import (
+    SETTINGS,
+    PlantedRow,
+    planted_rows,
+    planted_table,
+    run_demo,
+    tables_of,
+)
+from pipelines.driver import mine
 from pipelines.scenes import CAPTIONED, HIDDEN
 from tests.commands import Commands
+from tests.small import jpeg, write_tar
 from tests.test_join import brute_force
 
 
@@ -93,6 +105,44 @@ def test_scenes_that_were_cut_short_are_rendered_again(tmp_path: Path) -> None:
     first.write_bytes(first.read_bytes()[:1000])
     run_demo(tmp_path, num_scenes=40)
     assert {p.name: p.read_bytes() for p in (tmp_path / "scenes").glob("*.tar")} == shards
+
+
+@pytest.mark.parametrize("damage", ["empty marker", "no marker", "lost tar"])
+def test_scenes_that_are_not_whole_are_rendered_again(tmp_path: Path, damage: str) -> None:
+    run_demo(tmp_path, num_scenes=12)
+    (tar,) = (tmp_path / "scenes").glob("*.tar")
+    data = tar.read_bytes()
+    if damage == "lost tar":
+        tar.unlink()
+    elif damage == "no marker":
+        (tmp_path / "scenes" / "done.json").unlink()
+    else:
+        (tmp_path / "scenes" / "done.json").write_text("")
+    run_demo(tmp_path, num_scenes=12)
+    assert tar.read_bytes() == data
+
+
+def test_planted_pairs_beyond_the_thresholds_are_not_found(demo: tuple[Store, Path, Json]) -> None:
+    store, folder, record = demo
+    wide = JoinSettings(**{n: record[n] for n in ("clip_above", "dino_below")}, keep_dino=1.0)
+    kept = join(store, record["clip"], record["dino"], wide, SelectSettings())
+    rows = planted_rows(store, store.root / "pairs" / kept["name"], kept)
+    assert rows == planted_rows(store, folder, record)
+    assert all(row.blind <= row.candidates for row in rows)
+
+
+def test_hostile_truths_of_another_corpus_are_left_out(tmp_path: Path) -> None:
+    truths = [{"twin": {"a": 1}}, {"twin": "k2"}, {"twin": "k1", "twin_kind": "zzz"}, {"twin": 3}]
+    members = []
+    for number, truth in enumerate(truths):
+        members += [
+            (f"k{number}.jpg", jpeg(number)),
+            (f"k{number}.json", json.dumps(truth).encode()),
+        ]
+    write_tar(tmp_path / "corpus" / "00000.tar", members)
+    _, record = mine([str(tmp_path / "corpus")], tmp_path / "run", SETTINGS)
+    store = Store(tmp_path / "run")
+    assert tables_of(store, store.root / "pairs" / record["name"]) == []
 
 
 def test_run_of_other_encoders_has_no_planted_table(commands: Commands, tmp_path: Path) -> None:

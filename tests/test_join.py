@@ -68,6 +68,11 @@ def test_blind_pairs_across_two_sets() -> None:
     assert expected
 
 
+def test_numpy_arrays_are_taken() -> None:
+    clip, dino = grouped(50)
+    assert blind_pairs(clip.numpy(), dino.numpy()).i.tolist() == blind_pairs(clip, dino).i.tolist()  # type: ignore[arg-type]
+
+
 def test_auto_says_what_it_chose() -> None:
     clip, dino = grouped(20)
     assert blind_pairs(clip, dino).impl in EXACT
@@ -84,7 +89,7 @@ def test_equal_cosines_are_ordered_by_index() -> None:
 @pytest.mark.parametrize(
     ("clip", "dino", "options", "message"),
     [
-        (torch.ones(3, 2), torch.ones(4, 2), {}, "clip has .3, None. rows and dino .4, None."),
+        (torch.ones(3, 2), torch.ones(4, 2), {}, r"clip has \[3\] rows and dino \[4\]"),
         (torch.ones(3), torch.ones(3, 2), {}, r"clip is torch.float32 of shape \(3,\)"),
         (torch.ones(3, 2).long(), torch.ones(3, 2), {}, "clip is torch.int64"),
         ((torch.ones(3, 2), torch.ones(3, 5)), (torch.ones(3, 2),) * 2, {}, "2 and 5 wide"),

@@ -170,3 +170,20 @@ def test_moved_shards_are_read_once_and_then_known(
     store.update_run({}, seen, {"command": "test"})
     settle(listed(tmp_path / "felines"), store, dataset_given=False)
     assert len(reads) == 2
+
+
+def test_other_shard_of_equal_size_and_date_is_no_moved_one(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    write(tmp_path / "a", 0)
+    write_tar(tmp_path / "b" / "00001.tar", [("x.jpg", jpeg(77))])
+    paths = [tmp_path / "a" / "00000.tar", tmp_path / "b" / "00001.tar"]
+    for path in paths:
+        os.utime(path, (0, 0))
+    assert paths[0].stat().st_size == paths[1].stat().st_size
+    commit(store, listed(tmp_path / "a")[0])
+    assert ids(settle(listed(tmp_path / "b"), store, dataset_given=False)) == ["b.00001"]
+    # At the place of the committed one it would be another shard too, if its date tells.
+    os.replace(paths[1], paths[0])
+    os.utime(paths[0], (1, 1))
+    with pytest.raises(FingerprintError, match="has other bytes now"):
+        settle(listed(tmp_path / "a"), store, dataset_given=False)
