@@ -110,3 +110,24 @@ def test_killed_runs_end_byte_equal_and_redo_no_commit(
         assert Store(run).leftovers() == []
     # Most kills have to hit the middle of the work, or this test shows nothing.
     assert num_cut_short >= NUM_KILLS // 3
+
+
+def test_three_runs_at_once_share_the_work(processes: ForkServerContext, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=6, images=8)
+    clip, dino = write_weights(tmp_path / "weights")
+    options = [
+        *("mine", str(tmp_path / "corpus"), "--max-bad-fraction", "0.5", "--batch-size", "4"),
+        *("--clip", "small-clip", "--clip-weights", str(clip), "--clip-above", "0.9"),
+        *("--dino", "small-dino", "--dino-weights", str(dino), "--dino-below", "0.8"),
+    ]
+    finish(processes, [*options, "--out", str(tmp_path / "alone")])
+    run = tmp_path / "together"
+    racers = [start(processes, [*options, "--out", str(run)]) for _ in range(3)]
+    for racer in racers:
+        racer.join(120)
+    assert [racer.exitcode for racer in racers] == [0, 0, 0]
+    assert raw_parts(run) == raw_parts(tmp_path / "alone")
+    assert len(committed(run)) == 18
+    assert verify(Store(run)) == []
+    assert Store(run).leftovers() == []
+    assert len(list(run.glob("pairs/*/report/index.html"))) == 1
