@@ -116,11 +116,11 @@ def report(folder: Path, name: str | None, limit: int | None) -> int:
 def _write_report(root: Path, name: str | None, limit: int | None) -> None:
     from miner.report import DEFAULT_LIMIT, write_report
     from miner.store import Store
-    from pipelines import driver, show
+    from pipelines import joins, show
     from pipelines.demo import tables_of
 
     store = Store(root)
-    folder = driver.pick_join(store, name)
+    folder = joins.pick_join(store, name)
     tables = tables_of(store, folder)
     most = DEFAULT_LIMIT if limit is None else limit or None
     page = write_report(store, folder, limit=most, tables=tables)
@@ -154,15 +154,15 @@ def embed(patterns: Sequence[str], out: Path, config_file: Path | None, **flags:
 def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
     """Join what was embedded into blind pairs, and select from them."""
     from miner.store import Store
-    from pipelines import driver, show
+    from pipelines import driver, joins, show
 
     settings = settings_from(JoinEncoders, flags, config_file)
     store = Store(folder)
-    clip, dino = driver.encoders_of(store, settings.clip, settings.dino)
+    clip, dino = joins.encoders_of(store, settings.clip, settings.dino)
     log = driver.command_of("join", settings.model_dump(mode="json", exclude_defaults=True))
     store.log_command({**log, "encoders": [clip, dino]})
     how, which = settings.part(JoinSettings), settings.part(SelectSettings)
-    show.joined(out_console, folder, driver.join_and_select(store, clip, dino, how, which))
+    show.joined(out_console, folder, joins.join_and_select(store, clip, dino, how, which))
     show.next_step(out_console, f"blindpairs report {folder}", "to look at the pairs")
     return 0
 
@@ -174,11 +174,11 @@ def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
 def select(folder: Path, name: str | None, config_file: Path | None, **flags: Any) -> int:
     """Select again from a join's pairs: near-copies, cap, ranking."""
     from miner.store import Store
-    from pipelines import driver, show
+    from pipelines import driver, joins, show
 
     settings = settings_from(SelectSettings, flags, config_file)
     store = Store(folder)
-    record = driver.select_again(store, name, settings)
+    record = joins.select_again(store, name, settings)
     log = driver.command_of("select", settings.model_dump(mode="json", exclude_defaults=True))
     store.log_command(log)
     show.joined(out_console, folder, record)
@@ -223,9 +223,9 @@ def status(folder: Path) -> int:
 def why(folder: Path, image_1: str, image_2: str, name: str | None) -> int:
     """Explain why two images are, or are not, a blind pair."""
     from miner.store import Store
-    from pipelines import driver, show
+    from pipelines import joins, show
 
-    show.explanation(out_console, driver.why(Store(folder), name, image_1, image_2))
+    show.explanation(out_console, joins.why(Store(folder), name, image_1, image_2))
     return 0
 
 

@@ -11,24 +11,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from miner.audit import collect_garbage
 from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
 from miner.embed import embed_shard, reading_fingerprint
 from miner.encoders import TorchEncoder, find_record, load_encoder
-from miner.errors import FingerprintError, ResourceError, ShardError, StoreError
-from miner.join import join
-from miner.pairs import join_name
+from miner.errors import FingerprintError, ResourceError, ShardError
 from miner.records import Json
 from miner.registry import EncoderRecord
-from miner.select import select
 from miner.shards import Shard, list_shards
 from miner.stats import Stats
 from miner.store import Store
 from miner.versions import versions
 from miner.weights import locate
-from miner.why import Explanation, explain
+from pipelines.joins import join_and_select
 from pipelines.progress import ShardProgress
 from pipelines.settle import settle
 
@@ -267,91 +263,3 @@ def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Em
     )
     how, which = settings.part(JoinSettings), settings.part(SelectSettings)
     return embedded, join_and_select(store, embedded.clip, embedded.dino, how, which)
-
-
-def join_and_select(
-    store: Store, clip: str, dino: str, how: JoinSettings, which: SelectSettings
-) -> Json:
-    """Join two encoders' vectors and select from the pairs; the content of join.json."""
-    how = with_own_thresholds(store, clip, dino, how)
-    with store.writing():
-        join(store, clip, dino, how, which)
-        record = select(store, store.root / "pairs" / join_name(clip, dino, how), which)
-    collect_garbage(store)
-    return record
-
-
-def with_own_thresholds(store: Store, clip: str, dino: str, how: JoinSettings) -> JoinSettings:
-    """The settings, with the encoders' own thresholds where none were given.
-
-    Thresholds do not carry over from one pair of encoders to another, so a record may have its own.
-    """
-    given = {name: getattr(how, name) for name in how.model_fields_set}
-    for encoder_id, name in ((clip, "clip_above"), (dino, "dino_below")):
-        for shard_id in store.committed(f"vectors/{encoder_id}")[:1]:
-            own = store.record(f"vectors/{encoder_id}", shard_id)["encoder"][name]
-            if own is not None:
-                given.setdefault(name, own)
-    try:
-        return JoinSettings(**given)
-    except ValidationError as error:
-        raise ValueError(f"with the encoders' own thresholds: {error}") from error
-
-
-def select_again(store: Store, name: str | None, settings: SelectSettings) -> Json:
-    """Select from a join that is there; the content of join.json."""
-    folder = pick_join(store, name)
-    with store.writing():
-        return select(store, folder, settings)
-
-
-def why(store: Store, name: str | None, image_1: str, image_2: str) -> Explanation:
-    """Why two images are, or are not, a blind pair of a join."""
-    return explain(store, pick_join(store, name), image_1, image_2)
-
-
-def pick_join(store: Store, name: str | None) -> Path:
-    """The folder of a join by its name, or of the one that was made last.
-
-    Raises:
-        StoreError: there is none.
-    """
-    store.run()
-    folders = list(store.joins())
-    if not folders:
-        raise StoreError(f"{store.root} holds no join yet; run `blindpairs join {store.root}`")
-    if name is None:
-        return max(folders, key=lambda folder: (folder / "join.json").stat().st_mtime_ns)
-    named = [folder for folder in folders if folder.name == name]
-    if not named:
-        raise StoreError(
-            f"{store.root} holds no join {name}; it holds "
-            + ", ".join(folder.name for folder in folders)
-        )
-    return named[0]
-
-
-def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, str]:
-    """The encoder_ids, among those of a run, that two names stand for.
-
-    Args:
-        store: the run directory.
-        clip: a registry name, an encoder_id, or None for the last command's.
-        dino: likewise.
-
-    Raises:
-        StoreError: the run has no vectors of such an encoder, or of several.
-    """
-    last = next((c for c in reversed(store.run()["commands"]) if "encoders" in c), None)
-    names = [clip or (last and last["encoders"][0]), dino or (last and last["encoders"][1])]
-    found = []
-    for name in names:
-        ids = store.encoder_ids()
-        matching = [i for i in ids if name in (i, i[: -len("-01234567")])]
-        if len(matching) != 1:
-            raise StoreError(
-                f"{store.root} has vectors of {', '.join(ids) or 'no encoder'}; "
-                f"{'none' if not matching else 'several'} of them is {name}; give its encoder_id"
-            )
-        found += matching
-    return found[0], found[1]

@@ -20,7 +20,8 @@ from miner.rows import joined_shards, load_rows
 from miner.samples import ShardReader
 from miner.shards import Shard, list_shards
 from miner.store import Store
-from pipelines.driver import device_of, encoders_of, with_own_thresholds
+from pipelines.driver import device_of
+from pipelines.joins import encoders_of, with_own_thresholds
 
 SAMPLES_READ = 200
 """Samples that are read to learn how many images the shards hold."""
