@@ -16,18 +16,21 @@ MAX_CLUSTERS = 1024
 LLOYD_STEPS = 4
 
 
-def find_centres(image_SK: torch.Tensor, num_rows: int, *, seed: int = 0) -> torch.Tensor:
+def find_centres(
+    image_SK: torch.Tensor, num_rows: int, *, most: int = MAX_CLUSTERS, seed: int = 0
+) -> torch.Tensor:
     """Centres of coarse clusters, by spherical k-means over a sample.
 
     Args:
         image_SK: [S, K] float32, rows of unit length.
         num_rows: how many rows the clusters are for.
+        most: centres at most.
         seed: of the first centres.
 
     Returns:
         [C, K] float32 of unit length; one centre at least, none for an empty sample.
     """
-    number = min(max(num_rows // CLUSTER_ROWS, 1), MAX_CLUSTERS, len(image_SK))
+    number = min(max(num_rows // CLUSTER_ROWS, 1), most, len(image_SK))
     generator = torch.Generator().manual_seed(seed)
     centre_CK = image_SK[torch.randperm(len(image_SK), generator=generator)[:number]].clone()
     for _ in range(LLOYD_STEPS if number > 1 else 0):

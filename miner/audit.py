@@ -69,7 +69,7 @@ def _commit_findings(store: Store) -> Iterator[Finding]:
                     yield Finding(path=name, problem=f"missing, or not as {path} says; {remedy}")
                 if broken:
                     continue
-                check = _samples_problems if stage == "samples" else _vectors_problems
+                check = CHECKS[stage.partition("/")[0]]
                 for problem in check(store, shard_id, record):
                     yield Finding(path=path, problem=problem)
             except MinerError as error:
@@ -105,6 +105,15 @@ def _vectors_problems(store: Store, shard_id: str, record: Json) -> Iterator[str
     wrong = np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE))
     if len(wrong):
         yield f"the vector of {image_ids[wrong[0]]} has length {lengths[wrong[0]]:.4f}, not 1"
+
+
+def _block_problems(store: Store, name: str, record: Json) -> Iterator[str]:
+    found = store.table(record, "blocks").num_rows
+    if found != record["num_kept"]:
+        yield f"block {name} has {found} pairs, its record says {record['num_kept']}"
+
+
+CHECKS = {"samples": _samples_problems, "vectors": _vectors_problems, "blocks": _block_problems}
 
 
 def _join_findings(store: Store) -> Iterator[Finding]:

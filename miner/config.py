@@ -102,6 +102,27 @@ class JoinSettings(Settings):
     collapse: Literal["exact", "near", "none"] = "exact"
     """Copies collapsed before the join: equal bytes, near-copies too, or none."""
 
+    max_partners: int = Field(default=1000, gt=0)
+    """Partners that an image keeps in `raw`, of the highest CLIP cosine; the rest are counted."""
+
+    against: Path | None = None
+    """Another run: its images are sought as partners of this run's, and no others."""
+
+    @property
+    def keep_clip_above(self) -> float:
+        """Pairs are kept whose CLIP cosine is strictly above this."""
+        return self.clip_above if self.keep_clip is None else self.keep_clip
+
+    @property
+    def keep_dino_below(self) -> float:
+        """Pairs are kept whose DINO cosine is strictly below this."""
+        return self.dino_below if self.keep_dino is None else self.keep_dino
+
+    @property
+    def keeps_more(self) -> bool:
+        """Whether pairs beyond the thresholds are kept too."""
+        return self.keep_clip is not None or self.keep_dino is not None
+
     @model_validator(mode="after")
     def _keeps_lie_beyond_thresholds(self) -> Self:
         if self.keep_clip is not None and self.keep_clip > self.clip_above:

@@ -1,165 +1,56 @@
-"""Blind pairs: over tensors (`blind_pairs`), and over a run directory (`join`).
+"""The join over a run directory: which pairs of its images are blind, found block by block.
 
-Shape suffixes: N rows of the first set, M of the second, D clip width, E dino width, P pairs.
+Shape suffixes: P pairs.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from kernels import cpu, reference
 from kernels.bounds import float32_slack
-from kernels.reference import Pairs, concatenate, cosines
+from kernels.reference import Pairs, cosines
+from miner.blind import BlindPairs, blind_pairs
+from miner.blocks import Block, BlockSearch, blocks_of, commit_block, read_block
 from miner.config import JoinSettings, SelectSettings
-from miner.copies import collapse_exact, collapse_near
-from miner.pairs import Histogram, join_name, random_pairs, raw_counts, raw_table
-from miner.records import Json, digest, new_attempt, replace_record
+from miner.copies import equal_bytes, stand_for
+from miner.errors import StoreError
+from miner.implementations import IMPLEMENTATIONS, implementation
+from miner.packs import Pack, build_pack, group_shards, without_near_copies
+from miner.pairs import Histogram, join_name, random_pairs, raw_pairs, raw_table
+from miner.partners import Partners
+from miner.publish import PART_ROWS, publish
+from miner.records import Json, digest
 from miner.rows import Rows, deviations, inputs, joined_shards, load_rows
 from miner.store import Store
 from miner.versions import versions
 
-CandidateSearch = Callable[..., Iterator[Pairs]]
-
-IMPLEMENTATIONS: dict[str, CandidateSearch] = {
-    "cpu": cpu.candidates,
-    "reference": reference.candidates,
-}
-"""Every one is exact: the same pairs as the float64 reference."""
+__all__ = ["IMPLEMENTATIONS", "BlindPairs", "blind_pairs", "implementation", "join"]
 
 BORDERLINE = 1e-3
 """Half-width of the band around a threshold in which a pair is called borderline."""
 
-PART_ROWS = 1_000_000
+Progress = Callable[[int, int], None]
+"""Called with the number of blocks that are done, and of all."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlindPairs:
-    """What `blind_pairs` found.
-
-    Attributes:
-        i: [P] int64, row of the first set.
-        j: [P] int64, row of the second set; within one set i < j.
-        clip_cos: [P] float32, descending.
-        dino_cos: [P] float32.
-        impl: the implementation that ran.
-    """
-
-    i: torch.Tensor
-    j: torch.Tensor
-    clip_cos: torch.Tensor
-    dino_cos: torch.Tensor
-    impl: str
-
-    def __len__(self) -> int:
-        return len(self.i)
-
-
-OneOrTwo = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-
-
-def blind_pairs(
-    clip: OneOrTwo,
-    dino: OneOrTwo,
-    *,
-    clip_above: float = 0.95,
-    dino_below: float = 0.6,
-    impl: str = "auto",
-) -> BlindPairs:
-    """Find all pairs that CLIP calls the same and DINO calls different.
-
-    Args:
-        clip: [N, D] of any float dtype (a tensor, or what `torch.as_tensor` takes), rows of any
-            length but zero; or a tuple of [N, D] and
-            [M, D] to join across two sets.
-        dino: [N, E] (or a tuple of [N, E] and [M, E]) of the same images in the same order.
-        clip_above: a pair's CLIP cosine is strictly above this.
-        dino_below: a pair's DINO cosine is strictly below this.
-        impl: `cpu`, `reference`, or `auto`, which takes the fastest exact one.
-
-    Returns:
-        The pairs by float64 cosine, ordered by descending clip_cos, then i, then j.
-
-    Raises:
-        ValueError: shapes, dtypes or thresholds do not fit, or a row is zero or not finite.
-    """
-    search = implementation(impl)
-    for name, threshold in (("clip_above", clip_above), ("dino_below", dino_below)):
-        if not -1 <= threshold <= 1:
-            raise ValueError(f"{name} is {threshold}; a cosine lies in [-1, 1]")
-    clip_sets, dino_sets = _sets(clip, "clip"), _sets(dino, "dino")
-    _check_same_images(clip_sets, dino_sets)
-    blocks = [
-        block.where(block.dino_cos < dino_below)
-        for block in IMPLEMENTATIONS[search](clip_sets, dino_sets, clip_above=clip_above)
-    ]
-    pairs = concatenate(blocks)
-    order = torch.from_numpy(
-        np.lexsort((pairs.j.numpy(), pairs.i.numpy(), -pairs.clip_cos.float().numpy()))
-    )
-    pairs = pairs.where(order)
-    return BlindPairs(
-        i=pairs.i,
-        j=pairs.j,
-        clip_cos=pairs.clip_cos.float(),
-        dino_cos=pairs.dino_cos.float(),
-        impl=search,
-    )
-
-
-def implementation(impl: str) -> str:
-    """The implementation that a name stands for.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if impl == "auto":
-        return "cpu"
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl is {impl!r}; there are auto, {', '.join(sorted(IMPLEMENTATIONS))}")
-    return impl
-
-
-def _sets(rows: OneOrTwo, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    both = rows if isinstance(rows, tuple) else (rows, None)
-    # NumPy arrays are what many corpora's vectors come as.
-    first, second = (None if part is None else torch.as_tensor(part) for part in both)
-    assert first is not None
-    for tensor in (first, second):
-        if tensor is None:
-            continue
-        if tensor.ndim != 2 or not tensor.is_floating_point() or tensor.shape[1] == 0:
-            raise ValueError(
-                f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; "
-                "it has to be a matrix of floats, one row an image"
-            )
-    if second is not None and first.shape[1] != second.shape[1]:
-        raise ValueError(
-            f"{name}: the two sets are {first.shape[1]} and {second.shape[1]} wide; "
-            "they have to come from one encoder"
-        )
-    return first.detach().cpu(), None if second is None else second.detach().cpu()
-
-
-def _check_same_images(
-    clip: tuple[torch.Tensor, torch.Tensor | None], dino: tuple[torch.Tensor, torch.Tensor | None]
-) -> None:
-    clip_rows, dino_rows = ([len(rows) for rows in s if rows is not None] for s in (clip, dino))
-    if clip_rows != dino_rows:
-        raise ValueError(
-            f"clip has {clip_rows} rows and dino {dino_rows}; "
-            "row k of both has to be the same image"
-        )
-
-
-def join(store: Store, clip: str, dino: str, settings: JoinSettings, near: SelectSettings) -> Json:
+def join(
+    store: Store,
+    clip: str,
+    dino: str,
+    settings: JoinSettings,
+    near: SelectSettings,
+    progress: Progress = lambda done, number: None,
+) -> Json:
     """Find the blind pairs of a run and commit them, unless that was done already.
+
+    Blocks that an earlier join with the same settings has committed are not sought again, so a
+    join that was killed goes on, and new shards cost what is new.
 
     Args:
         store: the run directory.
@@ -167,6 +58,7 @@ def join(store: Store, clip: str, dino: str, settings: JoinSettings, near: Selec
         dino: encoder_id.
         settings: thresholds and implementation.
         near: what a near-copy is, for `collapse="near"`.
+        progress: called after every block.
 
     Returns:
         The content of join.json.
@@ -175,11 +67,12 @@ def join(store: Store, clip: str, dino: str, settings: JoinSettings, near: Selec
         StoreError: no shard has vectors of both encoders.
     """
     folder = store.root / "pairs" / join_name(clip, dino, settings)
+    stores = [store] if settings.against is None else [store, other_run(store, settings.against)]
     fingerprint = digest(
         {
-            "settings": settings.model_dump(exclude={"join"}),
+            "settings": settings.model_dump(exclude={"join", "against"}),
             "near": [near.near_clip, near.near_dino] if settings.collapse == "near" else None,
-            "inputs": inputs(store, clip, dino),
+            "inputs": [inputs(each, clip, dino) for each in stores],
         }
     )
     with store.lock(folder.name):
@@ -187,100 +80,217 @@ def join(store: Store, clip: str, dino: str, settings: JoinSettings, near: Selec
         if done is not None and done["fingerprint"] == fingerprint:
             return done
         record = {"name": folder.name, "fingerprint": fingerprint, "clip": clip, "dino": dino}
-        return _join(store, folder, record, settings, near)
+        return _join(stores, folder, record, settings, near, progress)
+
+
+def other_run(store: Store, against: Path) -> Store:
+    """The run that a join looks for partners in.
+
+    Raises:
+        StoreError: there is none, or it is the run itself.
+    """
+    if against.resolve() == store.root.resolve():
+        raise StoreError(
+            f"--against {against} is the run itself; leave it out to join a run with itself"
+        )
+    other = Store(against)
+    other.run()
+    return other
 
 
 def _join(
-    store: Store, folder: Path, record: Json, settings: JoinSettings, near: SelectSettings
+    stores: list[Store],
+    folder: Path,
+    record: Json,
+    settings: JoinSettings,
+    near: SelectSettings,
+    progress: Progress,
 ) -> Json:
     """Search, and publish what was found under the record."""
-    clip, dino = record["clip"], record["dino"]
-    everything = load_rows(store, clip, dino)
-    rows = _collapsed(everything, settings, near)
+    store, clip, dino = stores[0], record["clip"], record["dino"]
+    stage = f"blocks/{folder.name}"
+    everything = [load_rows(each, clip, dino) for each in stores]
+    _refuse_namesakes(everything)
+    packed = store.root / "packed" / folder.name
+    packs = [
+        _pack(each, packed / str(place), record, rows, settings, near, _known(store, stage, place))
+        for place, (each, rows) in enumerate(zip(stores, everything, strict=True))
+    ]
+    first, second = packs[0], packs[1] if len(packs) > 1 else None
     impl = implementation(settings.join)
-    pairs, histogram, num_candidates = _search(rows, settings, impl)
-    bands = (
-        max(BORDERLINE, deviations(store, clip)),
-        max(BORDERLINE, deviations(store, dino)),
-    )
-    table = raw_table(rows, pairs, settings, bands)
-    shards = joined_shards(store, clip, dino)
+    blocks = blocks_of(first, second)
+    search = BlockSearch(first, second, impl, settings)
+    names = [block.name(settings) for block in blocks]
+    for place, (block, name) in enumerate(zip(blocks, names, strict=True)):
+        if not store.commit_path(stage, name).exists():
+            commit_block(store, stage, block, search, settings)
+        progress(place + 1, len(blocks))
+    pairs, histogram, counts, searched = _gathered(store, stage, blocks, names, packs, settings)
+    _count_random(histogram, packs)
+    bands = _bands(stores, clip, dino)
+    sets = (first.rows, first.rows if second is None else second.rows)
+    raw = raw_pairs(sets, pairs, settings, bands)
     record |= {
-        **settings.model_dump(exclude={"join"}),
+        **settings.model_dump(exclude={"join"}, mode="json"),
         "near_clip": near.near_clip if settings.collapse == "near" else None,
         "near_dino": near.near_dino if settings.collapse == "near" else None,
         "impl": impl,
-        "bound": {"clip_slack": float32_slack(rows.clip_ND.shape[1]) if impl == "cpu" else 0.0},
+        "bound": {"clip_slack": float32_slack(first.clip_ND.shape[1]) if impl == "cpu" else 0.0},
         "borderline_clip": bands[0],
         "borderline_dino": bands[1],
         "counts": {
-            "shards": len(shards),
-            "images": len(everything),
-            "distinct": len(rows),
-            "pairs": len(rows) * (len(rows) - 1) // 2,
-            "candidates": num_candidates,
-            **raw_counts(table),
+            **_counted(stores, record, everything, packs),
+            **counts,
+            "kept": len(raw),
+            "blind": int(raw.blind.sum()),
+            "borderline": int((raw.blind & raw.borderline).sum()),
         },
-        "shards": shards,
+        "search": searched,
+        "shards": joined_shards(store, clip, dino),
         "versions": versions(),
     }
-    return publish(store, folder, table, histogram.table(), record)
-
-
-def _collapsed(rows: Rows, settings: JoinSettings, near: SelectSettings) -> Rows:
-    if settings.collapse == "none":
-        return rows
-    rows = collapse_exact(rows)
-    if settings.collapse == "near":
-        rows = collapse_near(rows, near_clip=near.near_clip, near_dino=near.near_dino)
-    return rows
-
-
-def _search(rows: Rows, settings: JoinSettings, impl: str) -> tuple[Pairs, Histogram, int]:
-    """Pairs to keep, the histogram, and the number of candidates."""
-    keep_clip = settings.clip_above if settings.keep_clip is None else settings.keep_clip
-    keep_dino = settings.dino_below if settings.keep_dino is None else settings.keep_dino
-    kept: list[Pairs] = []
-    histogram = Histogram()
-    num_candidates = 0
-    for block in IMPLEMENTATIONS[impl](
-        (rows.clip_ND, None), (rows.dino_NE, None), clip_above=keep_clip
-    ):
-        found = block.where(block.clip_cos > settings.clip_above)
-        num_candidates += len(found)
-        histogram.add("candidates", found.clip_cos, found.dino_cos)
-        kept.append(block.where(block.dino_cos < keep_dino))
-    i, j = random_pairs(len(rows))
-    histogram.add(
-        "random",
-        cosines(rows.clip_ND, rows.clip_ND, i, j),
-        cosines(rows.dino_NE, rows.dino_NE, i, j),
+    parts = (
+        raw_table(sets, raw, slice(start, start + PART_ROWS), with_blind=settings.keeps_more)
+        for start in range(0, max(1, len(raw)), PART_ROWS)
     )
-    return concatenate(kept), histogram, num_candidates
+    record = publish(store, folder, parts, histogram.table(), record)
+    shutil.rmtree(packed, ignore_errors=True)
+    for name in set(store.committed(stage)) - set(names):
+        store.withdraw(stage, name)
+    return record
 
 
-def publish(store: Store, folder: Path, raw: pa.Table, histogram: pa.Table, record: Json) -> Json:
-    """Replace a join's tables and record.
+def _bands(stores: list[Store], clip: str, dino: str) -> tuple[float, float]:
+    """Half-widths of the borderline bands of both encoders."""
+    clip_band, dino_band = (
+        max(BORDERLINE, *(deviations(store, encoder_id) for store in stores))
+        for encoder_id in (clip, dino)
+    )
+    return clip_band, dino_band
 
-    The record goes first and comes back last, so that it never names a mixture of two joins. The
-    caller holds the join's lock.
+
+def _counted(stores: list[Store], record: Json, everything: list[Rows], packs: list[Pack]) -> Json:
+    """How much there is to join."""
+    shards = [joined_shards(store, record["clip"], record["dino"]) for store in stores]
+    sizes = [len(pack) for pack in packs]
+    within = sizes[0] * (sizes[0] - 1) // 2
+    return {
+        "shards": sum(map(len, shards)),
+        "images": sum(map(len, everything)),
+        "distinct": sum(sizes),
+        "pairs": within if len(sizes) == 1 else sizes[0] * sizes[1],
+    }
+
+
+def _refuse_namesakes(sets: list[Rows]) -> None:
+    if len(sets) < 2:
+        return
+    first, second = (dict(zip(rows.image_ids, rows.sha256, strict=True)) for rows in sets)
+    other = sorted(name for name in first.keys() & second.keys() if first[name] != second[name])
+    if other:
+        raise StoreError(
+            f"{len(other)} image_ids stand for other images in the run given as --against "
+            f"({other[0]}, ...); embed one of the two again with another --dataset"
+        )
+
+
+def _known(store: Store, stage: str, side: int) -> list[tuple[str, ...]]:
+    """Groups of shards that blocks of an earlier join, or of a killed one, were made of."""
+    groups: dict[tuple[str, ...], None] = {}
+    for name in store.committed(stage):
+        groups[tuple(store.record(stage, name)["shards"][side])] = None
+    return list(groups)
+
+
+def _pack(
+    store: Store,
+    folder: Path,
+    record: Json,
+    rows: Rows,
+    settings: JoinSettings,
+    near: SelectSettings,
+    known: list[tuple[str, ...]],
+) -> Pack:
+    """The rows that are joined, with copies collapsed as the settings say."""
+    encoders = (record["clip"], record["dino"])
+    hashes = inputs(store, *encoders)
+    if settings.collapse != "none":
+        rows = rows.take(*stand_for(equal_bytes(rows.sha256), rows.duplicates))
+    groups = group_shards(rows, known)
+    if settings.collapse == "near":
+        whole = build_pack(store, folder / "whole", encoders, rows, groups, hashes)
+        rows = without_near_copies(whole, near_clip=near.near_clip, near_dino=near.near_dino)
+    return build_pack(store, folder / "rows", encoders, rows, groups, hashes)
+
+
+def _gathered(
+    store: Store,
+    stage: str,
+    blocks: list[Block],
+    names: list[str],
+    packs: list[Pack],
+    settings: JoinSettings,
+) -> tuple[Pairs, Histogram, Json, Json]:
+    """The pairs of all blocks, as places among the rows by image_id, and what was counted.
 
     Returns:
-        The record with the files it names.
+        The pairs that are kept, the histogram of candidates, the counts, and how it was searched.
     """
-    base = folder.relative_to(store.root).as_posix()
-    attempt = f"raw.{new_attempt()}"
-    files = []
-    for part, start in enumerate(range(0, max(1, len(raw)), PART_ROWS)):
-        name = f"part-{part:05d}.parquet"
-        entry = store.write_table(raw.slice(start, PART_ROWS), f"{base}/{attempt}", name)
-        files.append({**asdict(entry), "path": f"{base}/raw/{name}"})
-    for stale in ("join.json", "selected.parquet"):
-        (folder / stale).unlink(missing_ok=True)
-    for stale in ("raw", "report"):
-        shutil.rmtree(folder / stale, ignore_errors=True)
-    (folder / attempt).rename(folder / "raw")
-    files.append(asdict(store.write_table(histogram, base, "histogram.parquet")))
-    record = {**record, "files": files}
-    replace_record(folder / "join.json", record)
-    return record
+    first, second = packs[0], packs[-1]
+    num_others = None if len(packs) == 1 else len(second)
+    partners = Partners(settings.max_partners, len(first), num_others)
+    histogram = Histogram()
+    num_candidates = num_found = 0
+    searched = Counter[str]()
+    screens: set[str] = set()
+    for block, name in zip(blocks, names, strict=True):
+        held, record = read_block(store, stage, name)
+        num_candidates += record["num_candidates"]
+        num_found += record["num_found"]
+        histogram.merge(record["histogram"])
+        done = record["statistics"]
+        screens.add(f"{done['screen']}-{done['width']}")
+        searched.update({name: done[name] for name in done if name.startswith("num_")})
+        i_of, j_of = (
+            first.places[block.first.start : block.first.stop],
+            second.places[block.second.start : block.second.stop],
+        )
+        i, j = i_of[held.i.numpy()], j_of[held.j.numpy()]
+        if num_others is None:
+            i, j = np.minimum(i, j), np.maximum(i, j)
+        partners.add(
+            Pairs(
+                i=torch.from_numpy(i),
+                j=torch.from_numpy(j),
+                clip_cos=held.clip_cos,
+                dino_cos=held.dino_cos,
+            )
+        )
+        # Rows of the block's two sides, the second numbered on from the first.
+        ends = i_of if block.within else np.concatenate([i_of, j_of + partners.offset])
+        rows = ends[record["dropped"]["rows"]]
+        np.add.at(partners.degree, rows, np.array(record["dropped"]["partners"], np.int64))
+    kept = partners.kept()
+    counts = {
+        "candidates": num_candidates,
+        "cut_pairs": num_found - len(kept),
+        "cut_images": int((partners.degree > settings.max_partners).sum()),
+    }
+    search = {
+        "num_blocks": len(blocks),
+        "screens": sorted(screens),
+        **dict(sorted(searched.items())),
+    }
+    return kept, histogram, counts, search
+
+
+def _count_random(histogram: Histogram, packs: list[Pack]) -> None:
+    first, second = packs[0], packs[-1]
+    i, j = random_pairs(len(first), None if len(packs) == 1 else len(second))
+    # Drawn among the rows by image_id, wherever they lie.
+    i, j = torch.from_numpy(first.by_id)[i], torch.from_numpy(second.by_id)[j]
+    histogram.add(
+        "random",
+        cosines(first.clip_ND, second.clip_ND, i, j),
+        cosines(first.dino_NE, second.dino_NE, i, j),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,8 @@ def join_name(clip: str, dino: str, settings: JoinSettings) -> str:
         parts.append(f"keep-clip-{_decimals(settings.keep_clip)}")
     if settings.keep_dino is not None:
         parts.append(f"keep-dino-{_decimals(settings.keep_dino)}")
+    if settings.against is not None:
+        parts.append(f"against-{settings.against.resolve().name}")
     return "~".join(parts)
 
 
@@ -49,6 +52,15 @@ class Histogram:
         for clip_bin, dino_bin, count in zip(*places.tolist(), counts.tolist(), strict=True):
             self.bins[source, clip_bin, dino_bin] += count
 
+    def counts(self) -> list[list[str | int]]:
+        """The counts as [source, clip_bin, dino_bin, count], in order."""
+        return [[*place, count] for place, count in sorted(self.bins.items())]
+
+    def merge(self, counts: list[list[str | int]]) -> None:
+        """Add what `counts` of another histogram gave."""
+        for source, clip_bin, dino_bin, count in counts:
+            self.bins[str(source), int(clip_bin), int(dino_bin)] += int(count)
+
     def table(self) -> pa.Table:
         """The counts as the table `histogram`."""
         rows = [
@@ -58,12 +70,25 @@ class Histogram:
         return pa.Table.from_pylist(rows, schema=schema.HISTOGRAM)
 
 
-def random_pairs(num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """All pairs where they are few, else a seeded sample of them with replacement."""
+def random_pairs(num_rows: int, num_others: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """All pairs where they are few, else a seeded sample of them with replacement.
+
+    Args:
+        num_rows: rows of the first set.
+        num_others: rows of the second set; None for pairs within the first.
+    """
+    generator = np.random.default_rng(RANDOM_SEED)
+    if num_others is not None:
+        if num_rows * num_others <= RANDOM_PAIRS:
+            i, j = torch.cartesian_prod(torch.arange(num_rows), torch.arange(num_others)).T
+            return i, j
+        i = generator.integers(0, num_rows, RANDOM_PAIRS)
+        return torch.from_numpy(i), torch.from_numpy(
+            generator.integers(0, num_others, RANDOM_PAIRS)
+        )
     if num_rows * (num_rows - 1) // 2 <= RANDOM_PAIRS:
         i, j = torch.triu_indices(num_rows, num_rows, offset=1)
         return i, j
-    generator = np.random.default_rng(RANDOM_SEED)
     i = generator.integers(0, num_rows, RANDOM_PAIRS)
     j = generator.integers(0, num_rows - 1, RANDOM_PAIRS)
     # Shifted past i, so that no image is paired with itself.
@@ -76,44 +101,73 @@ def pair_id(sha256_1: str, sha256_2: str) -> str:
     return hashlib.sha256((smaller + larger).encode()).hexdigest()[:16]
 
 
-def raw_table(
-    rows: Rows, pairs: Pairs, settings: JoinSettings, bands: tuple[float, float]
-) -> pa.Table:
-    """The kept pairs by clip_cos descending, then pair_id, then images."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawPairs:
+    """The rows of `raw`, in their order, as columns.
+
+    Attributes:
+        pair_id: [P] bytes of 16 hex digits.
+        pairs: places of both images among the rows of their sets, and both cosines.
+        borderline: [P] bool.
+        blind: [P] bool.
+    """
+
+    pair_id: np.ndarray
+    pairs: Pairs
+    borderline: np.ndarray
+    blind: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+def raw_pairs(
+    sets: tuple[Rows, Rows], pairs: Pairs, settings: JoinSettings, bands: tuple[float, float]
+) -> RawPairs:
+    """The kept pairs by clip_cos descending, then pair_id, then images.
+
+    Args:
+        sets: the rows, by image_id, that `pairs.i` and `pairs.j` point into.
+        pairs: [P], in any order.
+        settings: thresholds.
+        bands: half-widths of the borderline bands of CLIP and DINO.
+    """
+    first, second = sets
     i, j = pairs.i.numpy(), pairs.j.numpy()
+    ids = np.fromiter(
+        (pair_id(first.sha256[a], second.sha256[b]) for a, b in zip(i, j, strict=True)),
+        dtype="S16",
+        count=len(i),
+    )
+    order = np.lexsort((j, i, ids, -pairs.clip_cos.numpy().astype(np.float32)))
+    pairs = pairs.where(torch.from_numpy(order))
     clip_cos, dino_cos = pairs.clip_cos.numpy(), pairs.dino_cos.numpy()
-    ids = [pair_id(rows.sha256[a], rows.sha256[b]) for a, b in zip(i, j, strict=True)]
-    clip_cos32 = clip_cos.astype(np.float32)
-    order = np.lexsort((j, i, np.array(ids, dtype="S16"), -clip_cos32))
-    i, j, clip_cos, dino_cos = i[order], j[order], clip_cos[order], dino_cos[order]
     near_clip = np.abs(clip_cos - settings.clip_above) <= bands[0]
     near_dino = np.abs(dino_cos - settings.dino_below) <= bands[1]
-    with_blind = settings.keep_clip is not None or settings.keep_dino is not None
+    return RawPairs(
+        pair_id=ids[order],
+        pairs=pairs,
+        borderline=near_clip | near_dino,
+        blind=(clip_cos > settings.clip_above) & (dino_cos < settings.dino_below),
+    )
+
+
+def raw_table(sets: tuple[Rows, Rows], raw: RawPairs, part: slice, *, with_blind: bool) -> pa.Table:
+    """Some rows of `raw` as a table; `with_blind` where they reach beyond the thresholds."""
+    first, second = sets
+    i, j = raw.pairs.i.numpy()[part], raw.pairs.j.numpy()[part]
+    clip_cos, dino_cos = raw.pairs.clip_cos.numpy()[part], raw.pairs.dino_cos.numpy()[part]
     columns = {
-        "pair_id": [ids[place] for place in order],
-        "image_1": [rows.image_ids[place] for place in i],
-        "image_2": [rows.image_ids[place] for place in j],
-        "clip_cos": clip_cos32[order],
+        "pair_id": [name.decode() for name in raw.pair_id[part]],
+        "image_1": [first.image_ids[place] for place in i],
+        "image_2": [second.image_ids[place] for place in j],
+        "clip_cos": clip_cos.astype(np.float32),
         "dino_cos": dino_cos.astype(np.float32),
         "gap": (clip_cos - dino_cos).astype(np.float32),
-        "borderline": near_clip | near_dino,
-        "duplicates_1": rows.duplicates[i],
-        "duplicates_2": rows.duplicates[j],
-        "blind": (clip_cos > settings.clip_above) & (dino_cos < settings.dino_below),
+        "borderline": raw.borderline[part],
+        "duplicates_1": first.duplicates[i],
+        "duplicates_2": second.duplicates[j],
+        "blind": raw.blind[part],
     }
     target = schema.raw(with_blind=with_blind)
     return pa.Table.from_pydict({name: columns[name] for name in target.names}, schema=target)
-
-
-def raw_counts(raw: pa.Table) -> dict[str, int]:
-    """Rows of `raw`, and how many of them are blind, and borderline among those."""
-    borderline = np.asarray(raw["borderline"].to_pylist(), dtype=bool)
-    if "blind" in raw.column_names:
-        blind = np.asarray(raw["blind"].to_pylist(), dtype=bool)
-    else:
-        blind = np.ones(len(raw), dtype=bool)
-    return {
-        "kept": len(raw),
-        "blind": int(blind.sum()),
-        "borderline": int((blind & borderline).sum()),
-    }

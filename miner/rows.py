@@ -1,6 +1,6 @@
-"""What a join reads from a store: one row for each distinct image, with both of its vectors.
+"""What a join reads from a store: one row for each image, and where its vectors are.
 
-Shape suffixes: N images, D clip width, E dino width.
+Shape suffixes: N images.
 """
 
 from __future__ import annotations
@@ -10,43 +10,41 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from miner.errors import StoreError
-from miner.records import Json
+from miner.records import Json, digest
 from miner.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Images with both vectors, ordered by image_id.
+    """Images that have both vectors, ordered by image_id.
 
     Attributes:
         image_ids: [N], ascending.
         sha256: [N], hex, of the images' bytes.
+        shard: [N] int64, place of the image's shard among `shard_ids`.
         duplicates: [N] int64, how many further copies an image stands for.
-        clip_ND: [N, D] float16 of unit length.
-        dino_NE: [N, E] float16 of unit length.
+        shard_ids: the shards that were read, sorted.
     """
 
     image_ids: list[str]
     sha256: list[str]
+    shard: np.ndarray
     duplicates: np.ndarray
-    clip_ND: torch.Tensor
-    dino_NE: torch.Tensor
+    shard_ids: list[str]
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def take(self, places: np.ndarray, duplicates: np.ndarray) -> Rows:
         """Some of the rows, standing for these numbers of copies."""
-        index = torch.from_numpy(places)
         return Rows(
             image_ids=[self.image_ids[place] for place in places],
             sha256=[self.sha256[place] for place in places],
+            shard=self.shard[places],
             duplicates=duplicates,
-            clip_ND=self.clip_ND[index],
-            dino_NE=self.dino_NE[index],
+            shard_ids=self.shard_ids,
         )
 
 
@@ -56,13 +54,15 @@ def joined_shards(store: Store, clip: str, dino: str) -> list[str]:
     return sorted(set.intersection(*(set(store.committed(stage)) for stage in stages)))
 
 
-def inputs(store: Store, clip: str, dino: str) -> dict[str, list[str]]:
-    """The hashes of every file that a join of two encoders reads, for each shard."""
+def inputs(store: Store, clip: str, dino: str) -> dict[str, str]:
+    """A hash over the files that a join of two encoders reads, for each shard."""
     return {
-        shard_id: [
-            store.record(stage, shard_id)["files"][0]["sha256"]
-            for stage in ("samples", f"vectors/{clip}", f"vectors/{dino}")
-        ]
+        shard_id: digest(
+            [
+                store.record(stage, shard_id)["files"][0]["sha256"]
+                for stage in ("samples", f"vectors/{clip}", f"vectors/{dino}")
+            ]
+        )
         for shard_id in joined_shards(store, clip, dino)
     }
 
@@ -94,25 +94,35 @@ def load_rows(store: Store, clip: str, dino: str) -> Rows:
         )
     image_ids: list[str] = []
     sha256: list[str] = []
-    clips, dinos = [], []
-    for shard_id in shard_ids:
+    shard: list[np.ndarray] = []
+    for place, shard_id in enumerate(shard_ids):
         samples = store.samples(shard_id).select(["image_id", "sha256"]).to_pydict()
         sha256_of = dict(zip(samples["image_id"], samples["sha256"], strict=True))
-        clip_row, clip_ND = _vectors_by_id(store, clip, shard_id, sha256_of)
-        dino_row, dino_NE = _vectors_by_id(store, dino, shard_id, sha256_of)
-        both = [image_id for image_id in sha256_of if image_id in clip_row and image_id in dino_row]
+        seen = [_ids_of_vectors(store, encoder, shard_id, sha256_of) for encoder in (clip, dino)]
+        both = [image_id for image_id in sha256_of if all(image_id in ids for ids in seen)]
         image_ids += both
         sha256 += [sha256_of[image_id] for image_id in both]
-        clips.append(clip_ND[[clip_row[image_id] for image_id in both]])
-        dinos.append(dino_NE[[dino_row[image_id] for image_id in both]])
+        shard.append(np.full(len(both), place, dtype=np.int64))
     order = np.array(sorted(range(len(image_ids)), key=image_ids.__getitem__), dtype=np.int64)
     return Rows(
         image_ids=[image_ids[place] for place in order],
         sha256=[sha256[place] for place in order],
+        shard=np.concatenate(shard)[order],
         duplicates=np.zeros(len(order), dtype=np.int64),
-        clip_ND=torch.from_numpy(np.concatenate(clips)[order]),
-        dino_NE=torch.from_numpy(np.concatenate(dinos)[order]),
+        shard_ids=shard_ids,
     )
+
+
+def _ids_of_vectors(
+    store: Store, encoder_id: str, shard_id: str, known: dict[str, str]
+) -> set[str]:
+    ids = set(store.vector_ids(encoder_id, shard_id))
+    if unknown := ids - known.keys():
+        raise StoreError(
+            f"vectors of {encoder_id} for shard {shard_id} name {len(unknown)} images that its "
+            f"samples do not ({min(unknown)}, ...); run `blindpairs verify {store.root}`"
+        )
+    return ids
 
 
 def vectors_of(store: Store, encoder_id: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
@@ -149,17 +159,3 @@ def _by_shard(store: Store, stage: str, wanted: Iterable[str]) -> dict[str, set[
         if shard_id in committed:
             by_shard[shard_id].add(image_id)
     return by_shard
-
-
-def _vectors_by_id(
-    store: Store, encoder_id: str, shard_id: str, known: dict[str, str]
-) -> tuple[dict[str, int], np.ndarray]:
-    """The row of each image_id, and the vectors [N, D]."""
-    image_ids, vectors_ND = store.vectors(encoder_id, shard_id)
-    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
-    if unknown := row_of.keys() - known.keys():
-        raise StoreError(
-            f"vectors of {encoder_id} for shard {shard_id} name {len(unknown)} images that its "
-            f"samples do not ({min(unknown)}, ...); run `blindpairs verify {store.root}`"
-        )
-    return row_of, vectors_ND

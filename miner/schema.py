@@ -124,6 +124,16 @@ HISTOGRAM = pa.schema(
 
 HISTOGRAM_BIN_WIDTH = 0.01
 
+BLOCK = pa.schema(
+    [
+        pa.field("row_1", pa.int64(), nullable=False),
+        pa.field("row_2", pa.int64(), nullable=False),
+        pa.field("clip_cos", pa.float64(), nullable=False),
+        pa.field("dino_cos", pa.float64(), nullable=False),
+    ]
+)
+"""What a block of a join found: rows of its two segments, and the float64 cosines."""
+
 
 def vectors(dim: int) -> pa.Schema:
     """Schema of one encoder's vectors: unit length, float16, [dim] each."""

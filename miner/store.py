@@ -31,6 +31,9 @@ from miner.records import (
     replace_json,
 )
 
+FOLDERS = ("samples", "quarantine", "vectors", "blocks", "packed", "commits", "pairs")
+"""Folders of a run in which nothing lies that no record names, once a command has ended well."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
@@ -156,8 +159,8 @@ class Store:
         """Make files part of the run, if no other writer did so first.
 
         Args:
-            stage: `samples` or `vectors/<encoder_id>`.
-            shard_id: the shard whose rows the files hold.
+            stage: `samples`, `vectors/<encoder_id>` or `blocks/<join name>`.
+            shard_id: the shard, or the block of a join, whose rows the files hold.
             files: what `write_table` returned.
             record: everything else that is to be remembered.
 
@@ -177,6 +180,13 @@ class Store:
     def commit_path(self, stage: str, shard_id: str) -> Path:
         """Where the record of a shard's stage lies."""
         return self.root / "commits" / stage / f"{shard_id}.json"
+
+    def withdraw(self, stage: str, name: str) -> None:
+        """Take back a commit that nothing is built on any more, and remove its files."""
+        record = self.record(stage, name)
+        self.commit_path(stage, name).unlink()
+        for file in record["files"]:
+            (self.root / file["path"]).unlink(missing_ok=True)
 
     def committed(self, stage: str) -> list[str]:
         """Shard ids that a stage has committed, sorted."""
@@ -213,8 +223,8 @@ class Store:
         path = self.root / file["path"]
         return path.exists() and file_sha256(path) == str(file["sha256"])
 
-    def table(self, record: Json, prefix: str) -> pa.Table:
-        """The table that a record names under a folder (`samples`, `quarantine`, `vectors`).
+    def table(self, record: Json, prefix: str, columns: list[str] | None = None) -> pa.Table:
+        """The table that a record names under a folder (`samples`, `vectors`, ...).
 
         Raises:
             StoreError: the record names no such file, or its rows are not as recorded.
@@ -224,7 +234,7 @@ class Store:
                 path = self.root / file["path"]
                 try:
                     # Not read_table: it would read hive partitions into the path.
-                    table = pq.ParquetFile(path).read()
+                    table = pq.ParquetFile(path).read(columns)
                 except (OSError, pa.ArrowException) as error:
                     raise StoreError(
                         f"{path} cannot be read ({error}); run `blindpairs verify {self.root}`"
@@ -253,6 +263,12 @@ class Store:
         vectors_ND = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
         return table["image_id"].to_pylist(), vectors_ND
 
+    def vector_ids(self, encoder_id: str, shard_id: str) -> list[str]:
+        """The image_ids of a shard's committed vectors, in their order."""
+        record = self.record(f"vectors/{encoder_id}", shard_id)
+        ids: list[str] = self.table(record, "vectors", ["image_id"])["image_id"].to_pylist()
+        return ids
+
     # -- leftovers --------------------------------------------------------------------------
 
     def named(self) -> set[str]:
@@ -268,13 +284,18 @@ class Store:
         return {file["path"] for file in files}
 
     def stages(self) -> list[str]:
-        """Every stage that has commits: `samples`, and `vectors/<encoder_id>` of each encoder."""
-        return ["samples", *(f"vectors/{encoder_id}" for encoder_id in self.encoder_ids())]
+        """Every stage that has commits: `samples`, vectors of each encoder, blocks of each join."""
+        blocks = sorted(path.name for path in (self.root / "commits" / "blocks").glob("*"))
+        return [
+            "samples",
+            *(f"vectors/{encoder_id}" for encoder_id in self.encoder_ids()),
+            *(f"blocks/{name}" for name in blocks),
+        ]
 
     def leftovers(self) -> list[Path]:
         """Files that no record names: dead attempts, unless somebody writes (see `alone`)."""
         there = sorted(self.root.glob(".*.unfinished"))
-        for folder in ("samples", "quarantine", "vectors", "commits", "pairs"):
+        for folder in FOLDERS:
             there += sorted(path for path in (self.root / folder).rglob("*") if path.is_file())
         # Read after the files were listed, so that what is committed meanwhile is named.
         named = self.named()

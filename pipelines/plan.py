@@ -11,12 +11,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from miner.config import EmbedSettings, JoinSettings, ReadSettings
-from miner.copies import collapse_exact
+from miner.copies import equal_bytes, stand_for
 from miner.encoders import EncoderModule, find_record
 from miner.join import blind_pairs, implementation
 from miner.libraries import build_tower
 from miner.registry import EncoderRecord
-from miner.rows import joined_shards, load_rows
+from miner.rows import joined_shards, load_rows, vectors_of
 from miner.samples import ShardReader
 from miner.shards import Shard, list_shards
 from miner.store import Store
@@ -143,14 +143,16 @@ def _expected_pairs(
     clip, dino = encoders_of(store, encode.clip, encode.dino)
     if not joined_shards(store, clip, dino):
         return "unknown; the run given as --out has no shard with both vectors"
-    rows = collapse_exact(load_rows(store, clip, dino))
-    generator = np.random.default_rng(0)
-    places = np.sort(generator.permutation(len(rows))[:JOIN_SAMPLE])
-    sample = rows.take(places, rows.duplicates[places])
-    how = with_own_thresholds(store, clip, dino, how.part(JoinSettings))
-    found = blind_pairs(
-        sample.clip_ND, sample.dino_NE, clip_above=how.clip_above, dino_below=how.dino_below
+    rows = load_rows(store, clip, dino)
+    distinct, _ = stand_for(equal_bytes(rows.sha256), rows.duplicates)
+    picked = np.random.default_rng(0).permutation(distinct)[:JOIN_SAMPLE]
+    sample = [rows.image_ids[place] for place in np.sort(picked)]
+    clip_ND, dino_NE = (
+        torch.from_numpy(np.stack([vectors[image_id] for image_id in sample]))
+        for vectors in (vectors_of(store, encoder_id, sample) for encoder_id in (clip, dino))
     )
+    how = with_own_thresholds(store, clip, dino, how.part(JoinSettings))
+    found = blind_pairs(clip_ND, dino_NE, clip_above=how.clip_above, dino_below=how.dino_below)
     scale = num_images * (num_images - 1) / max(len(sample) * (len(sample) - 1), 1)
     return (
         f"about {round(len(found) * scale):,} ({len(found)} among {len(sample):,} distinct images "

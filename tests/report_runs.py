@@ -16,8 +16,9 @@ from PIL import Image
 
 from miner import schema
 from miner.config import JoinSettings, SelectSettings
-from miner.join import join, publish
+from miner.join import join
 from miner.pairs import Histogram, pair_id
+from miner.publish import publish
 from miner.records import Json, replace_record
 from miner.select import select
 from miner.store import Store, table_of, vector_table
@@ -162,7 +163,7 @@ def make_large_run(root: Path, num_pairs: int) -> tuple[Store, Path]:
     record = {"fingerprint": "many", "clip": CLIP, "dino": DINO, "clip_above": 0.95, "impl": "cpu"}
     record |= {"dino_below": 0.6, "collapse": "exact", "counts": counts}
     record = publish(
-        store, folder, _table(pairs, schema.raw(with_blind=False)), histogram.table(), record
+        store, folder, [_table(pairs, schema.raw(with_blind=False))], histogram.table(), record
     )
     selected = store.write_table(
         _table(pairs, schema.selected(with_blind=False)), "pairs/many", "selected.parquet"

@@ -1,0 +1,159 @@
+"""A block of a join: the pairs between two segments of rows, found, cut and committed.
+
+Shape suffixes: P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from kernels import cpu
+from kernels.prepare import Plan, Prepared, make_plan, prepare
+from kernels.reference import Pairs
+from kernels.screens import exact_products
+from miner import schema
+from miner.config import JoinSettings
+from miner.implementations import IMPLEMENTATIONS
+from miner.packs import Pack, Segment
+from miner.pairs import Histogram
+from miner.partners import Partners
+from miner.records import Json, digest, new_attempt
+from miner.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Two segments whose pairs are sought; the same one twice for pairs within it.
+
+    Attributes:
+        first: a segment of the first pack.
+        second: a segment of the second pack, or of the same.
+        within: whether both are one segment.
+    """
+
+    first: Segment
+    second: Segment
+    within: bool
+
+    def name(self, settings: JoinSettings) -> str:
+        """What the block's pairs are committed as: its rows and what is sought among them."""
+        sought = digest(
+            [
+                settings.clip_above,
+                settings.keep_clip_above,
+                settings.keep_dino_below,
+                settings.max_partners,
+            ]
+        )
+        return f"{self.first.name}~{self.second.name}~{sought[:8]}"
+
+
+def blocks_of(first: Pack, second: Pack | None) -> list[Block]:
+    """The blocks of a join of one pack with itself, or with a second."""
+    if second is not None:
+        return [
+            Block(first=a, second=b, within=False) for a in first.segments for b in second.segments
+        ]
+    return [
+        Block(first=a, second=b, within=a is b)
+        for place, a in enumerate(first.segments)
+        for b in first.segments[place:]
+    ]
+
+
+class BlockSearch:
+    """Finds the candidates of blocks; what a segment needs for that is made once."""
+
+    def __init__(self, first: Pack, second: Pack | None, impl: str, settings: JoinSettings) -> None:
+        self.first, self.second = first, first if second is None else second
+        self.impl, self.clip_above = impl, settings.keep_clip_above
+        self._prepared: dict[str, Prepared] = {}
+        self._plan: Plan | None = None
+        if impl == "cpu":
+            with exact_products(None):
+                other_ND = None if second is None else second.clip_ND
+                self._plan = make_plan(first.clip_ND, other_ND, self.clip_above)
+
+    def candidates(self, block: Block, statistics: cpu.Statistics) -> Iterator[Pairs]:
+        """Candidates of a block, numbered within its segments; statistics are for `cpu` alone."""
+        a = slice(block.first.start, block.first.stop)
+        b = slice(block.second.start, block.second.stop)
+        dino = (self.first.dino_NE[a], None if block.within else self.second.dino_NE[b])
+        if self._plan is None:
+            clip = (self.first.clip_ND[a], None if block.within else self.second.clip_ND[b])
+            return IMPLEMENTATIONS[self.impl](clip, dino, clip_above=self.clip_above)
+        return cpu.search(
+            self._ready(self.first, block.first),
+            None if block.within else self._ready(self.second, block.second),
+            dino,
+            self._plan,
+            clip_above=self.clip_above,
+            statistics=statistics,
+        )
+
+    def _ready(self, pack: Pack, segment: Segment) -> Prepared:
+        if segment.name not in self._prepared:
+            assert self._plan is not None
+            rows_ND = pack.clip_ND[segment.start : segment.stop]
+            with exact_products(None):
+                self._prepared[segment.name] = prepare(rows_ND, self._plan)
+        return self._prepared[segment.name]
+
+
+def commit_block(
+    store: Store, stage: str, block: Block, search: BlockSearch, settings: JoinSettings
+) -> None:
+    """Find a block's pairs and commit them.
+
+    Args:
+        store: the run directory.
+        stage: `blocks/<join name>`.
+        block: which.
+        search: finds its candidates.
+        settings: what is sought.
+    """
+    num_rows = block.first.stop - block.first.start
+    num_others = None if block.within else block.second.stop - block.second.start
+    partners = Partners(settings.max_partners, num_rows, num_others)
+    histogram = Histogram()
+    num_candidates = 0
+    statistics = cpu.Statistics()
+    for found in search.candidates(block, statistics):
+        sure = found.where(found.clip_cos > settings.clip_above)
+        num_candidates += len(sure)
+        histogram.add("candidates", sure.clip_cos, sure.dino_cos)
+        partners.add(found.where(found.dino_cos < settings.keep_dino_below))
+    held = partners.held()
+    dropped = partners.dropped(held)
+    rows = np.flatnonzero(dropped)
+    name = block.name(settings)
+    entry = store.write_table(_table(held), stage, f"{name}.{new_attempt()}.parquet")
+    record: Json = {
+        "shards": [list(block.first.shards), list(block.second.shards)],
+        "num_candidates": num_candidates,
+        "num_found": partners.num_pairs,
+        "num_kept": len(held),
+        "dropped": {"rows": rows.tolist(), "partners": dropped[rows].tolist()},
+        "histogram": histogram.counts(),
+        "statistics": asdict(statistics),
+    }
+    store.commit(stage, name, [entry], record)
+
+
+def read_block(store: Store, stage: str, name: str) -> tuple[Pairs, Json]:
+    """The pairs of a committed block, numbered within its segments, and its record."""
+    record = store.record(stage, name)
+    table = store.table(record, "blocks")
+    columns = [torch.from_numpy(table[column].to_numpy().copy()) for column in schema.BLOCK.names]
+    return Pairs(i=columns[0], j=columns[1], clip_cos=columns[2], dino_cos=columns[3]), record
+
+
+def _table(pairs: Pairs) -> pa.Table:
+    columns = (pairs.i, pairs.j, pairs.clip_cos, pairs.dino_cos)
+    arrays = [pa.array(column.numpy()) for column in columns]
+    return pa.Table.from_arrays(arrays, schema=schema.BLOCK)

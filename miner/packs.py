@@ -1,0 +1,191 @@
+"""The rows of a join in one place: packed memory-mapped vectors, in segments of whole shards.
+
+Parquet is what users read; a join reads each vector many times, so it reads a packed matrix that is
+built once and removed when the join is done. A segment is a group of shards that keeps its name
+from one join to the next, so that what was found between two old segments is not sought again.
+
+Shape suffixes: N rows, D clip width, E dino width.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from miner.copies import near_copies_in_buckets, stand_for
+from miner.records import Json, digest, read_json, replace_json
+from miner.rows import Rows
+from miner.store import Store
+
+SEGMENT_ROWS = 131_072
+MOST_SEGMENTS = 64
+"""Rows to a segment, more where there would be too many segments; a shard is never parted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Consecutive rows of a pack.
+
+    Attributes:
+        name: a hash of the rows and of the files their vectors come from.
+        shards: the shards whose images they are.
+        start: first row in the pack.
+        stop: the row after the last.
+    """
+
+    name: str
+    shards: tuple[str, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """The rows of a join.
+
+    Attributes:
+        rows: by image_id.
+        places: [N] int64, for each row of the pack its place among `rows`. A pack lies by segment,
+            then by image_id.
+        clip_ND: [N, D] float16 of unit length, memory-mapped.
+        dino_NE: [N, E] float16 of unit length, memory-mapped.
+        segments: in the order of their rows.
+    """
+
+    rows: Rows
+    places: np.ndarray
+    clip_ND: torch.Tensor
+    dino_NE: torch.Tensor
+    segments: list[Segment]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def by_id(self) -> np.ndarray:
+        """[N] int64, where the rows lie in the pack, by ascending image_id."""
+        return np.argsort(self.places, kind="stable")
+
+
+def group_shards(rows: Rows, known: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Shards in groups of enough rows.
+
+    Args:
+        rows: all rows.
+        known: groups of an earlier join, which stay together where all of their shards are left.
+
+    Returns:
+        Every shard once; earlier groups first.
+    """
+    num_rows = np.bincount(rows.shard, minlength=len(rows.shard_ids))
+    wanted = max(SEGMENT_ROWS, -(-len(rows) // MOST_SEGMENTS))
+    left = dict(zip(rows.shard_ids, num_rows.tolist(), strict=True))
+    groups = []
+    for group in known:
+        if group and all(shard_id in left for shard_id in group):
+            groups.append(group)
+            for shard_id in group:
+                del left[shard_id]
+    gathered: list[str] = []
+    size = 0
+    for shard_id, number in left.items():
+        gathered.append(shard_id)
+        size += number
+        if size >= wanted:
+            groups.append(tuple(gathered))
+            gathered, size = [], 0
+    return [*groups, tuple(gathered)] if gathered else groups
+
+
+def build_pack(
+    store: Store,
+    folder: Path,
+    encoders: tuple[str, str],
+    rows: Rows,
+    groups: list[tuple[str, ...]],
+    hashes: dict[str, str],
+) -> Pack:
+    """Copy the vectors of some rows into memory-mapped files, unless they lie there already.
+
+    Args:
+        store: the run directory.
+        folder: where to; replaced where it holds other rows.
+        encoders: encoder_ids of CLIP and DINO.
+        rows: which images.
+        groups: of shards, from `group_shards`.
+        hashes: of the files that each shard's rows come from.
+    """
+    group_of = {shard_id: place for place, group in enumerate(groups) for shard_id in group}
+    of_shard = np.array([group_of[shard_id] for shard_id in rows.shard_ids], np.int64)
+    order = np.argsort(of_shard[rows.shard], kind="stable")
+    packed = rows.take(order, rows.duplicates[order])
+    segments = _segments(packed, of_shard[packed.shard], groups, hashes)
+    wanted = {"segments": [segment.name for segment in segments], "encoders": list(encoders)}
+    if not (folder / "pack.json").exists() or read_json(folder / "pack.json") != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, encoder_id in zip(("clip", "dino"), encoders, strict=True):
+            _copy_vectors(store, folder / f"{name}.npy", encoder_id, packed)
+        replace_json(folder / "pack.json", wanted)
+    # Mapped privately, since torch wants a writable array; nothing is written back. Nothing at all
+    # cannot be mapped.
+    clip_ND, dino_NE = (
+        torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c" if len(packed) else None))
+        for name in ("clip", "dino")
+    )
+    return Pack(
+        rows=rows,
+        places=order,
+        clip_ND=clip_ND,
+        dino_NE=dino_NE,
+        segments=segments,
+    )
+
+
+def without_near_copies(pack: Pack, *, near_clip: float, near_dino: float) -> Rows:
+    """The rows, by image_id, that are left when near-copies are collapsed."""
+    leaders = near_copies_in_buckets(
+        pack.clip_ND, pack.dino_NE, near_clip=near_clip, near_dino=near_dino, order=pack.by_id
+    )
+    return pack.rows.take(*stand_for(leaders, pack.rows.duplicates))
+
+
+def _segments(
+    rows: Rows, group: np.ndarray, groups: list[tuple[str, ...]], hashes: dict[str, str]
+) -> list[Segment]:
+    borders = np.searchsorted(group, np.arange(len(groups) + 1))
+    segments = []
+    for place, shards in enumerate(groups):
+        start, stop = int(borders[place]), int(borders[place + 1])
+        if start < stop:
+            content: Json = {
+                "images": digest(rows.image_ids[start:stop]),
+                "files": [hashes[shard_id] for shard_id in shards],
+            }
+            name = digest(content)[:16]
+            segments.append(Segment(name=name, shards=shards, start=start, stop=stop))
+    return segments
+
+
+def _copy_vectors(store: Store, path: Path, encoder_id: str, rows: Rows) -> None:
+    """Write the vectors of rows, shard by shard, in the rows' order."""
+    target_ND: np.ndarray | None = None
+    by_shard = np.argsort(rows.shard, kind="stable")
+    borders = np.searchsorted(rows.shard[by_shard], np.arange(len(rows.shard_ids) + 1))
+    for place, shard_id in enumerate(rows.shard_ids):
+        places = by_shard[borders[place] : borders[place + 1]]
+        image_ids, vectors_ND = store.vectors(encoder_id, shard_id)
+        if target_ND is None:
+            if len(rows) == 0:
+                np.save(path, vectors_ND[:0])
+                return
+            shape = (len(rows), vectors_ND.shape[1])
+            target_ND = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+        row_of = {image_id: row for row, image_id in enumerate(image_ids)}
+        target_ND[places] = vectors_ND[[row_of[rows.image_ids[p]] for p in places]]
+    assert isinstance(target_ND, np.memmap)
+    target_ND.flush()
