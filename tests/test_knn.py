@@ -32,9 +32,9 @@ def listed(blocks: list[Pairs]) -> list[tuple[int, int, float, float]]:
 
 
 def search(
-    clip: Sets, dino: Sets, above: float, settings: KnnSettings | None = None
+    clip: Sets, dino: Sets, above: float, settings: KnnSettings | None = None, device: str = "cpu"
 ) -> tuple[list[tuple[int, int, float, float]], KnnReport]:
-    knn_search = KnnSearch(settings)
+    knn_search = KnnSearch((settings or KnnSettings()).model_copy(update={"device": device}))
     blocks = list(knn_search.candidates(clip, dino, clip_above=above))
     assert all(len(block) for block in blocks)
     return listed(blocks), knn_search.report()
@@ -151,13 +151,13 @@ def test_candidates_is_the_search_by_default_settings() -> None:
     assert found == exact((clip, None), (dino, None), 0.2)
 
 
-@pytest.mark.parametrize("settings", [KnnSettings(k=9), KnnSettings(k=9, nlist=8, nprobe=2)])
-def test_equal_twice_in_a_row(settings: KnnSettings) -> None:
+@pytest.mark.parametrize("settings", [{"k": 9}, {"k": 9, "nlist": 8, "nprobe": 2}])
+def test_equal_twice_in_a_row(settings: dict[str, int]) -> None:
     # Ties everywhere: which copies get into a list is faiss's choice.
     clip = torch.cat([copies(10, 30), random_rows(200)])
     runs = [
         (list(knn_search.candidates((clip, None), (clip, None), clip_above=0.5)), knn_search)
-        for knn_search in (KnnSearch(settings), KnnSearch(settings))
+        for knn_search in [KnnSearch(KnnSettings(device="cpu", **settings)) for _ in range(2)]
     ]
     (first, one), (second, two) = runs
     assert [block.i.tolist() for block in first] == [block.i.tolist() for block in second]
@@ -359,10 +359,10 @@ def test_threads_are_the_callers_while_it_has_a_block() -> None:
 
 CODE = """
 import os, torch
-from miner.knn import KnnSearch
+from miner.knn import KnnSearch, KnnSettings
 rows = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0))
 for threads in (1, None, 3):
-    search = KnnSearch(threads=threads)
+    search = KnnSearch(KnnSettings(device="cpu"), threads=threads)
     list(search.candidates((rows, None), (rows, None), clip_above=0.9))
     print(len(os.listdir("/proc/self/task")))
 """
@@ -396,11 +396,11 @@ def test_gpu_finds_what_the_cpu_finds(cells: dict[str, int]) -> None:
         ((clip, None), (dino, None)),
         ((clip[:200], clip[200:]), (dino[:200], dino[200:])),
     ):
-        found, report = search(*sets, 0.2, KnnSettings(k=899, **cells))
+        found, report = search(*sets, 0.2, KnnSettings(k=899, **cells), "auto")
         assert found == exact(*sets, 0.2)
         assert (report.device, report.recall, report.num_saturated) == ("cuda", 1.0, 0)
     saturated = torch.cat([copies(4, 30), torch.eye(16)[4:]])
-    report = search((saturated, None), (saturated, None), 0.9, KnnSettings(k=5))[1]
+    report = search((saturated, None), (saturated, None), 0.9, KnnSettings(k=5), "auto")[1]
     assert (report.device, report.num_saturated) == ("cuda", 120)
     assert report.recall is not None
     assert report.recall < 1
@@ -410,6 +410,7 @@ def test_gpu_finds_what_the_cpu_finds(cells: dict[str, int]) -> None:
 def test_gpu_loses_what_lies_in_other_cells_and_says_so() -> None:
     clip = random_rows(900)
     truth = exact((clip, None), (clip, None), 0.5)
-    found, report = search((clip, None), (clip, None), 0.5, KnnSettings(k=899, nlist=30, nprobe=2))
+    settings = KnnSettings(k=899, nlist=30, nprobe=2)
+    found, report = search((clip, None), (clip, None), 0.5, settings, "auto")
     assert set(found) < set(truth)
     assert (report.device, report.recall) == ("cuda", len(found) / len(truth))
