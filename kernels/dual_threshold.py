@@ -4,8 +4,8 @@ Two stages. A tile kernel multiplies a tile of rows by a tile of columns and, wh
 lies above the floor, appends one bit for each product to a list of records; below the floor it
 writes nothing. `decode_kernel` turns the bits into pairs and `recheck_kernel` looks at both
 cosines of just those pairs in float32. `similar_rows_kernel` multiplies the rows themselves,
-`similar_codes_kernel` their int8 codes (see `kernels.bounds`). `kernels.gpu_blocks` launches all
-of them and `kernels.reference` is what they are held against.
+`similar_codes_kernel` their int8 codes (see `kernels.bounds`). `kernels.gpu_screens` launches
+all of them and `kernels.reference` is what they are held against.
 
 Shape suffixes: M rows of a tile, N columns of a tile, K depth of a tile, W words (32 columns each)
 of a row of a mask, L bits of a word, P pairs, D elements of a row.
@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+INTERPRETED = triton.knobs.runtime.interpret
+"""Whether Triton interprets the kernels on the CPU; settled when this file is imported."""
 
 
 @triton.jit
@@ -206,12 +209,12 @@ def decode_kernel(
 
 @triton.jit
 def _cosines(
-    a_ptr, b_ptr, inverse_a_ptr, inverse_b_ptr, i_P, j_P, mask_P, width, stride_a, stride_b,
+    a_ptr, b_ptr, inverse_a_ptr, inverse_b_ptr, i_P, j_P, mask_P, width,
     BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """[P] float32 cosines of the pairs (a[i], b[j]) that a mask leaves; 0 for the others."""
-    a_ptrs_P = a_ptr + i_P * stride_a
-    b_ptrs_P = b_ptr + j_P * stride_b
+    a_ptrs_P = a_ptr + i_P * width
+    b_ptrs_P = b_ptr + j_P * width
     sums_PD = tl.zeros((BLOCK_P, BLOCK_D), dtype=tl.float32)
     for first in tl.range(0, width, BLOCK_D):
         element_D = first + tl.arange(0, BLOCK_D)
@@ -219,10 +222,9 @@ def _cosines(
         a_PD = tl.load(a_ptrs_P[:, None] + element_D[None, :], mask=mask_PD, other=0.0)
         b_PD = tl.load(b_ptrs_P[:, None] + element_D[None, :], mask=mask_PD, other=0.0)
         sums_PD += a_PD.to(tl.float32) * b_PD.to(tl.float32)
-    inverse_P = tl.load(inverse_a_ptr + i_P, mask=mask_P, other=0.0)
-    return (
-        tl.sum(sums_PD, axis=1) * inverse_P * tl.load(inverse_b_ptr + j_P, mask=mask_P, other=0.0)
-    )
+    inverse_a_P = tl.load(inverse_a_ptr + i_P, mask=mask_P, other=0.0)
+    inverse_b_P = tl.load(inverse_b_ptr + j_P, mask=mask_P, other=0.0)
+    return tl.sum(sums_PD, axis=1) * inverse_a_P * inverse_b_P
 
 
 @triton.jit(do_not_specialize=["num_pairs"])
@@ -230,8 +232,7 @@ def recheck_kernel(
     clip_a_ptr, clip_b_ptr, inverse_clip_a_ptr, inverse_clip_b_ptr,
     dino_a_ptr, dino_b_ptr, inverse_dino_a_ptr, inverse_dino_b_ptr,
     i_ptr, j_ptr, keep_ptr,
-    num_pairs, clip_width, clip_stride_a, clip_stride_b, dino_width, dino_stride_a, dino_stride_b,
-    clip_floor, dino_ceiling,
+    num_pairs, clip_width, dino_width, clip_floor, dino_ceiling,
     DINO: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Which pairs may be blind: both cosines in float32, from the rows as they were given.
@@ -252,14 +253,14 @@ def recheck_kernel(
     j_P = tl.load(j_ptr + pair_P, mask=mask_P, other=0)
     clip_P = _cosines(
         clip_a_ptr, clip_b_ptr, inverse_clip_a_ptr, inverse_clip_b_ptr, i_P, j_P, mask_P,
-        clip_width, clip_stride_a, clip_stride_b, BLOCK_P, BLOCK_D,
+        clip_width, BLOCK_P, BLOCK_D,
     )  # fmt: skip
     keep_P = mask_P & (clip_P > clip_floor)
     if DINO:
         if tl.max(keep_P.to(tl.int32), axis=0) == 1:
             dino_P = _cosines(
                 dino_a_ptr, dino_b_ptr, inverse_dino_a_ptr, inverse_dino_b_ptr, i_P, j_P, keep_P,
-                dino_width, dino_stride_a, dino_stride_b, BLOCK_P, BLOCK_D,
+                dino_width, BLOCK_P, BLOCK_D,
             )  # fmt: skip
             keep_P &= dino_P < dino_ceiling
     tl.store(keep_ptr + pair_P, keep_P.to(tl.int8), mask=mask_P)
