@@ -70,9 +70,10 @@ class Screen(Protocol):
         """Append the records of the super-block that starts at a row and a column."""
 
 
-def _options(tile: Tile) -> dict[str, Any]:
-    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, **FUSED}
-    return options if tile.max_registers is None else options | {"maxnreg": tile.max_registers}
+def options(tile: Tile) -> dict[str, Any]:
+    """How Triton compiles a tile kernel."""
+    limit = {} if tile.max_registers is None else {"maxnreg": tile.max_registers}
+    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages, **limit, **FUSED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,7 @@ class RowsScreen:
             records.counter, records.tiles_C, records.counts_C, records.masks_CW,
             len(a_ND), len(b_ND), a_ND.shape[1], self.floor, len(records.tiles_C),
             DIAGONAL=diagonal, BLOCK_M=self.tile.rows, BLOCK_N=self.tile.columns,
-            BLOCK_K=self.tile.depth, GROUP_M=self.tile.group, **_options(self.tile),
+            BLOCK_K=self.tile.depth, GROUP_M=self.tile.group, **options(self.tile),
         )  # fmt: skip
 
 
@@ -141,7 +142,7 @@ class CodesScreen:
             records.counter, records.tiles_C, records.counts_C, records.masks_CW,
             num_a, num_b, floors_BB.shape[1], len(records.tiles_C),
             DIAGONAL=diagonal, WIDTH=CODE_WIDTH, FLOOR_ROWS=BLOCK_ROWS, BLOCK_M=self.tile.rows,
-            BLOCK_N=self.tile.columns, STRIP=self.tile.group, **_options(self.tile),
+            BLOCK_N=self.tile.columns, STRIP=self.tile.group, **options(self.tile),
         )  # fmt: skip
 
 
