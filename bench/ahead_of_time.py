@@ -160,8 +160,8 @@ def _recheck_program(architecture: int, dtype: str) -> Program:
     )
 
 
-def usage(program: Program) -> Usage | None:
-    """Compile a program; None where the compiler cannot."""
+def compiled(program: Program) -> Any:
+    """What `triton.compile` gives for a program."""
     kernel = getattr(dual_threshold, program.kernel)
     types = {name: program.types.get(name, "constexpr") for name in kernel.arg_names}
     # As at a launch: torch's pointers and widths of whole tiles are multiples of 16.
@@ -173,14 +173,19 @@ def usage(program: Program) -> Usage | None:
     }
     source = ASTSource(kernel, types, constexprs=program.constants, attrs=attributes)
     target = GPUTarget("cuda", program.architecture, 32)
+    return triton.compile(source, target=target, options=program.options)
+
+
+def usage(program: Program) -> Usage | None:
+    """Compile a program and see what it uses; None where the compiler cannot."""
     try:
-        compiled = triton.compile(source, target=target, options=program.options)
+        done = compiled(program)
     except RuntimeError as error:
         if "PassManager::run failed" in str(error):
             return None
         raise
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(compiled.asm["cubin"])
+        cubin.write(done.asm["cubin"])
         cubin.flush()
         resources, assembly = (_cuobjdump(flag, cubin.name) for flag in ("-res-usage", "-sass"))
     matrix: dict[str, int] = {}
@@ -191,15 +196,15 @@ def usage(program: Program) -> Usage | None:
     return Usage(
         registers=int(registers[1]),
         spills=len(SPILL.findall(assembly)),
-        shared_bytes=compiled.metadata.shared,
+        shared_bytes=done.metadata.shared,
         matrix=matrix,
     )
 
 
 def _cuobjdump(flag: str, path: str) -> str:
     tool = triton.knobs.nvidia.cuobjdump.path
-    done = subprocess.run([tool, flag, path], capture_output=True, text=True, check=True)
-    return done.stdout + done.stderr
+    result = subprocess.run([tool, flag, path], capture_output=True, text=True, check=True)
+    return result.stdout + result.stderr
 
 
 def usages(work: list[Program], *, num_workers: int = 2) -> list[Usage | None]:

@@ -101,7 +101,9 @@ def similar_rows_kernel(
     column_N = tl.minimum(tl.arange(0, BLOCK_N), num_b - 1 - start_n)
     depth_K = tl.arange(0, BLOCK_K)
     a_ptrs_MK = a_ptr + start_m.to(tl.int64) * width + (row_M[:, None] * width + depth_K[None, :])
-    b_ptrs_NK = b_ptr + start_n.to(tl.int64) * width + (column_N[:, None] * width + depth_K[None, :])
+    b_ptrs_NK = (
+        b_ptr + start_n.to(tl.int64) * width + (column_N[:, None] * width + depth_K[None, :])
+    )
 
     sums_MN = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for _ in tl.range(0, width, BLOCK_K):

@@ -60,3 +60,27 @@ def found(
         with mock.patch.multiple(gpu_screens.CodesScreen, append=counted):
             blocks = list(gpu.candidates(clip, dino, **options))
     return concatenate(blocks), launches
+
+
+def far_rows_kept(path: str) -> list[int]:
+    """What `recheck_kernel` keeps of three pairs, of rows on both sides of 2^31 elements."""
+    from kernels.dual_threshold import recheck_kernel
+
+    width = 64
+    last = (1 << 31) // width + 5
+    # A file of holes takes no room on the disk.
+    with open(path, "wb") as file:
+        file.truncate(2 * width * (last + 1))
+    size = width * (last + 1)
+    rows = torch.from_file(path, shared=True, size=size, dtype=torch.float16).view(-1, width)
+    rows[0, 1] = rows[last, 1] = 2
+    rows[last - 1, 2] = 2
+    inverse = torch.zeros(last + 1)
+    inverse[[0, last - 1, last]] = 0.5
+    i, j = torch.tensor([[0, last], [0, last - 1], [0, 0]]).T.contiguous()
+    keep = torch.full((3,), -7, dtype=torch.int8)
+    recheck_kernel[(1,)](
+        *[rows, rows, inverse, inverse] * 2, i, j, keep, 3, width, width, 0.9, 2.0,
+        DINO=True, BLOCK_P=4, BLOCK_D=32,
+    )  # fmt: skip
+    return keep.tolist()

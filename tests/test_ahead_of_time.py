@@ -1,6 +1,7 @@
 """What ships compiles for every architecture, without a GPU, without spilling, and within limits."""
 
 import json
+import re
 from dataclasses import asdict, replace
 
 import pytest
@@ -10,11 +11,13 @@ from bench.ahead_of_time import (
     Program,
     Usage,
     codes_program,
+    compiled,
     programs,
     rows_program,
     table_path,
     usages,
 )
+from kernels import dual_threshold
 from kernels.tiles import CODES, ROWS, SHARED_BYTES
 
 MATRIX = {
@@ -45,7 +48,7 @@ def shortcomings(program: Program, used: Usage) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def compiled() -> list[tuple[Program, Usage | None]]:
+def gate() -> list[tuple[Program, Usage | None]]:
     # Those that take longest first, so that no worker is left waiting for them.
     work = [program for architecture in ROWS for program in programs(architecture)]
     work.sort(key=lambda program: ("rows" not in program.name, "codes" not in program.name))
@@ -58,10 +61,10 @@ def known() -> dict[str, dict[str, object]] | None:
 
 
 def test_no_spills_within_shared_memory_and_on_the_matrix_units(
-    compiled: list[tuple[Program, Usage | None]],
+    gate: list[tuple[Program, Usage | None]],
 ) -> None:
     table = known() or {}
-    for program, used in compiled:
+    for program, used in gate:
         if used is None:
             # Only where the table says that this version of Triton cannot.
             assert table[f"sm{program.architecture}"][program.name] is None
@@ -71,22 +74,22 @@ def test_no_spills_within_shared_memory_and_on_the_matrix_units(
 
 
 def test_equals_the_table_of_this_version_of_triton(
-    compiled: list[tuple[Program, Usage | None]],
+    gate: list[tuple[Program, Usage | None]],
 ) -> None:
     table = known()
     if table is None:
         return  # a version nobody has compiled with yet: the limits above still hold
     ours: dict[str, dict[str, object]] = {}
-    for program, used in compiled:
+    for program, used in gate:
         row = None if used is None else asdict(used)
         ours.setdefault(f"sm{program.architecture}", {})[program.name] = row
     assert ours == table
 
 
 def test_codes_leave_room_for_three_programs_on_hopper(
-    compiled: list[tuple[Program, Usage | None]],
+    gate: list[tuple[Program, Usage | None]],
 ) -> None:
-    for program, used in compiled:
+    for program, used in gate:
         if program.architecture == 90 and program.name.startswith("codes"):
             assert used is not None
             # Registers come in eights, and 1 KiB of shared memory is the system's.
@@ -111,3 +114,36 @@ def test_the_gate_sees_spills_shared_memory_and_a_missing_instruction() -> None:
     assert "spills" in told[0]
     assert "bytes of shared memory, limit 232448" in told[1]
     assert "instead of HGMMA" in told[2]
+
+
+def offset_types(program: Program) -> dict[str, set[str]]:
+    """Types of everything that is added to each pointer argument, from Triton's own code."""
+    code = compiled(program).asm["ttir"]
+    names = re.findall(r"%(\w+): !tt\.ptr", code)
+    types: dict[str, set[str]] = {}
+    arguments = [name for name in program_arguments(program) if name.endswith("_ptr")]
+    for name, argument in zip(names, arguments, strict=True):
+        added = re.findall(rf"tt\.addptr %{name}(?:_\d+)?, .* : !tt\.ptr<\w+>, (\w+)", code)
+        # Or first spread over a tensor.
+        for spread in re.findall(rf"(%\w+) = tt\.splat %{name} : ", code):
+            added += re.findall(rf"tt\.addptr {spread}, .* : .*, tensor<[\dx]+x(\w+)>", code)
+        types[argument] = set(added)
+    return types
+
+
+def program_arguments(program: Program) -> list[str]:
+    return list(getattr(dual_threshold, program.kernel).arg_names)
+
+
+def test_rows_codes_and_masks_are_found_by_64_bits() -> None:
+    for program in programs(90):
+        types = offset_types(program)
+        far = {"rows": ["a_ptr", "b_ptr"], "codes": ["a_ptr", "b_ptr"]}.get(
+            program.name.split("-")[0], []
+        )
+        if program.kernel == "recheck_kernel":
+            far = [name for name in types if name not in ("i_ptr", "j_ptr", "keep_ptr")]
+        if "masks_ptr" in types:
+            far.append("masks_ptr")
+        for name in far:
+            assert types[name] == {"i64"}, (program.name, name, types)
