@@ -63,8 +63,13 @@ def room(num_records: int, tile: Tile, device: torch.device) -> Records:
 class Screen(Protocol):
     """What finds the tiles with hits."""
 
-    tile: Tile
-    block_rows: int
+    @property
+    def tile(self) -> Tile:
+        """How the kernel is compiled."""
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a super-block."""
 
     def append(self, row: int, column: int, records: Records, *, diagonal: bool) -> None:
         """Append the records of the super-block that starts at a row and a column."""
@@ -136,7 +141,7 @@ class CodesScreen:
         num_a, num_b = min(self.num_a - row, len(a)), min(self.num_b - column, len(b))
         limit = torch.iinfo(torch.int32).max
         floors_BB = code_floors(a, b, self.above).clamp_(-limit, limit).to(torch.int32)
-        num_strips = -(-(-(-num_b // self.tile.columns)) // self.tile.group)
+        num_strips = -(-num_b // (self.tile.columns * self.tile.group))
         dual_threshold.similar_codes_kernel[(-(-num_a // self.tile.rows) * num_strips,)](
             a.codes_NK, b.codes_NK, floors_BB,
             records.counter, records.tiles_C, records.counts_C, records.masks_CW,

@@ -56,9 +56,12 @@ def found(
         launches += 1
         append[type(screen)](screen, *arguments, **names)
 
-    with dirty_memory(), mock.patch.multiple(gpu_screens.RowsScreen, append=counted):
-        with mock.patch.multiple(gpu_screens.CodesScreen, append=counted):
-            blocks = list(gpu.candidates(clip, dino, **options))
+    with (
+        dirty_memory(),
+        mock.patch.object(gpu_screens.RowsScreen, "append", counted),
+        mock.patch.object(gpu_screens.CodesScreen, "append", counted),
+    ):
+        blocks = list(gpu.candidates(clip, dino, **options))
     return concatenate(blocks), launches
 
 

@@ -1,4 +1,4 @@
-"""What ships compiles for every architecture, without a GPU, without spilling, and within limits."""
+"""What ships compiles for every architecture without a GPU, spills nothing and keeps its limits."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The Triton join against the float64 reference: interpreted on tiny shapes, compiled on large ones.
+"""The Triton join against the float64 reference: tiny shapes interpreted, large ones compiled.
 
 Every test with the fixture `search` runs twice, under Triton's interpreter and, marked `gpu`,
 compiled. Memory that the join asks for is filled with NaN and with integers that mean nothing.
@@ -18,12 +18,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import gpu, reference, tiles
-from kernels.bounds import sum_slack
-from kernels.gpu import Limits
+from kernels import gpu, gpu_stages, reference
+from kernels.bounds import find_axes, sum_slack
 from kernels.gpu_rows import float32_below, screen_rows, tensor_core_slack, to_device
+from kernels.gpu_stages import Limits
 from kernels.reference import Pairs, concatenate
-from kernels.tiles import CODES, ROWS, Tile, architecture
+from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture
 from tests.interpreting import far_rows_kept, found, interpreter
 
 Sets = tuple[torch.Tensor, torch.Tensor | None]
@@ -291,20 +291,20 @@ def test_auto_takes_codes_where_few_pairs_survive(
     spread = torch.randn(2000, 256, generator=torch.Generator().manual_seed(22))
     spread = spread @ torch.randn(256, 256, generator=torch.Generator().manual_seed(23))
     alike = spread + 100 * spread[:1]
-    monkeypatch.setattr(gpu, "MIN_PAIRS", 0)
+    monkeypatch.setattr(gpu_stages, "MIN_PAIRS", 0)
     for rows, share, pays in ((spread, 1e-3, True), (alike, 0.9, False)):
         device = to_device(rows, "clip", torch.device("cpu"))
-        sets = gpu._Sets(
+        sets = gpu_stages.Sets(
             clip_a=device, clip_b=device, dino_a=device, dino_b=device,
             clip_above=0.95, dino_below=None,
         )  # fmt: skip
-        axes = gpu.find_axes(device.sample(gpu.SAMPLE_ROWS), tiles.CODE_WIDTH)
-        sample = device.sample(gpu.SAMPLE_ROWS)
-        measured = gpu.survivors(sample, sample, axes, 0.95, within=True)
+        axes = find_axes(device.sample(gpu_stages.SAMPLE_ROWS), CODE_WIDTH)
+        sample = device.sample(gpu_stages.SAMPLE_ROWS)
+        measured = gpu_stages.survivors(sample, sample, axes, 0.95, within=True)
         assert (measured <= share) is pays
-        assert gpu._codes_pay(sets, axes) is pays
+        assert gpu_stages.codes_pay(sets, axes) is pays
     monkeypatch.undo()
-    assert not gpu._codes_pay(sets, axes)
+    assert not gpu_stages.codes_pay(sets, axes)
 
 
 def test_rows_that_start_past_two_to_the_31(interpreting: ProcessPoolExecutor) -> None:
