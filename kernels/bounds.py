@@ -61,10 +61,13 @@ def unit_rows(rows: torch.Tensor) -> torch.Tensor:
     Returns:
         [N, D] float32; each row lies within `unit_slack(D)` of the true unit row.
     """
-    wide = rows if rows.dtype == torch.float64 else rows.float()
-    # Scaled by the largest entry first, so that the squares neither overflow nor vanish.
-    scaled = (wide / wide.abs().amax(dim=1, keepdim=True)).float()
-    return scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    if rows.dtype == torch.float16:
+        scaled = rows.float()
+    else:
+        # Scaled by the largest entry first, so that the squares neither overflow nor vanish.
+        wide = rows if rows.dtype == torch.float64 else rows.float()
+        scaled = (wide / wide.abs().amax(dim=1, keepdim=True)).float()
+    return scaled.div_(torch.linalg.vector_norm(scaled, dim=1, keepdim=True))
 
 
 def float32_slack(dim: int) -> float:
@@ -86,12 +89,20 @@ class Rounded:
     error: float
 
 
-def round_rows(unit_ND: torch.Tensor) -> Rounded:
-    """Rows of `unit_rows` as bfloat16, with the residual measured."""
-    rows_ND = unit_ND.bfloat16()
-    residual = torch.linalg.vector_norm(unit_ND.double() - rows_ND.double(), dim=1)
-    error = float(residual.max()) if len(residual) else 0.0
-    return Rounded(rows_ND=rows_ND, error=error + unit_slack(unit_ND.shape[1]))
+def round_rows(rows: torch.Tensor) -> Rounded:
+    """Rows scaled to unit length and rounded to bfloat16, with the residual measured.
+
+    Args:
+        rows: [N, D] of any float dtype, no row zero or not finite.
+    """
+    rounded_ND = torch.empty(rows.shape, dtype=torch.bfloat16, device=rows.device)
+    error = 0.0
+    for start in range(0, len(rows), BLOCK_ROWS):
+        unit_RD = unit_rows(rows[start : start + BLOCK_ROWS])
+        rounded_ND[start : start + BLOCK_ROWS] = unit_RD
+        residual_RD = unit_RD.double() - rounded_ND[start : start + BLOCK_ROWS].double()
+        error = max(error, float(torch.linalg.vector_norm(residual_RD, dim=1).max()))
+    return Rounded(rows_ND=rounded_ND, error=error + unit_slack(rows.shape[1]))
 
 
 def bfloat16_floor(above: float, a: float, b: float, dim: int) -> float:
@@ -139,7 +150,7 @@ class Axes:
 
 
 def find_axes(sample_SD: torch.Tensor, width: int, *, seed: int = 0) -> Axes:
-    """Axes along which rows like the sample's have most of their length (uncentred PCA).
+    """Axes along which rows like the sample's have most of their length.
 
     Args:
         sample_SD: [S, D] float32 of unit length; decides how well the code works, never whether it
@@ -150,40 +161,65 @@ def find_axes(sample_SD: torch.Tensor, width: int, *, seed: int = 0) -> Axes:
     Returns:
         Axes on the sample's device.
     """
+    return turn_axes(principal_axes(sample_SD, width - 1, seed=seed), width, seed=seed)
+
+
+def principal_axes(sample_SD: torch.Tensor, number: int, *, seed: int = 0) -> torch.Tensor:
+    """Orthonormal axes close to the leading principal ones (uncentred PCA), by subspace iteration.
+
+    Args:
+        sample_SD: [S, D] float32 of unit length.
+        number: how many; all of them where the rows are no wider by more than one.
+        seed: of the first axes.
+
+    Returns:
+        [D, P] float64 on the sample's device, the most important axis first.
+    """
     dim = sample_SD.shape[1]
+    if number >= dim - 1:
+        return torch.eye(dim, dtype=torch.float64, device=sample_SD.device)
+    moment_DD = (sample_SD.T @ sample_SD).double().cpu()
     generator = torch.Generator().manual_seed(seed)
-    if dim <= width:
-        axes_DP = torch.eye(dim, dtype=torch.float64)
-        rotation_KK = _rotation(dim, generator)
-    else:
-        axes_DP = _principal(sample_SD.cpu(), width - 1, generator)
-        rotation_KK = _rotation(width, generator)
-    num_axes = axes_DP.shape[1]
-    turned_DK = (axes_DP @ rotation_KK[:num_axes]).float()
+    axes_DP = torch.randn(dim, number, generator=generator, dtype=torch.float64)
+    for _ in range(POWER_STEPS):
+        axes_DP = torch.linalg.qr(moment_DD @ axes_DP)[0]
+    # Rayleigh-Ritz, so that the first axes of many are as good as if they alone had been sought.
+    _, mix_PP = torch.linalg.eigh(axes_DP.T @ moment_DD @ axes_DP)
+    orthonormal_DP: torch.Tensor = torch.linalg.qr((axes_DP @ mix_PP).flip(1))[0]
+    return orthonormal_DP.to(sample_SD.device)
+
+
+def turn_axes(axes_DP: torch.Tensor, width: int, *, seed: int = 0) -> Axes:
+    """Axes for a code of some width, out of principal ones.
+
+    Args:
+        axes_DP: [D, P] float64 orthonormal, the most important first; P = D or P >= width - 1.
+        width: K; where the rows are no wider, the code is as wide as they.
+        seed: of the random rotation.
+    """
+    dim, num_axes = axes_DP.shape
+    spans_all = dim <= width and num_axes == dim
+    width = min(width, dim)
+    used_DP = axes_DP if spans_all else axes_DP[:, : width - 1]
+    generator = torch.Generator().manual_seed(seed)
+    rotation_KK = _rotation(width, generator).to(axes_DP.device)
+    turned_DK = (used_DP @ rotation_KK[: used_DP.shape[1]]).float()
     # Rounding the axes, and the sums in float32; each coordinate errs by so much at most.
     chunk = sum_slack(min(dim, SUM_WIDTH))
     each = (chunk + UNIT_ROUNDOFF) * (1 + chunk) + 1e-12
-    error = unit_slack(dim) + math.sqrt(turned_DK.shape[1]) * each * (1 + unit_slack(dim))
     return Axes(
-        turned_DK=turned_DK.to(sample_SD.device),
-        rest_K=None if num_axes == dim else rotation_KK[-1].to(sample_SD.device),
-        error=error,
+        turned_DK=turned_DK,
+        rest_K=None if spans_all else rotation_KK[-1],
+        # The last term is for images that are kept in float32.
+        error=unit_slack(dim) + math.sqrt(width) * each * (1 + unit_slack(dim)) + UNIT_ROUNDOFF,
     )
-
-
-def _principal(sample_SD: torch.Tensor, num_axes: int, generator: torch.Generator) -> torch.Tensor:
-    """[D, P] float64 orthonormal, close to the leading principal axes, by subspace iteration."""
-    moment_DD = sample_SD.T @ sample_SD
-    axes_DP = torch.randn(len(moment_DD), num_axes, generator=generator)
-    for _ in range(POWER_STEPS):
-        axes_DP = torch.linalg.qr(moment_DD @ axes_DP)[0]
-    return torch.linalg.qr(axes_DP.double())[0]
 
 
 def _rotation(width: int, generator: torch.Generator) -> torch.Tensor:
     """[K, K] float64, a random orthonormal matrix."""
     gaussian = torch.randn(width, width, generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(gaussian)[0]
+    rotation_KK: torch.Tensor = torch.linalg.qr(gaussian)[0]
+    return rotation_KK
 
 
 def project(unit_ND: torch.Tensor, axes: Axes) -> torch.Tensor:
