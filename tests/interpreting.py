@@ -19,6 +19,8 @@ from kernels.reference import Pairs, concatenate
 def _begin() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
     warnings.simplefilter("error")
+    # Triton 3.6 reads scalars out of arrays in a way that NumPy deprecates.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"triton\.")
     torch.set_num_threads(1)
 
 

@@ -117,7 +117,8 @@ def test_equals_the_reference_from_unnormalised_rows(
 
 def test_both_thresholds(search: Search, stage: str) -> None:
     rows = search.rows(120, 20_000)
-    clip, dino = crowded(rows, 70, 3), crowded(rows, 24, 4)
+    # Shorter than 1, so that a reciprocal left out would lose pairs.
+    clip, dino = crowded(rows, 70, 3) / 256, crowded(rows, 24, 4)
     both, _ = check(search, stage, (clip, None), (dino, None), 0.93, dino_below=0.1)
     every, _ = check(search, stage, (clip, None), (dino, None), 0.93)
     assert 10 < len(both) < len(every)
@@ -191,6 +192,19 @@ def test_near_the_threshold(search: Search, stage: str) -> None:
         sets = (base.to(dtype), rows.to(dtype))
         pairs, _ = check(search, stage, sets, sets, 0.95)
     assert sorted(pairs.j.tolist()) == list(range(100, 200))
+
+
+def test_no_pair_within_float32_of_a_threshold_is_lost(search: Search, stage: str) -> None:
+    # All above 0.95, and below the DINO threshold, by less than float32 can tell.
+    dim, number = 768, 200
+    generator = torch.Generator().manual_seed(27)
+    base = torch.nn.functional.normalize(torch.randn(1, dim, generator=generator).double(), dim=1)
+    other = torch.randn(number, dim, generator=generator).double()
+    other = torch.nn.functional.normalize(other - (other @ base.T) * base, dim=1)
+    rows = (0.95 + 1e-10) * base + (1 - (0.95 + 1e-10) ** 2) ** 0.5 * other
+    sets = (base, rows), (base, rows)
+    pairs, _ = check(search, stage, *sets, 0.95, dino_below=0.95 + 2e-10)
+    assert len(pairs) == number
 
 
 @pytest.mark.parametrize("exponent", [-130, -70, 70, 120])
