@@ -46,16 +46,15 @@ def found(
     clip: tuple[torch.Tensor, torch.Tensor | None],
     dino: tuple[torch.Tensor, torch.Tensor | None],
     **options: Any,
-) -> tuple[Pairs, int]:
-    """All candidates, and the number of super-blocks' screens that it took."""
+) -> tuple[Pairs, list[str]]:
+    """All candidates, and which screens of super-blocks it took, in their order."""
     from kernels import gpu, gpu_screens
 
-    launches = 0
+    launches: list[str] = []
     append = {kind: kind.append for kind in (gpu_screens.RowsScreen, gpu_screens.CodesScreen)}
 
     def counted(screen: Any, *arguments: Any, **names: Any) -> None:
-        nonlocal launches
-        launches += 1
+        launches.append(type(screen).__name__)
         append[type(screen)](screen, *arguments, **names)
 
     with (
@@ -89,3 +88,26 @@ def far_rows_kept(path: str) -> list[int]:
         DINO=True, BLOCK_P=4, BLOCK_D=32,
     )  # fmt: skip
     return keep.tolist()
+
+
+def under_floors(codes_NK: torch.Tensor, floors_BB: torch.Tensor) -> list[tuple[int, int]]:
+    """Hits of `similar_codes_kernel` over codes, with a floor for every 64 x 64 of them."""
+    from kernels.dual_threshold import similar_codes_kernel
+    from kernels.gpu_screens import decode, room
+    from kernels.tiles import Tile
+
+    tile = Tile(rows=32, columns=64, depth=128, group=2, num_warps=4, num_stages=1)
+    num_rows = len(codes_NK)
+    records = room(64, tile, codes_NK.device)
+    records.counter.zero_()
+    num_tiles_m, num_tiles_n = num_rows // tile.rows, num_rows // tile.columns
+    similar_codes_kernel[(num_tiles_m * -(-num_tiles_n // tile.group),)](
+        codes_NK, codes_NK, floors_BB,
+        records.counter, records.tiles_C, records.counts_C, records.masks_CW,
+        num_rows, num_rows, floors_BB.shape[1], 64,
+        DIAGONAL=False, WIDTH=128, FLOOR_ROWS=64, BLOCK_M=32, BLOCK_N=64, STRIP=tile.group,
+    )  # fmt: skip
+    slots = torch.argsort(records.tiles_C[: int(records.counter)])
+    ends = records.counts_C[slots].cumsum(0, dtype=torch.int64)
+    i, j = decode(records, slots, ends, tile, num_tiles_n)
+    return sorted(zip(i.tolist(), j.tolist(), strict=True))

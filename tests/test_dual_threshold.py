@@ -24,7 +24,7 @@ from kernels.gpu_rows import float32_below, screen_rows, tensor_core_slack, to_d
 from kernels.gpu_stages import Limits
 from kernels.reference import Pairs, concatenate
 from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture
-from tests.interpreting import far_rows_kept, found, interpreter
+from tests.interpreting import far_rows_kept, found, interpreter, under_floors
 
 Sets = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -38,7 +38,7 @@ BLOCK_ROWS = {"full": 96, "int8": 1024}
 class Search(NamedTuple):
     """One way to run the join, and how large the rows should be for it."""
 
-    run: Callable[..., tuple[Pairs, int]]
+    run: Callable[..., tuple[Pairs, list[str]]]
     compiled: bool
 
     def rows(self, tiny: int, large: int) -> int:
@@ -85,13 +85,14 @@ def listed(pairs: Pairs) -> list[tuple[int, int]]:
 
 def check(
     search: Search, stage: str, clip: Sets, dino: Sets, above: float, **how: Any
-) -> tuple[Pairs, int]:
+) -> tuple[Pairs, list[str]]:
     """The join's pairs are the reference's, with its cosines; returned as they came."""
     below = how.pop("dino_below", None)
     limits = how.pop("limits", search.limits(stage))
     pairs, launches = search.run(
         clip, dino, clip_above=above, dino_below=below, stage=stage, limits=limits
     )
+    assert set(launches) <= {"CodesScreen" if stage == "int8" else "RowsScreen"}
     truth = concatenate(list(reference.candidates(clip, dino, clip_above=above)))
     if below is not None:
         truth = truth.where(truth.dino_cos < below)
@@ -131,7 +132,7 @@ def test_across_two_sets(search: Search, stage: str) -> None:
     sets = (clip[:rows], clip[rows:]), (dino[:rows], dino[rows:])
     pairs, launches = check(search, stage, *sets, 0.93)
     assert len(pairs) > rows
-    assert launches >= (2 if stage == "full" else 1)
+    assert len(launches) >= (2 if stage == "full" else 1)
 
 
 def test_sets_of_different_dtypes(search: Search) -> None:
@@ -223,7 +224,7 @@ def test_room_that_is_too_small_is_found_out(search: Search, stage: str) -> None
     ample, launches = check(search, stage, (clip, None), (dino, None), 0.93)
     small = search.limits(stage, num_records=1, num_pairs=7)
     again, more = check(search, stage, (clip, None), (dino, None), 0.93, limits=small)
-    assert more > launches
+    assert len(more) > len(launches)
     # And in the same order, whatever there was room for.
     assert torch.equal(again.i, ample.i)
     assert torch.equal(again.j, ample.j)
@@ -251,6 +252,16 @@ def test_codes_of_several_blocks(search: Search) -> None:
     clip[1030, 3] = 1
     limits = Limits() if search.compiled else Limits(block_rows=1024, tile=CODES[90])
     check(search, "int8", (clip, None), (clip[:, :5] + 20, None), 0.97, limits=limits)
+
+
+def test_every_block_of_codes_has_its_own_floor(interpreting: ProcessPoolExecutor) -> None:
+    generator = torch.Generator().manual_seed(28)
+    codes_NK = torch.randint(-127, 128, (192, 128), generator=generator, dtype=torch.int8)
+    floors_BB = 30_000 * torch.arange(1, 10, dtype=torch.int32).view(3, 3)
+    products_NN = codes_NK.double() @ codes_NK.double().T
+    truth = products_NN > floors_BB.repeat_interleave(64, 0).repeat_interleave(64, 1)
+    hits = interpreting.submit(under_floors, codes_NK, floors_BB).result()
+    assert hits == [tuple(pair) for pair in truth.nonzero().tolist()]
 
 
 @settings(
