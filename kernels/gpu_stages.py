@@ -1,0 +1,119 @@
+"""Which screen a GPU join takes, int8 codes or rows at full width, and everything it multiplies.
+
+Shape suffixes: S rows of a sample, B blocks of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from kernels.bounds import BLOCK_ROWS, Axes, code_floors, find_axes
+from kernels.gpu_rows import DeviceRows, encode, rows_floor, screen_rows
+from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture
+
+if TYPE_CHECKING:
+    from kernels.gpu_screens import Screen
+
+Stage = Literal["auto", "full", "int8"]
+
+SAMPLE_ROWS = 4096
+"""Rows of each set that `auto` looks at."""
+
+MAX_SHARE = 1e-3
+"""Share of pairs that may survive the codes: re-checking one costs as much as multiplying some
+five hundred at full width."""
+
+MIN_PAIRS = 1 << 28
+"""Pairs below which coding the rows is not worth it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is done at a time; none of it changes a result.
+
+    Attributes:
+        tile: how the tile kernel is compiled; None takes the architecture's.
+        block_rows: rows of a super-block, a multiple of `kernels.bounds.BLOCK_ROWS` for codes.
+        num_records: tiles with hits there is room for at first.
+        num_pairs: pairs that are re-checked at a time, rounded up to whole tiles.
+    """
+
+    tile: Tile | None = None
+    block_rows: int = 131_072
+    num_records: int = 16_384
+    num_pairs: int = 1 << 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sets:
+    """Both sets of both encoders on the device; the second is the first in a self-join."""
+
+    clip_a: DeviceRows
+    clip_b: DeviceRows
+    dino_a: DeviceRows
+    dino_b: DeviceRows
+    clip_above: float
+    dino_below: float | None
+
+    @property
+    def within(self) -> bool:
+        """Whether one set is joined with itself."""
+        return self.clip_a is self.clip_b
+
+
+def find_screen(sets: Sets, stage: Stage, limits: Limits, device: torch.device) -> Screen:
+    """The screen of a stage, with everything it multiplies."""
+    from kernels.gpu_screens import CodesScreen, RowsScreen
+
+    interpreted = device.type == "cpu"
+    arch = 90 if interpreted else architecture(torch.cuda.get_device_capability(device))
+    axes = None if stage == "full" else find_axes(sets.clip_a.sample(SAMPLE_ROWS), CODE_WIDTH)
+    if axes is not None and (stage == "int8" or codes_pay(sets, axes)):
+        codes_a = encode(sets.clip_a.rows_ND, axes)
+        return CodesScreen(
+            a=codes_a,
+            b=codes_a if sets.within else encode(sets.clip_b.rows_ND, axes),
+            num_a=len(sets.clip_a),
+            num_b=len(sets.clip_b),
+            above=sets.clip_above,
+            tile=limits.tile or CODES[arch],
+            block_rows=limits.block_rows,
+        )
+    tile = limits.tile or ROWS[arch]
+    dtypes = {sets.clip_a.rows_ND.dtype, sets.clip_b.rows_ND.dtype}
+    # In the interpreter, products of bfloat16 are wrong.
+    keep_bfloat16 = dtypes == {torch.bfloat16} and not interpreted
+    dtype = torch.bfloat16 if keep_bfloat16 else torch.float16
+    rows_a = screen_rows(sets.clip_a, dtype, tile.depth)
+    rows_b = rows_a if sets.within else screen_rows(sets.clip_b, dtype, tile.depth)
+    floor = rows_floor(sets.clip_above, rows_a, rows_b)
+    return RowsScreen(a=rows_a, b=rows_b, floor=floor, tile=tile, block_rows=limits.block_rows)
+
+
+def codes_pay(sets: Sets, axes: Axes) -> bool:
+    """Whether the sets are large and wide enough for codes, and few pairs of a sample survive."""
+    if len(sets.clip_a) * len(sets.clip_b) < MIN_PAIRS or sets.clip_a.width < 2 * CODE_WIDTH:
+        return False
+    sample_a = sets.clip_a.sample(SAMPLE_ROWS)
+    sample_b = sample_a if sets.within else sets.clip_b.sample(SAMPLE_ROWS)
+    return survivors(sample_a, sample_b, axes, sets.clip_above, within=sets.within) <= MAX_SHARE
+
+
+def survivors(
+    a_SD: torch.Tensor, b_SD: torch.Tensor, axes: Axes, above: float, *, within: bool
+) -> float:
+    """Share of the pairs of two samples that their codes cannot rule out."""
+    a, b = encode(a_SD, axes), encode(b_SD, axes)
+    num_survivors = 0
+    for block, floors_B in enumerate(code_floors(a, b, above)):
+        rows = slice(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, len(a_SD)))
+        # Exact: sums of products of codes stay below 2^24.
+        products_RS = a.codes_NK[rows].float() @ b.codes_NK[: len(b_SD)].float().T
+        floor_S = floors_B.repeat_interleave(BLOCK_ROWS)[: len(b_SD)]
+        num_survivors += int((products_RS > floor_S).sum())
+    # A row always survives beside itself.
+    itself = len(a_SD) if within else 0
+    return (num_survivors - itself) / max(1, len(a_SD) * len(b_SD) - itself)
