@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from kernels.reference import concatenate
-from miner.implementations import IMPLEMENTATIONS, implementation
+from miner.implementations import candidates, implementation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +56,15 @@ def blind_pairs(
         dino: [N, E] (or a tuple of [N, E] and [M, E]) of the same images in the same order.
         clip_above: a pair's CLIP cosine is strictly above this.
         dino_below: a pair's DINO cosine is strictly below this.
-        impl: `cpu`, `reference`, or `auto`, which takes the fastest exact one.
+        impl: `cpu`, `triton`, `reference`, `knn` (which may miss pairs), or `auto`, which takes
+            the fastest exact one.
 
     Returns:
         The pairs by float64 cosine, ordered by descending clip_cos, then i, then j.
 
     Raises:
         ValueError: shapes, dtypes or thresholds do not fit, or a row is zero or not finite.
+        ResourceError: the implementation needs a GPU and there is none.
     """
     search = implementation(impl)
     for name, threshold in (("clip_above", clip_above), ("dino_below", dino_below)):
@@ -72,7 +74,7 @@ def blind_pairs(
     _check_same_images(clip_sets, dino_sets)
     blocks = [
         block.where(block.dino_cos < dino_below)
-        for block in IMPLEMENTATIONS[search](clip_sets, dino_sets, clip_above=clip_above)
+        for block in candidates(search, clip_sets, dino_sets, clip_above=clip_above)
     ]
     pairs = concatenate(blocks)
     order = torch.from_numpy(

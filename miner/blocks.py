@@ -18,7 +18,8 @@ from kernels.reference import Pairs
 from kernels.screens import exact_products
 from miner import schema
 from miner.config import JoinSettings
-from miner.implementations import IMPLEMENTATIONS
+from miner.implementations import candidates
+from miner.knn import KnnSearch
 from miner.packs import Pack, Segment
 from miner.pairs import Histogram
 from miner.partners import Partners
@@ -40,7 +41,7 @@ class Block:
     second: Segment
     within: bool
 
-    def name(self, settings: JoinSettings) -> str:
+    def name(self, settings: JoinSettings, impl: str) -> str:
         """What the block's pairs are committed as: its rows and what is sought among them."""
         sought = digest(
             [
@@ -48,6 +49,8 @@ class Block:
                 settings.keep_clip_above,
                 settings.keep_dino_below,
                 settings.max_partners,
+                # What may miss pairs does not stand for what may not.
+                impl == "knn",
             ]
         )
         return f"{self.first.name}~{self.second.name}~{sought[:8]}"
@@ -72,6 +75,7 @@ class BlockSearch:
     def __init__(self, first: Pack, second: Pack | None, impl: str, settings: JoinSettings) -> None:
         self.first, self.second = first, first if second is None else second
         self.impl, self.clip_above = impl, settings.keep_clip_above
+        self.knn = KnnSearch() if impl == "knn" else None
         self._prepared: dict[str, Prepared] = {}
         self._plan: Plan | None = None
         if impl == "cpu":
@@ -84,9 +88,11 @@ class BlockSearch:
         a = slice(block.first.start, block.first.stop)
         b = slice(block.second.start, block.second.stop)
         dino = (self.first.dino_NE[a], None if block.within else self.second.dino_NE[b])
+        clip = (self.first.clip_ND[a], None if block.within else self.second.clip_ND[b])
+        if self.knn is not None:
+            return self.knn.candidates(clip, dino, clip_above=self.clip_above)
         if self._plan is None:
-            clip = (self.first.clip_ND[a], None if block.within else self.second.clip_ND[b])
-            return IMPLEMENTATIONS[self.impl](clip, dino, clip_above=self.clip_above)
+            return candidates(self.impl, clip, dino, clip_above=self.clip_above)
         return cpu.search(
             self._ready(self.first, block.first),
             None if block.within else self._ready(self.second, block.second),
@@ -131,7 +137,7 @@ def commit_block(
     held = partners.held()
     dropped = partners.dropped(held)
     rows = np.flatnonzero(dropped)
-    name = block.name(settings)
+    name = block.name(settings, search.impl)
     entry = store.write_table(_table(held), stage, f"{name}.{new_attempt()}.parquet")
     record: Json = {
         "shards": [list(block.first.shards), list(block.second.shards)],
@@ -141,6 +147,7 @@ def commit_block(
         "dropped": {"rows": rows.tolist(), "partners": dropped[rows].tolist()},
         "histogram": histogram.counts(),
         "statistics": asdict(statistics),
+        "knn": None if search.knn is None else asdict(search.knn.report()),
     }
     store.commit(stage, name, [entry], record)
 

@@ -96,8 +96,8 @@ class JoinSettings(Settings):
     keep_dino: float | None = Field(default=None, ge=-1, le=1)
     """Also keep pairs whose DINO cosine is below this; higher than --dino-below."""
 
-    join: Literal["auto", "cpu", "reference"] = "auto"
-    """Implementation of the join; all are exact."""
+    join: Literal["auto", "cpu", "triton", "knn", "reference"] = "auto"
+    """Implementation of the join; all are exact but knn, which reports its recall."""
 
     collapse: Literal["exact", "near", "none"] = "exact"
     """Copies collapsed before the join: equal bytes, near-copies too, or none."""

@@ -4,26 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from kernels import cpu, reference
+import torch
+
+from kernels import cpu, gpu, reference
 from kernels.reference import Pairs
+from miner import knn
+from miner.errors import ResourceError
 
 CandidateSearch = Callable[..., Iterator[Pairs]]
 
 IMPLEMENTATIONS: dict[str, CandidateSearch] = {
     "cpu": cpu.candidates,
+    "triton": gpu.candidates,
     "reference": reference.candidates,
 }
 """Every one is exact: the same pairs as the float64 reference."""
 
+APPROXIMATE: dict[str, CandidateSearch] = {"knn": knn.candidates}
+"""May miss pairs, and says how many it missed of a sample; never invents one."""
+
 
 def implementation(impl: str) -> str:
-    """The implementation that a name stands for.
+    """The implementation that a name stands for; `auto` is exact, on the GPU where there is one.
 
     Raises:
         ValueError: there is none of that name.
     """
     if impl == "auto":
-        return "cpu"
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl is {impl!r}; there are auto, {', '.join(sorted(IMPLEMENTATIONS))}")
+        return "triton" if torch.cuda.is_available() else "cpu"
+    if impl not in IMPLEMENTATIONS | APPROXIMATE:
+        names = ", ".join(sorted(IMPLEMENTATIONS | APPROXIMATE))
+        raise ValueError(f"impl is {impl!r}; there are auto, {names}")
     return impl
+
+
+def why_chosen(asked: str, impl: str) -> str:
+    """Why an implementation runs, in a few words."""
+    if asked != "auto":
+        return "asked for"
+    return "exact, on the GPU" if impl == "triton" else "exact; there is no GPU"
+
+
+def candidates(
+    impl: str,
+    clip: tuple[torch.Tensor, torch.Tensor | None],
+    dino: tuple[torch.Tensor, torch.Tensor | None],
+    *,
+    clip_above: float,
+) -> Iterator[Pairs]:
+    """The candidates by an implementation; the contract is `kernels.reference.candidates`'.
+
+    Raises:
+        ResourceError: what the implementation needs is not there, a GPU for example.
+    """
+    try:
+        yield from (IMPLEMENTATIONS | APPROXIMATE)[impl](clip, dino, clip_above=clip_above)
+    except RuntimeError as error:
+        if impl == "triton":
+            raise ResourceError(f"join triton: {error}") from error
+        raise

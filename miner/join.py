@@ -20,8 +20,8 @@ from miner.blocks import Block, BlockSearch, blocks_of, commit_block, read_block
 from miner.config import JoinSettings, SelectSettings
 from miner.copies import equal_bytes, stand_for
 from miner.errors import StoreError
-from miner.implementations import IMPLEMENTATIONS, implementation
-from miner.packs import Pack, build_pack, group_shards, without_near_copies
+from miner.implementations import IMPLEMENTATIONS, implementation, why_chosen
+from miner.packs import Pack, as_one_segment, build_pack, group_shards, without_near_copies
 from miner.pairs import Histogram, join_name, random_pairs, raw_pairs, raw_table
 from miner.partners import Partners
 from miner.publish import PART_ROWS, publish
@@ -118,9 +118,13 @@ def _join(
     ]
     first, second = packs[0], packs[1] if len(packs) > 1 else None
     impl = implementation(settings.join)
+    if impl == "knn":
+        # Neighbours are sought among all rows, not among those of a segment.
+        packs = [as_one_segment(pack) for pack in packs]
+        first, second = packs[0], packs[1] if len(packs) > 1 else None
     blocks = blocks_of(first, second)
     search = BlockSearch(first, second, impl, settings)
-    names = [block.name(settings) for block in blocks]
+    names = [block.name(settings, impl) for block in blocks]
     for place, (block, name) in enumerate(zip(blocks, names, strict=True)):
         if not store.commit_path(stage, name).exists():
             commit_block(store, stage, block, search, settings)
@@ -135,6 +139,7 @@ def _join(
         "near_clip": near.near_clip if settings.collapse == "near" else None,
         "near_dino": near.near_dino if settings.collapse == "near" else None,
         "impl": impl,
+        "impl_because": why_chosen(settings.join, impl),
         "bound": {"clip_slack": float32_slack(first.clip_ND.shape[1]) if impl == "cpu" else 0.0},
         "borderline_clip": bands[0],
         "borderline_dino": bands[1],
@@ -146,7 +151,8 @@ def _join(
             "borderline": int((raw.blind & raw.borderline).sum()),
         },
         "search": searched,
-        "shards": joined_shards(store, clip, dino),
+        "shards": [joined_shards(each, clip, dino) for each in stores],
+        "against": None if second is None else str(stores[1].root.resolve()),
         "versions": versions(),
     }
     parts = (
@@ -241,6 +247,7 @@ def _gathered(
     partners = Partners(settings.max_partners, len(first), num_others)
     histogram = Histogram()
     num_candidates = num_found = 0
+    search: Json = {"num_blocks": len(blocks)}
     searched = Counter[str]()
     screens: set[str] = set()
     for block, name in zip(blocks, names, strict=True):
@@ -248,6 +255,7 @@ def _gathered(
         num_candidates += record["num_candidates"]
         num_found += record["num_found"]
         histogram.merge(record["histogram"])
+        search |= {} if record["knn"] is None else {"knn": record["knn"]}
         done = record["statistics"]
         screens.add(f"{done['screen']}-{done['width']}")
         searched.update({name: done[name] for name in done if name.startswith("num_")})
@@ -276,11 +284,8 @@ def _gathered(
         "cut_pairs": num_found - len(kept),
         "cut_images": int((partners.degree > settings.max_partners).sum()),
     }
-    search = {
-        "num_blocks": len(blocks),
-        "screens": sorted(screens),
-        **dict(sorted(searched.items())),
-    }
+    if "knn" not in search:
+        search |= {"screens": sorted(screens), **dict(sorted(searched.items()))}
     return kept, histogram, counts, search
 
 

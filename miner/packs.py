@@ -10,7 +10,7 @@ Shape suffixes: N rows, D clip width, E dino width.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +144,19 @@ def build_pack(
         dino_NE=dino_NE,
         segments=segments,
     )
+
+
+def as_one_segment(pack: Pack) -> Pack:
+    """The same pack, its rows all in one segment."""
+    if not pack.segments:
+        return pack
+    segment = Segment(
+        name=digest([segment.name for segment in pack.segments])[:16],
+        shards=tuple(shard_id for segment in pack.segments for shard_id in segment.shards),
+        start=0,
+        stop=len(pack),
+    )
+    return replace(pack, segments=[segment])
 
 
 def without_near_copies(pack: Pack, *, near_clip: float, near_dino: float) -> Rows:

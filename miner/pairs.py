@@ -30,6 +30,8 @@ def join_name(clip: str, dino: str, settings: JoinSettings) -> str:
         parts.append(f"keep-dino-{_decimals(settings.keep_dino)}")
     if settings.against is not None:
         parts.append(f"against-{settings.against.resolve().name}")
+    if settings.join == "knn":
+        parts.append("knn")
     return "~".join(parts)
 
 

@@ -100,7 +100,7 @@ def _write_whole(
     unfinished = folder / f"report.{new_attempt()}"
     unfinished.mkdir()
     try:
-        data, exhibits = page_data(store, selected.slice(0, limit), unfinished)
+        data, exhibits = page_data(store, record, selected.slice(0, limit), unfinished)
         _write_plot(folder, unfinished, record)
         page = _page(folder.name, record, steps, data, len(selected), tables)
         (unfinished / "index.html").write_text(page, "utf-8", newline="\n")

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from miner.records import Json
-from miner.rows import joined_shards
+from miner.rows import joined_shards, runs_of
 from miner.store import Store
 
 DROPPED = {
@@ -43,24 +43,28 @@ def image_steps(store: Store, record: Json) -> list[Step]:
         record: the content of join.json.
     """
     counts = record["counts"]
-    shard_ids = joined_shards(store, record["clip"], record["dino"])
+    found = [
+        (run, shard_id)
+        for run in runs_of(store, record)
+        for shard_id in joined_shards(run, record["clip"], record["dino"])
+    ]
     refused, nonfinite = Counter[str](), Counter[str]()
     num_samples = num_decodable = 0
-    for shard_id in shard_ids:
-        commit = store.record("samples", shard_id)
+    for run, shard_id in found:
+        commit = run.record("samples", shard_id)
         num_samples += commit["num_samples"]
         num_decodable += commit["num_decodable"]
-        refused.update(store.table(commit, "quarantine")["reason"].to_pylist())
+        refused.update(run.table(commit, "quarantine")["reason"].to_pylist())
         for encoder_id in (record["clip"], record["dino"]):
-            files = store.record(f"vectors/{encoder_id}", shard_id)
+            files = run.record(f"vectors/{encoder_id}", shard_id)
             if any(file["path"].startswith("quarantine/") for file in files["files"]):
-                nonfinite.update(store.table(files, "quarantine")["reason"].to_pylist())
-    later = len(shard_ids) - counts["shards"]
+                nonfinite.update(run.table(files, "quarantine")["reason"].to_pylist())
+    later = len(found) - counts["shards"]
     copies = "near-copies" if record["collapse"] == "near" else "copies with equal bytes"
     return [
         Step(
             name="shards",
-            count=len(shard_ids),
+            count=len(found),
             note=f"{later:,} embedded after this join" if later else "embedded by both encoders",
         ),
         Step(name="samples", count=num_samples, note="images with their texts"),
@@ -88,6 +92,7 @@ def pair_steps(record: Json) -> list[Step]:
     counts, selection = record["counts"], record["selection"]["counts"]
     dropped = Counter({DROPPED[word]: n for word, n in selection.items() if word in DROPPED})
     beyond = counts["kept"] - counts["blind"]
+    most, cut = record["max_partners"], counts["cut_pairs"]
     return [
         Step(name="pairs", count=counts["pairs"], note=f"compared by {record['impl']}"),
         Step(
@@ -100,6 +105,7 @@ def pair_steps(record: Json) -> list[Step]:
             count=counts["blind"],
             note=f"DINO cosine < {record['dino_below']:g}, {counts['borderline']:,} borderline"
             + (f"; {beyond:,} more kept beyond the thresholds" if beyond else ""),
+            dropped=_sorted(Counter({f"beyond {most:,} partners of an image": cut})),
         ),
         Step(name="selected", count=selection.get("kept", 0), dropped=_sorted(dropped)),
     ]

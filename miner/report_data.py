@@ -13,7 +13,7 @@ from miner.config import ImageLimits
 from miner.errors import StoreError
 from miner.records import Json
 from miner.report_images import Exhibit, write_images
-from miner.rows import samples_of
+from miner.rows import runs_of, samples_of
 from miner.store import Store
 
 PAIR_COLUMNS = (
@@ -29,11 +29,14 @@ IMAGE_COLUMNS = (
 """Columns of `samples` that the page shows."""
 
 
-def page_data(store: Store, shown: pa.Table, report: Path) -> tuple[Json, dict[str, Exhibit]]:
+def page_data(
+    store: Store, record: Json, shown: pa.Table, report: Path
+) -> tuple[Json, dict[str, Exhibit]]:
     """Write the images of some pairs, and give what the page says of both.
 
     Args:
         store: the run directory.
+        record: the content of join.json.
         shown: rows of `selected`.
         report: the folder under which the images are written.
 
@@ -46,7 +49,7 @@ def page_data(store: Store, shown: pa.Table, report: Path) -> tuple[Json, dict[s
     """
     both = [shown["image_1"].to_pylist(), shown["image_2"].to_pylist()]
     image_ids = sorted({*both[0], *both[1]})
-    samples = samples_of(store, image_ids)
+    samples = samples_of(runs_of(store, record), image_ids)
     if missing := [image_id for image_id in image_ids if image_id not in samples]:
         raise StoreError(
             f"selected pairs name {len(missing)} images that are no samples of {store.root} "
@@ -54,14 +57,9 @@ def page_data(store: Store, shown: pa.Table, report: Path) -> tuple[Json, dict[s
         )
     run = store.run()
     reading = {k: v for k, v in run["reading"].items() if k in ImageLimits.model_fields}
-    places = {}
-    for image_id in image_ids:
-        dataset, stem, _ = image_id.split("/", 2)
-        now = run["shards"].get(f"{dataset}.{stem}")
-        places[samples[image_id]["shard"]] = now["url"] if now else samples[image_id]["shard"]
     rows = [samples[image_id] for image_id in image_ids]
-    exhibits = write_images(rows, places, report, ImageLimits(**reading))
-    shards = sorted(places)
+    exhibits = write_images(rows, report, ImageLimits(**reading))
+    shards = sorted({row["shard"] for row in rows})
     image_at = {image_id: number for number, image_id in enumerate(image_ids)}
     shard_at = {shard: number for number, shard in enumerate(shards)}
     data = {

@@ -7,7 +7,7 @@ a report is also read where the corpus is not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,14 +61,11 @@ class Exhibit:
     note: str = ""
 
 
-def write_images(
-    samples: Iterable[Json], places: Mapping[str, str], folder: Path, limits: ImageLimits
-) -> dict[str, Exhibit]:
+def write_images(samples: Iterable[Json], folder: Path, limits: ImageLimits) -> dict[str, Exhibit]:
     """Write the images of some samples under `images/` and `thumbs/` of a folder.
 
     Args:
-        samples: rows of `samples`; of equal bytes the first is read.
-        places: shard URL as recorded in `samples` to where that shard is now, where that differs.
+        samples: rows of `samples`, with where the shards are now; of equal bytes the first is read.
         folder: the report's.
         limits: those under which the images were decoded before.
 
@@ -82,18 +79,15 @@ def write_images(
         (folder / name).mkdir(parents=True)
     # In the order in which they lie in their shards.
     rows = sorted(first.values(), key=lambda row: (row["shard"], row["offset"], row["member"]))
-    return {
-        sha256: _write_image(sha256, found, folder, limits)
-        for sha256, found in _fetch(rows, places)
-    }
+    return {sha256: _write_image(sha256, found, folder, limits) for sha256, found in _fetch(rows)}
 
 
-def _fetch(rows: Iterable[Json], places: Mapping[str, str]) -> Iterator[tuple[str, bytes | str]]:
+def _fetch(rows: Iterable[Json]) -> Iterator[tuple[str, bytes | str]]:
     """Each row's sha256 with its image's bytes, or the reason why they cannot be had."""
     gone: dict[str, str] = {}
     with ImageFetcher() as fetcher:
         for row in rows:
-            url, sha256 = places.get(row["shard"], row["shard"]), row["sha256"]
+            url, sha256 = row["shard"], row["sha256"]
             if url in gone:
                 yield sha256, gone[url]
                 continue

@@ -6,8 +6,9 @@ Shape suffixes: N images.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -125,32 +126,51 @@ def _ids_of_vectors(
     return ids
 
 
-def vectors_of(store: Store, encoder_id: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+def runs_of(store: Store, record: Json) -> list[Store]:
+    """The runs whose images a join is over: one, or that of `--against` too.
+
+    Args:
+        store: the run directory that holds the join.
+        record: the content of join.json.
+
+    Raises:
+        StoreError: the other run is no more where it was.
+    """
+    if record["against"] is None:
+        return [store]
+    other = Store(Path(record["against"]))
+    other.run()
+    return [store, other]
+
+
+def vectors_of(
+    runs: Sequence[Store], encoder_id: str, wanted: Collection[str]
+) -> dict[str, np.ndarray]:
     """The stored vectors of some images, by image_id; images without one are left out."""
     found: dict[str, np.ndarray] = {}
-    for shard_id, named in _by_shard(store, f"vectors/{encoder_id}", wanted).items():
-        image_ids, vectors_ND = store.vectors(encoder_id, shard_id)
-        found |= {
-            image_id: vectors_ND[row] for row, image_id in enumerate(image_ids) if image_id in named
-        }
+    for store in runs:
+        for shard_id, named in _by_shard(store, f"vectors/{encoder_id}", wanted).items():
+            ids, vectors_ND = store.vectors(encoder_id, shard_id)
+            found |= {name: vectors_ND[row] for row, name in enumerate(ids) if name in named}
     return found
 
 
-def samples_of(store: Store, wanted: Iterable[str]) -> dict[str, Json]:
+def samples_of(runs: Sequence[Store], wanted: Collection[str]) -> dict[str, Json]:
     """The rows of `samples` of some images, by image_id; unknown images are left out.
 
     Their `shard` is where the shard was seen last, so that a corpus may move.
     """
-    seen = store.run()["shards"]
     found: dict[str, Json] = {}
-    for shard_id, named in _by_shard(store, "samples", wanted).items():
-        place = {"shard": seen[shard_id]["url"]} if shard_id in seen else {}
-        rows = store.samples(shard_id).to_pylist()
-        found |= {row["image_id"]: row | place for row in rows if row["image_id"] in named}
+    for store in runs:
+        seen = store.run()["shards"]
+        for shard_id, named in _by_shard(store, "samples", wanted).items():
+            place = {"shard": seen[shard_id]["url"]} if shard_id in seen else {}
+            rows = store.samples(shard_id).to_pylist()
+            found |= {row["image_id"]: row | place for row in rows if row["image_id"] in named}
     return found
 
 
-def _by_shard(store: Store, stage: str, wanted: Iterable[str]) -> dict[str, set[str]]:
+def _by_shard(store: Store, stage: str, wanted: Collection[str]) -> dict[str, set[str]]:
     """Image ids by the committed shard that their first two parts name."""
     committed = set(store.committed(stage))
     by_shard: dict[str, set[str]] = defaultdict(set)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from miner.config import SelectSettings
 from miner.copies import near_copies
 from miner.errors import StoreError
 from miner.records import Json, digest, replace_record
-from miner.rows import samples_of, vectors_of
+from miner.rows import runs_of, samples_of, vectors_of
 from miner.store import Store, read_parts
 
 KEPT = "kept"
@@ -97,7 +98,7 @@ def select(store: Store, folder: Path, settings: SelectSettings) -> Json:
         raw = read_parts(folder)
         said = verdicts(store, raw, record, settings)
         kept = [row for row in rank_order(raw, settings) if said[row] == KEPT]
-        table = _selected_table(store, raw, kept)
+        table = _selected_table(runs_of(store, record), raw, kept)
         # A report of the former selection would show other pairs.
         shutil.rmtree(folder / "report", ignore_errors=True)
         base = folder.relative_to(store.root).as_posix()
@@ -117,8 +118,8 @@ def _groups(
     """For each image the number of its group of near-copies."""
     if not image_ids:
         return {}
-    clip = vectors_of(store, record["clip"], image_ids)
-    dino = vectors_of(store, record["dino"], image_ids)
+    runs = runs_of(store, record)
+    clip, dino = (vectors_of(runs, record[name], image_ids) for name in ("clip", "dino"))
     leaders = near_copies(
         torch.from_numpy(np.stack([clip[image_id] for image_id in image_ids])),
         torch.from_numpy(np.stack([dino[image_id] for image_id in image_ids])),
@@ -128,12 +129,12 @@ def _groups(
     return dict(zip(image_ids, leaders.tolist(), strict=True))
 
 
-def _selected_table(store: Store, raw: pa.Table, rows: list[int]) -> pa.Table:
+def _selected_table(runs: Sequence[Store], raw: pa.Table, rows: list[int]) -> pa.Table:
     kept = raw.take(pa.array(rows, pa.int64()))
     columns: dict[str, Any] = {name: kept[name] for name in kept.column_names}
     columns["rank"] = pa.array(range(1, len(rows) + 1), pa.int64())
     both = {"_1": kept["image_1"].to_pylist(), "_2": kept["image_2"].to_pylist()}
-    samples = samples_of(store, {*both["_1"], *both["_2"]})
+    samples = samples_of(runs, {*both["_1"], *both["_2"]})
     for suffix, image_ids in both.items():
         for name in schema.IMAGE_COLUMNS:
             columns[name + suffix] = [samples[image_id][name] for image_id in image_ids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from miner.config import SelectSettings
 from miner.errors import StoreError
 from miner.pairs import pair_id
 from miner.records import Json, read_record
-from miner.rows import samples_of, vectors_of
+from miner.rows import runs_of, samples_of, vectors_of
 from miner.select import KEPT, verdicts
 from miner.store import Store, read_parts
 
@@ -62,15 +63,16 @@ def explain(store: Store, folder: Path, image_1: str, image_2: str) -> Explanati
     if image_1 == image_2:
         raise ValueError(f"{image_1} is named twice; give two images")
     first, second = sorted((image_1, image_2))
-    samples = samples_of(store, (first, second))
+    runs = runs_of(store, record)
+    samples = samples_of(runs, (first, second))
     for image_id in (first, second):
         if image_id not in samples:
             raise StoreError(
                 f"{image_id} is no sample of {store.root}; {_refusal(store, image_id)}"
             )
-    clip_cos = _cosine(store, record["clip"], first, second)
-    dino_cos = _cosine(store, record["dino"], first, second)
-    stands_for = [_first_copy(store, samples[image_id], record) for image_id in (first, second)]
+    clip_cos = _cosine(runs, record["clip"], first, second)
+    dino_cos = _cosine(runs, record["dino"], first, second)
+    stands_for = [_first_copy(runs, samples[image_id], record) for image_id in (first, second)]
     return Explanation(
         image_1=first,
         image_2=second,
@@ -112,8 +114,9 @@ def _verdict(
         if dino_cos >= record["dino_below"]:
             return f"not blind: DINO cosine {dino_cos:.6f} is not below {record['dino_below']}"
         return (
-            "within the thresholds but not in raw: collapsed as a near-copy, or embedded after "
-            f"the join; run `blindpairs join {store.root}` again"
+            "within the thresholds but not in raw: collapsed as a near-copy, beyond the "
+            f"{record['max_partners']} partners that an image keeps, or embedded after the join; "
+            f"run `blindpairs join {store.root}` again"
         )
     identity = pair_id(*(row["sha256"] for row in samples.values()))
     if "selection" not in record:
@@ -132,26 +135,31 @@ def _verdict(
     )
 
 
-def _cosine(store: Store, encoder_id: str, first: str, second: str) -> float | None:
-    vectors = vectors_of(store, encoder_id, (first, second))
+def _cosine(runs: Sequence[Store], encoder_id: str, first: str, second: str) -> float | None:
+    vectors = vectors_of(runs, encoder_id, (first, second))
     if len(vectors) < 2:
         return None
     both = torch.from_numpy(np.stack([vectors[first], vectors[second]]))
     return float(cosines(both, both, torch.tensor([0]), torch.tensor([1]))[0])
 
 
-def _first_copy(store: Store, sample: Json, record: Json) -> str:
-    """The image that stands for a sample: the smallest image_id with its bytes."""
+def _first_copy(runs: Sequence[Store], sample: Json, record: Json) -> str:
+    """The image that stands for a sample: the smallest image_id of its run with its bytes."""
     image_id = str(sample["image_id"])
     if record["collapse"] == "none":
         return image_id
-    copies = []
-    # Copies that were embedded after the join stand for nobody in it.
-    for shard_id in record["shards"]:
-        table = store.samples(shard_id).select(["image_id", "sha256"]).to_pydict()
-        ids = zip(table["image_id"], table["sha256"], strict=True)
-        copies += [other for other, sha256 in ids if sha256 == sample["sha256"]]
-    return min(copies, default=image_id)
+    for store, shard_ids in zip(runs, record["shards"], strict=True):
+        if image_id not in samples_of([store], [image_id]):
+            continue
+        copies = []
+        # Copies that were embedded after the join stand for nobody in it.
+        for shard_id in shard_ids:
+            table = store.samples(shard_id).select(["image_id", "sha256"]).to_pydict()
+            ids = zip(table["image_id"], table["sha256"], strict=True)
+            copies += [other for other, sha256 in ids if sha256 == sample["sha256"]]
+        first: str = min(copies, default=image_id)
+        return first
+    return image_id
 
 
 def _refusal(store: Store, image_id: str) -> str:

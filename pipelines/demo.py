@@ -101,7 +101,7 @@ def planted_rows(store: Store, folder: Path, record: Json) -> list[PlantedRow]:
     """
     twins = _twins(store)
     images = {image for pairs in twins.values() for pair in pairs for image in pair}
-    clip, dino = (vectors_of(store, record[name], images) for name in ("clip", "dino"))
+    clip, dino = (vectors_of([store], record[name], images) for name in ("clip", "dino"))
     blind = [row for row in read_parts(folder).to_pylist() if row.get("blind", True)]
     found = {(row["image_1"], row["image_2"]) for row in blind}
     rows = []

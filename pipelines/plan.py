@@ -149,7 +149,7 @@ def _expected_pairs(
     sample = [rows.image_ids[place] for place in np.sort(picked)]
     clip_ND, dino_NE = (
         torch.from_numpy(np.stack([vectors[image_id] for image_id in sample]))
-        for vectors in (vectors_of(store, encoder_id, sample) for encoder_id in (clip, dino))
+        for vectors in (vectors_of([store], encoder_id, sample) for encoder_id in (clip, dino))
     )
     how = with_own_thresholds(store, clip, dino, how.part(JoinSettings))
     found = blind_pairs(clip_ND, dino_NE, clip_above=how.clip_above, dino_below=how.dino_below)

@@ -74,10 +74,28 @@ def joined(console: Console, root: Path, record: Json) -> None:
             f"{counts['blind']} of them with DINO cosine < {record['dino_below']}, "
             f"{counts['borderline']} borderline",
         ),
+        *(
+            [("cut", f"{counts['cut_pairs']} pairs beyond {record['max_partners']} of an image")]
+            if counts["cut_pairs"]
+            else []
+        ),
+        *([("recall", _recall(record["search"]["knn"]))] if record["impl"] == "knn" else []),
         ("selected", f"{selection.get('kept', 0)}"),
         ("table", str(root / record["selection"]["file"]["path"])),
     ]
     facts(console, lines)
+
+
+def _recall(knn: Json) -> str:
+    """What a kNN join says about what it missed."""
+    found = (
+        "unknown: no sampled image has a candidate"
+        if knn["recall"] is None
+        else f"{knn['recall']:.3f} of {knn['recall_pairs']} candidates of "
+        f"{knn['recall_sample_rows']} sampled images"
+    )
+    full = f"; {knn['num_saturated']} images may have more than k = {knn['k']} neighbours"
+    return found + (full if knn["num_saturated"] else "")
 
 
 def next_step(console: Console, command: str, purpose: str) -> None:

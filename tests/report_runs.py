@@ -159,9 +159,16 @@ def make_large_run(root: Path, num_pairs: int) -> tuple[Store, Path]:
     for source in ("candidates", "random"):
         histogram.add(source, torch.full((9,), 0.97).double(), torch.linspace(0, 0.9, 9).double())
     counts = {"shards": 1, "images": len(rows), "distinct": len(rows), "pairs": 10**8}
-    counts |= {"candidates": num_pairs, "kept": num_pairs, "blind": num_pairs, "borderline": 0}
+    counts |= {
+        "candidates": num_pairs,
+        "kept": num_pairs,
+        "blind": num_pairs,
+        "borderline": 0,
+        "cut_pairs": 0,
+    }
     record = {"fingerprint": "many", "clip": CLIP, "dino": DINO, "clip_above": 0.95, "impl": "cpu"}
-    record |= {"dino_below": 0.6, "collapse": "exact", "counts": counts}
+    record |= {"dino_below": 0.6, "collapse": "exact", "counts": counts, "against": None}
+    record |= {"max_partners": 1000}
     record = publish(
         store, folder, [_table(pairs, schema.raw(with_blind=False))], histogram.table(), record
     )

@@ -2,6 +2,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,17 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from miner import schema
-from miner.audit import collect_garbage
+from miner import blocks, packs, schema
+from miner.audit import collect_garbage, verify
 from miner.config import JoinSettings, SelectSettings
-from miner.errors import StoreError
-from miner.join import IMPLEMENTATIONS, blind_pairs, join
+from miner.errors import ResourceError, StoreError
+from miner.join import blind_pairs, join
 from miner.pairs import Histogram, join_name, pair_id, random_pairs
 from miner.records import Json
+from miner.select import select
 from miner.store import Store
+from miner.why import explain
 from tests.runs import CLIP, DINO, commit_shard, make_store, unit
 
-EXACT = sorted(IMPLEMENTATIONS)
+EXACT = ["cpu", "reference"]
 
 
 def brute_force(
@@ -340,3 +343,242 @@ def test_histogram_bins_are_floors() -> None:
     )
     rows = {(r["clip_bin"], r["dino_bin"]) for r in histogram.table().to_pylist()}
     assert rows == {(99, 60), (-1, 0)}
+
+
+# -- blocks, segments and other runs --------------------------------------------------------------
+
+
+def raw_bytes(store: Store, settings: JoinSettings = SETTINGS) -> list[bytes]:
+    folder = store.root / "pairs" / join_name(CLIP, DINO, settings) / "raw"
+    return [part.read_bytes() for part in sorted(folder.glob("*.parquet"))]
+
+
+def copy_shards(source: Store, target: Path, shards: list[str]) -> Store:
+    store = Store(target)
+    store.update_run({"stem_depth": 1}, {}, {"command": "test", "encoders": [CLIP, DINO]})
+    for shard in shards:
+        vectors = [source.vectors(encoder, f"set.{shard}")[1] for encoder in (CLIP, DINO)]
+        commit_shard(store, shard, *vectors)
+    return store
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "SEGMENT_ROWS", 100)
+    monkeypatch.setattr(packs, "MOST_SEGMENTS", 1000)
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_segments_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path / "many", num_shards=7)
+    record = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    # 60 rows a shard: two shards to a segment, the last one alone.
+    assert record["search"]["num_blocks"] == 4 * 5 // 2
+    monkeypatch.setattr(packs, "SEGMENT_ROWS", 10_000)
+    other = make_store(tmp_path / "one", num_shards=7)
+    whole = join(other, CLIP, DINO, SETTINGS, SELECTION)
+    assert whole["search"]["num_blocks"] == 1
+    assert raw_bytes(store) == raw_bytes(other)
+    assert record["counts"] == whole["counts"]
+    tables = [pq.read_table(next(s.root.glob("pairs/*/histogram.parquet"))) for s in (store, other)]
+    assert tables[0].equals(tables[1])
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_new_shards_are_joined_with_old_and_new_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = make_store(tmp_path / "all", num_shards=7)
+    # The new shards sort before, between and after the old ones.
+    old, new = ["00001", "00002", "00004", "00005"], ["00000", "00003", "00006"]
+    store = copy_shards(everything, tmp_path / "grown", old)
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    stage = f"blocks/{join_name(CLIP, DINO, SETTINGS)}"
+    before = set(store.committed(stage))
+    for shard in new:
+        vectors = [everything.vectors(encoder, f"set.{shard}")[1] for encoder in (CLIP, DINO)]
+        commit_shard(store, shard, *vectors)
+    sought = []
+    searched = blocks.BlockSearch.candidates
+    monkeypatch.setattr(
+        blocks.BlockSearch,
+        "candidates",
+        lambda self, block, statistics: (
+            sought.append(block) or searched(self, block, statistics)  # type: ignore[func-returns-value]
+        ),
+    )
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    join(everything, CLIP, DINO, SETTINGS, SELECTION)
+    assert before <= set(store.committed(stage))
+    ours = sought[: len(set(store.committed(stage)) - before)]
+    fresh = {f"set.{shard}" for shard in new}
+    assert len(ours) == 2 + 2 * 2 + 1
+    assert all(fresh & {*block.first.shards, *block.second.shards} for block in ours)
+    assert raw_bytes(store) == raw_bytes(everything)
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_join_that_was_killed_goes_on_with_the_next_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, whole = (
+        make_store(tmp_path / "a", num_shards=5),
+        make_store(tmp_path / "b", num_shards=5),
+    )
+    join(whole, CLIP, DINO, SETTINGS, SELECTION)
+
+    def stop_after_two(done: int, number: int) -> None:
+        assert number == 6
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        join(store, CLIP, DINO, SETTINGS, SELECTION, stop_after_two)
+    stage = f"blocks/{join_name(CLIP, DINO, SETTINGS)}"
+    assert len(store.committed(stage)) == 2
+    packed = next(store.root.glob("packed/*/0/rows/clip.npy"))
+    written = packed.stat().st_mtime_ns
+    seen = []
+
+    def look(done: int, number: int) -> None:
+        seen.append(packed.stat().st_mtime_ns)
+
+    join(store, CLIP, DINO, SETTINGS, SELECTION, look)
+    assert set(seen) == {written}
+    assert raw_bytes(store) == raw_bytes(whole)
+    assert not (store.root / "packed").exists() or not any((store.root / "packed").iterdir())
+    assert collect_garbage(store) == []
+    assert verify(store) == []
+
+
+def test_blocks_of_shards_that_are_gone_are_taken_back(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    stage = f"blocks/{join_name(CLIP, DINO, SETTINGS)}"
+    (before,) = store.committed(stage)
+    record = store.record(stage, before)
+    for name in ("samples", f"vectors/{CLIP}", f"vectors/{DINO}"):
+        store.withdraw(name, "set.00001")
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    (after,) = store.committed(stage)
+    assert after != before
+    assert not (store.root / record["files"][0]["path"]).exists()
+
+
+@pytest.mark.usefixtures("small_segments")
+@pytest.mark.parametrize("most", [1, 3, 20])
+def test_images_with_many_partners_keep_the_first(tmp_path: Path, most: int) -> None:
+    store = make_store(tmp_path, num_shards=4)
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    everything = raw(store)
+    settings = SETTINGS.model_copy(update={"max_partners": most})
+    record = join(store, CLIP, DINO, settings, SELECTION)
+    ranked: dict[str, list[str]] = {}
+    for row in sorted(everything, key=lambda row: -row["clip_cos"]):
+        for image in (row["image_1"], row["image_2"]):
+            ranked.setdefault(image, []).append(row["pair_id"])
+    kept = [
+        row
+        for row in everything
+        if all(row["pair_id"] in ranked[row[name]][:most] for name in ("image_1", "image_2"))
+    ]
+    assert raw(store) == kept
+    assert record["counts"]["blind"] == len(kept) < len(everything)
+    assert record["counts"]["cut_pairs"] == len(everything) - len(kept)
+    assert record["counts"]["cut_images"] == sum(len(ids) > most for ids in ranked.values())
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_against_another_run(tmp_path: Path) -> None:
+    everything = make_store(tmp_path / "all", num_shards=5)
+    store = copy_shards(everything, tmp_path / "ours", ["00000", "00002"])
+    other = copy_shards(everything, tmp_path / "theirs", ["00001", "00003", "00004"])
+    join(everything, CLIP, DINO, SETTINGS, SELECTION)
+    against = SETTINGS.model_copy(update={"against": other.root})
+    record = join(store, CLIP, DINO, against, SELECTION)
+    assert record["counts"]["pairs"] == 120 * 180
+    assert record["name"].endswith("~against-theirs")
+    ours = {"00000", "00002"}
+
+    def across(row: Json) -> bool:
+        stems = [row[name].split("/")[1] for name in ("image_1", "image_2")]
+        return (stems[0] in ours) != (stems[1] in ours)
+
+    truth = {frozenset((r["image_1"], r["image_2"])) for r in raw(everything) if across(r)}
+    found = raw(store, against)
+    assert {frozenset((row["image_1"], row["image_2"])) for row in found} == truth
+    assert len(found) == len(truth) > 100
+    # The first image is the run's own.
+    assert {row["image_1"].split("/")[1] for row in found} <= ours
+    folder = store.root / "pairs" / record["name"]
+    chosen = select(store, folder, SELECTION)
+    table = pq.read_table(store.root / chosen["selection"]["file"]["path"])
+    assert table.num_rows > 0
+    assert all(name is not None for name in table["shard_2"].to_pylist())
+    pair = table.to_pylist()[0]
+    said = explain(store, folder, pair["image_1"], pair["image_2"])
+    assert said.verdict.endswith("selected")
+    assert said.clip_cos == pytest.approx(pair["clip_cos"])
+
+
+def test_against_needs_another_run_without_namesakes(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "a")
+    with pytest.raises(StoreError, match="is the run itself"):
+        join(store, CLIP, DINO, SETTINGS.model_copy(update={"against": store.root}), SELECTION)
+    missing = SETTINGS.model_copy(update={"against": tmp_path / "nowhere"})
+    with pytest.raises(StoreError, match="holds no run"):
+        join(store, CLIP, DINO, missing, SELECTION)
+    other = Store(tmp_path / "b")
+    other.update_run({}, {}, {})
+    vectors = [store.vectors(encoder, "set.00000")[1] for encoder in (CLIP, DINO)]
+    commit_shard(other, "00000", *vectors, contents=[b"%d" % row for row in range(60)])
+    with pytest.raises(StoreError, match="60 image_ids stand for other images"):
+        join(store, CLIP, DINO, SETTINGS.model_copy(update={"against": other.root}), SELECTION)
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_knn_reports_its_recall_and_stands_for_no_exact_join(tmp_path: Path) -> None:
+    store = make_store(tmp_path, num_shards=4)
+    exact = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    knn = SETTINGS.model_copy(update={"join": "knn"})
+    record = join(store, CLIP, DINO, knn, SELECTION)
+    report = record["search"]["knn"]
+    assert record["name"] == exact["name"] + "~knn"
+    assert (record["impl"], record["impl_because"]) == ("knn", "asked for")
+    assert record["search"]["num_blocks"] == 1
+    assert report["recall_sample_rows"] == 240
+    assert report["recall"] == pytest.approx(
+        record["counts"]["candidates"] / exact["counts"]["candidates"]
+    )
+    assert {row["pair_id"] for row in raw(store, knn)} <= {row["pair_id"] for row in raw(store)}
+
+
+def test_without_a_gpu_triton_says_so(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    store = make_store(tmp_path)
+    with pytest.raises(ResourceError, match="join triton: "):
+        join(store, CLIP, DINO, SETTINGS.model_copy(update={"join": "triton"}), SELECTION)
+    clip, dino = grouped(20)
+    with pytest.raises(ResourceError, match="join triton: "):
+        blind_pairs(clip, dino, impl="triton")
+
+
+@pytest.mark.gpu
+def test_triton_finds_what_the_cpu_finds(tmp_path: Path) -> None:
+    store = make_store(tmp_path, num_shards=5)
+    join(store, CLIP, DINO, SETTINGS.model_copy(update={"join": "cpu"}), SELECTION)
+    before = raw(store)
+    for path in (store.root / "pairs", store.root / "commits" / "blocks"):
+        shutil.rmtree(path)
+    join(store, CLIP, DINO, SETTINGS.model_copy(update={"join": "triton"}), SELECTION)
+    assert raw(store) == before
+
+
+def test_an_empty_run_joins_to_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.update_run({}, {}, {})
+    commit_shard(store, "00000", torch.empty(0, 8), torch.empty(0, 6), refused=2)
+    record = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    assert record["counts"]["distinct"] == record["counts"]["blind"] == 0
+    assert raw(store) == []
