@@ -13,7 +13,7 @@ import torch
 from bench import peers_gpu
 from bench.own import OwnJoin, own_providers
 from bench.peers import PEERS, tiled_torch
-from bench.peers_gpu import gpu_peers
+from bench.peers_gpu import gpu_peers, two_pass_tiles
 from bench.planting import CLIP_LADDER, DINO_LADDER, TOLERANCE, no_pairs
 from bench.providers import IndexPairs, Join, Provider
 from bench.truth import WrongPairsError, agreed_truth, check, keys_of, known_truth
@@ -129,6 +129,15 @@ def test_providers_find_the_references_pairs(
     found = keys_of(provider.join(vectors.clip_ND, vectors.dino_NE, 0.95, 0.6), NUM_ROWS)
     recall = check(provider, found, known_truth(vectors), vectors)
     assert recall == 1.0 if provider.exact else 0.5 <= recall <= 1.0
+
+
+def test_selection_over_many_tiles_is_whole_in_float32(
+    vectors: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers_gpu, "QUERY_ROWS", 128)
+    monkeypatch.setattr(peers_gpu, "TILE_BYTES", 2 * 4 * 128 * 100)
+    pairs = two_pass_tiles(vectors.clip_ND, vectors.dino_NE, 0.95, 0.6, dtype=torch.float32)
+    assert np.array_equal(keys_of(pairs, NUM_ROWS), known_truth(vectors).keys_P)
 
 
 @pytest.mark.parametrize("tile_rows", [64, 350, 1000])
