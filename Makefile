@@ -44,9 +44,10 @@ fmt: $(READY) ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure the join against its peers on CPU cores (an hour), and draw it
+bench: $(READY) ## measure the join against its peers on CPU cores (an hour or more), and draw it
 	$(BIN)/python -m bench.join --data anisotropic
 	$(BIN)/python -m bench.join --data clustered
+	$(BIN)/python -m bench.join --data clustered-flat --rows 10000,20000,50000
 	$(BIN)/python -m bench.join --data demo --rows 500,1000,2000
 	$(BIN)/python -m bench.join --providers cpu --rows 50000 --without-amx
 	$(BIN)/python -m bench.copies

@@ -48,12 +48,24 @@ class Cone:
         return math.sqrt(self.common) * self.mean_D + math.sqrt(1 - self.common) * around
 
     def near(
-        self, centres_ND: torch.Tensor, within: float, generator: torch.Generator
+        self, centres_ND: torch.Tensor, within: float, generator: torch.Generator, *, flat: bool
     ) -> torch.Tensor:
-        """[N, D] float32 unit rows; two that share a centre have about the cosine `within`."""
-        around = self.directions(len(centres_ND), generator)
+        """[N, D] float32 unit rows; two that share a centre have about the cosine `within`.
+
+        Args:
+            centres_ND: [N, D] unit rows, a row's class.
+            within: see above.
+            generator: of the rest of every row.
+            flat: whether the rest is spread over all D axes alike and not along the spectrum.
+        """
+        if flat:
+            size = centres_ND.shape
+            around = torch.randn(size, generator=generator, device=centres_ND.device)
+            around = torch.nn.functional.normalize(around)
+        else:
+            around = self.directions(len(centres_ND), generator)
         return torch.nn.functional.normalize(
-            within**0.5 * centres_ND + (1 - within) ** 0.5 * around
+            math.sqrt(within) * centres_ND + math.sqrt(1 - within) * around
         )
 
 

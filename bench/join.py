@@ -25,7 +25,7 @@ from bench.rounds import measure_vectors
 from bench.rows import AMX_LIMIT, append_rows, read_rows
 from bench.terminal import show
 from bench.truth import WrongPairsError
-from bench.vectors import Vectors, demo, synthetic
+from bench.vectors import SYNTHETIC, Vectors, demo, synthetic
 
 NAME = "join"
 ROWS = "1000,2000,5000,10000,20000,50000"
@@ -87,9 +87,7 @@ def vectors_of(data: str, num_rows: int, *, dim: int, dino_dim: int, seed: int) 
 
 
 @click.command()
-@click.option(
-    "--data", type=click.Choice(["anisotropic", "clustered", "demo"]), default="anisotropic"
-)
+@click.option("--data", type=click.Choice([*SYNTHETIC, "demo"]), default=SYNTHETIC[0])
 @click.option("--rows", "sizes", default=ROWS, show_default=True, help="N, comma-separated")
 @click.option("--providers", "names", default="", help="comma-separated; all by default")
 @click.option("--dim", default=768, show_default=True, help="D")

@@ -25,7 +25,7 @@ from bench.rounds import measure_vectors
 from bench.rows import Row, append_rows, blank_row, read_rows
 from bench.terminal import show
 from bench.truth import WrongPairsError
-from bench.vectors import Vectors, synthetic
+from bench.vectors import SYNTHETIC, Vectors, synthetic
 
 NAME = "join-gpu"
 ROWS = "50000,200000,500000,1000000,2000000,4000000"
@@ -100,7 +100,7 @@ def measured_or_refused(
 
 @click.command()
 @click.option("--device", default="cuda", show_default=True)
-@click.option("--data", type=click.Choice(["anisotropic", "clustered"]), default="anisotropic")
+@click.option("--data", type=click.Choice(SYNTHETIC), default=SYNTHETIC[0])
 @click.option("--rows", "sizes", default=ROWS, show_default=True, help="N, comma-separated")
 @click.option("--dim", default=768, show_default=True, help="D")
 @click.option("--dino-dim", default=1024, show_default=True, help="E")

@@ -3,7 +3,9 @@
 `anisotropic`: CLIP-like rows in a cone of common cosine 0.5 with eigenvalues k^-1 around its mean,
 DINO-like rows in one of 0.05 with k^-0.5. `clustered`: the same spaces, but every row belongs to
 one of 1,000 classes, at random places, with cosines of about 0.85 (CLIP) and 0.6 (DINO) within a
-class. `demo`: what the bundled encoders say of the demo's rendered scenes, at their own thresholds.
+class. `clustered-flat`: likewise, but what tells members of a class apart is spread over all axes
+alike, so that no short code sees it. `demo`: what the bundled encoders say of the demo's rendered
+scenes, at their own thresholds.
 
 Shape suffixes: N rows, D clip width, E dino width.
 """
@@ -25,13 +27,15 @@ CLIP_COMMON, CLIP_ALPHA, CLIP_WITHIN = 0.5, 1.0, 0.85
 DINO_COMMON, DINO_ALPHA, DINO_WITHIN = 0.05, 0.5, 0.6
 NUM_CLASSES = 1000
 
+SYNTHETIC = ("anisotropic", "clustered", "clustered-flat")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vectors:
     """Both vectors of N images, and what is known about their pairs.
 
     Attributes:
-        data: `anisotropic`, `clustered` or `demo`.
+        data: one of `SYNTHETIC`, or `demo`.
         clip_ND: [N, D] float16 of unit length.
         dino_NE: [N, E] float16 of unit length, same device.
         clip_above: the thresholds to join them with.
@@ -67,7 +71,7 @@ def synthetic(
     """Vectors of a stated shape, with planted pairs.
 
     Args:
-        data: `anisotropic` or `clustered`.
+        data: one of `SYNTHETIC`.
         num_rows: N.
         dim: D.
         dino_dim: E.
@@ -77,37 +81,45 @@ def synthetic(
     Raises:
         ValueError: there is no such data.
     """
-    if data not in ("anisotropic", "clustered"):
-        raise ValueError(f"data is {data!r}; there are anisotropic, clustered and demo")
+    if data not in SYNTHETIC:
+        raise ValueError(f"data is {data!r}; there are {', '.join(SYNTHETIC)} and demo")
     place = torch.device(device)
     clip = make_cone(dim, common=CLIP_COMMON, alpha=CLIP_ALPHA, seed=seed, stream=1, device=place)
     dino = make_cone(
         dino_dim, common=DINO_COMMON, alpha=DINO_ALPHA, seed=seed, stream=2, device=place
     )
     classes_N = None
-    if data == "clustered":
+    if data != "anisotropic":
         generator = seeded(torch.device("cpu"), seed, 3)
         classes_N = torch.randint(NUM_CLASSES, (num_rows,), generator=generator).to(place)
-    clip_ND = _rows(clip, num_rows, classes_N, CLIP_WITHIN, seed, 4)
-    dino_NE = _rows(dino, num_rows, classes_N, DINO_WITHIN, seed, 5)
+    flat = data == "clustered-flat"
+    clip_ND = _rows(clip, num_rows, classes_N, CLIP_WITHIN, flat=flat, seed=(seed, 4))
+    dino_NE = _rows(dino, num_rows, classes_N, DINO_WITHIN, flat=flat, seed=(seed, 5))
     planted = plant(clip_ND, dino_NE, seed=seed)
     return Vectors(data=data, clip_ND=clip_ND, dino_NE=dino_NE, planted=planted)
 
 
 def _rows(
-    cone: Cone, num_rows: int, classes_N: torch.Tensor | None, within: float, seed: int, stream: int
+    cone: Cone,
+    num_rows: int,
+    classes_N: torch.Tensor | None,
+    within: float,
+    *,
+    flat: bool,
+    seed: tuple[int, int],
 ) -> torch.Tensor:
     """[N, D] float16, made chunk by chunk; around the centres of classes where there are any."""
     device = cone.mean_D.device
     rows_ND = torch.empty(num_rows, len(cone.mean_D), dtype=torch.float16, device=device)
-    centres_CD = cone.rows(NUM_CLASSES, seeded(device, seed, stream, 0))
+    centres_CD = cone.rows(NUM_CLASSES, seeded(device, *seed, 0))
     for chunk, start in enumerate(range(0, num_rows, CHUNK_ROWS), start=1):
-        stop = min(start + CHUNK_ROWS, num_rows)
-        generator = seeded(device, seed, stream, chunk)
+        part = slice(start, min(start + CHUNK_ROWS, num_rows))
+        generator = seeded(device, *seed, chunk)
         if classes_N is None:
-            rows_ND[start:stop] = cone.rows(stop - start, generator)
+            rows_ND[part] = cone.rows(part.stop - start, generator)
         else:
-            rows_ND[start:stop] = cone.near(centres_CD[classes_N[start:stop]], within, generator)
+            centres_ND = centres_CD[classes_N[part]]
+            rows_ND[part] = cone.near(centres_ND, within, generator, flat=flat)
     return rows_ND
 
 
