@@ -15,6 +15,9 @@ import torch
 
 BLOCK_ROWS = 1024
 
+CHUNK_ROWS = 4096
+CHUNK_PAIRS = 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
@@ -71,13 +74,10 @@ def norms(rows: torch.Tensor, name: str) -> torch.Tensor:
     Raises:
         ValueError: a row is zero or holds NaN or infinity, so it has no cosine.
     """
-    norms_N = torch.empty(len(rows), dtype=torch.float64)
-    for start in range(0, len(rows), 65_536):
-        block = rows[start : start + 65_536].double()
-        # Scaled by the largest entry, so that tiny rows do not underflow.
-        scale = block.abs().amax(dim=1, keepdim=True)
-        lengths = torch.linalg.vector_norm(block / scale, dim=1) * scale[:, 0]
-        norms_N[start : start + 65_536] = lengths
+    norms_N = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    for start in range(0, len(rows), CHUNK_ROWS):
+        scaled, scale = _within_range(rows[start : start + CHUNK_ROWS])
+        norms_N[start : start + CHUNK_ROWS] = torch.linalg.vector_norm(scaled, dim=1) * scale[:, 0]
     bad = ~(norms_N.isfinite() & (norms_N > 0))
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
@@ -87,6 +87,26 @@ def norms(rows: torch.Tensor, name: str) -> torch.Tensor:
             f"({int(bad.sum())} such rows); drop them before the join"
         )
     return norms_N
+
+
+def check_rows(rows: torch.Tensor, name: str) -> None:
+    """Refuse rows that have no cosine, faster than by their length.
+
+    Args:
+        rows: [N, D] of any float dtype.
+        name: what to call the rows in an error.
+
+    Raises:
+        ValueError: a row is zero or holds NaN or infinity.
+    """
+    for start in range(0, len(rows), CHUNK_ROWS):
+        block = rows[start : start + CHUNK_ROWS]
+        wide = block if block.dtype == torch.float64 else block.float()
+        # The sum of magnitudes is positive and finite for every good row; where it is not, the
+        # row is looked at again, since the sum of large finite numbers overflows as well.
+        sums = wide.abs().sum(dim=1)
+        if not bool(((sums > 0) & sums.isfinite()).all()):
+            norms(rows, name)
 
 
 def cosines(
@@ -101,19 +121,26 @@ def cosines(
         j: [P] int64.
 
     Returns:
-        [P] float64.
+        [P] float64; one pair's cosine does not depend on the pairs beside it.
     """
-    cosines_P = torch.empty(len(i), dtype=torch.float64)
-    for start in range(0, len(i), 16_384):
-        a = a_ND[i[start : start + 16_384]].double()
-        b = b_MD[j[start : start + 16_384]].double()
-        # Scaled as in `norms`: a product of two tiny rows would underflow.
-        a = a / a.abs().amax(dim=1, keepdim=True)
-        b = b / b.abs().amax(dim=1, keepdim=True)
-        dots = (a * b).sum(dim=1)
+    cosines_P = torch.empty(len(i), dtype=torch.float64, device=a_ND.device)
+    # Few pairs at a time, so that their rows stay in the processor's cache.
+    for start in range(0, len(i), CHUNK_PAIRS):
+        stop = start + CHUNK_PAIRS
+        a, _ = _within_range(a_ND[i[start:stop]])
+        b, _ = _within_range(b_MD[j[start:stop]])
         lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
-        cosines_P[start : start + 16_384] = dots / lengths
+        cosines_P[start:stop] = a.mul_(b).sum(dim=1).div_(lengths)
     return cosines_P
+
+
+def _within_range(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows in float64 whose squares neither overflow nor vanish, and what they were divided by."""
+    if rows.dtype != torch.float64:
+        # Squares of narrower floats lie within float64's range.
+        return rows.double(), torch.ones(1, 1, dtype=torch.float64, device=rows.device)
+    scale = rows.abs().amax(dim=1, keepdim=True)
+    return rows / scale, scale
 
 
 def candidates(

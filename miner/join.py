@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from kernels import cpu, reference
+from kernels.bounds import float32_slack
 from kernels.reference import Pairs, concatenate, cosines
 from miner.config import JoinSettings, SelectSettings
 from miner.copies import collapse_exact, collapse_near
@@ -209,7 +210,7 @@ def _join(
         "near_clip": near.near_clip if settings.collapse == "near" else None,
         "near_dino": near.near_dino if settings.collapse == "near" else None,
         "impl": impl,
-        "bound": {"clip_slack": cpu.slack(rows.clip_ND.shape[1]) if impl == "cpu" else 0.0},
+        "bound": {"clip_slack": float32_slack(rows.clip_ND.shape[1]) if impl == "cpu" else 0.0},
         "borderline_clip": bands[0],
         "borderline_dino": bands[1],
         "counts": {

@@ -1,0 +1,254 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import bounds
+from kernels.bounds import (
+    BLOCK_ROWS,
+    Codes,
+    bfloat16_floor,
+    code_floors,
+    empty_codes,
+    encode_block,
+    find_axes,
+    float32_slack,
+    principal_axes,
+    project,
+    round_rows,
+    turn_axes,
+    unit_rows,
+    unit_slack,
+)
+from tests.adversaries import KINDS, near, rows
+
+
+def true_cosines(a: torch.Tensor) -> torch.Tensor:
+    wide = a.double()
+    wide = wide / wide.abs().amax(dim=1, keepdim=True)
+    wide = wide / torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+    return wide @ wide.T
+
+
+def encoded(a: torch.Tensor, width: int, sample: torch.Tensor | None = None) -> Codes:
+    unit = unit_rows(a)
+    axes = find_axes(unit_rows(sample) if sample is not None else unit, width)
+    codes = empty_codes(len(a), axes)
+    for block in range(len(codes.scale_B)):
+        some = unit[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
+        encode_block(codes, block, project(some, axes))
+    return codes
+
+
+def products(codes: Codes) -> torch.Tensor:
+    return codes.codes_NK.long() @ codes.codes_NK.long().T
+
+
+ADVERSARIES = given(
+    kind=st.sampled_from(KINDS),
+    number=st.integers(1, 40),
+    dim=st.integers(1, 90),
+    above=st.floats(-0.99, 0.999),
+    seed=st.integers(0, 2**31),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@ADVERSARIES
+def test_unit_rows_lie_within_their_slack(
+    kind: str, number: int, dim: int, above: float, seed: int
+) -> None:
+    given_rows = rows(kind, number, dim, seed, above)
+    wide = given_rows.double() / given_rows.double().abs().amax(dim=1, keepdim=True)
+    truth = wide / torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+    for dtype in (torch.float32, torch.float64):
+        found = unit_rows(given_rows.to(dtype)).double()
+        assert float((found - truth).norm(dim=1).max()) <= unit_slack(dim)
+
+
+@settings(max_examples=100, deadline=None)
+@ADVERSARIES
+def test_float32_products_lie_within_their_slack(
+    kind: str, number: int, dim: int, above: float, seed: int
+) -> None:
+    given_rows = rows(kind, number, dim, seed, above)
+    unit = unit_rows(given_rows)
+    worst = ((unit @ unit.T).double() - true_cosines(given_rows)).abs().max()
+    assert float(worst) <= float32_slack(dim)
+
+
+@settings(max_examples=150, deadline=None)
+@ADVERSARIES
+def test_bfloat16_products_above_the_threshold_reach_the_floor(
+    kind: str, number: int, dim: int, above: float, seed: int
+) -> None:
+    given_rows = rows(kind, number, dim, seed, above)
+    rounded = round_rows(given_rows)
+    floor = bfloat16_floor(above, rounded.error, rounded.error, dim)
+    # Summed in float32 and rounded, as a product of matrices does it.
+    product = (rounded.rows_ND.float() @ rounded.rows_ND.float().T).bfloat16()
+    assert bool((product[true_cosines(given_rows) > above].double() >= floor).all())
+
+
+@settings(max_examples=150, deadline=None)
+@ADVERSARIES
+@pytest.mark.parametrize("width", [2, 8, 64])
+def test_code_products_above_the_threshold_exceed_the_floor(
+    width: int, kind: str, number: int, dim: int, above: float, seed: int
+) -> None:
+    given_rows = rows(kind, number, dim, seed, above)
+    codes = encoded(given_rows, width)
+    floor = code_floors(codes, codes, above)[0, 0]
+    assert bool((products(codes)[true_cosines(given_rows) > above] > floor).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_axes_of_other_rows_lose_no_pair(kind: str) -> None:
+    # A basis from a sample that looks nothing like the rows is slow, not wrong.
+    given_rows = rows(kind, 300, 200, 5)
+    codes = encoded(given_rows, 32, sample=rows("one_hot", 64, 200, 6))
+    floor = code_floors(codes, codes, 0.95)[0, 0]
+    assert bool((products(codes)[true_cosines(given_rows) > 0.95] > floor).all())
+
+
+def test_rows_exact_in_bfloat16_are_where_rounding_the_product_bites() -> None:
+    # No residual at all, and a cosine just above the threshold that rounds below it.
+    number, dim = 201, 1024
+    signs = torch.ones(number, dim)
+    for row in range(1, number):
+        signs[row, : row % 30] = -1.0
+    cosine = true_cosines(signs)
+    # 1024 coordinates make an entry of a unit row 1/32, which bfloat16 holds.
+    rounded = round_rows(signs)
+    assert float((rounded.rows_ND.float() * 32 - signs).abs().max()) == 0
+    lost = 0
+    for above in cosine[0].unique().tolist():
+        if above >= 1 - 1e-9:
+            continue
+        product = (rounded.rows_ND.float() @ rounded.rows_ND.float().T).bfloat16()
+        wanted = cosine > above - 1e-12
+        lost += int((product[wanted].double() < above).sum())
+        floor = bfloat16_floor(above - 1e-12, 1e-7, 1e-7, dim)
+        assert bool((product[wanted].double() >= floor).all())
+    assert lost > 0, "the test shows nothing"
+
+
+def test_residuals_along_the_rows_use_up_the_bound_of_bfloat16() -> None:
+    # All entries are equal and round the same way, so the residual lies along the row.
+    tightest = 1.0
+    for dim in range(2, 700):
+        rounded = round_rows(torch.ones(2, dim))
+        floor = bfloat16_floor(1 - 1e-9, rounded.error, rounded.error, dim)
+        exact = float(rounded.rows_ND[0].double() @ rounded.rows_ND[1].double())
+        assert float(torch.tensor(exact).bfloat16()) >= floor
+        tightest = min(tightest, exact - floor)
+    # Less than the spacing of bfloat16 below 1: nothing of the bound is given away.
+    assert tightest < 2.0**-8
+
+
+def test_residuals_along_the_rows_use_up_the_bound_of_int8() -> None:
+    # One row sets the scale; the others' entries lie just below half a step over a whole one.
+    width = round((127 / 11.499) ** 2)
+    image = torch.full((20, width), width**-0.5, dtype=torch.float64)
+    image[0] = 0
+    image[0, 0] = 1
+    axes = find_axes(torch.eye(width), width)
+    codes = empty_codes(len(image), axes)
+    encode_block(codes, 0, image)
+    product = float(products(codes)[1, 2])
+    scale = float(codes.scale_B[0] ** 2)
+    floor = float(code_floors(codes, codes, 1 - 1e-9)[0, 0])
+    assert floor < product < floor + 0.01 / scale
+    assert float(codes.error_B[0]) > 0.04
+
+
+def test_one_outlier_block_does_not_spoil_the_others() -> None:
+    generator = torch.Generator().manual_seed(3)
+    centre = torch.randn(1, 128, generator=generator)
+    given_rows = centre + 0.3 * torch.randn(3 * BLOCK_ROWS, 128, generator=generator)
+    unspoiled = encoded(given_rows, 128)
+    spoiled_rows = given_rows.clone()
+    spoiled_rows[5] = 0
+    # All of an image's energy in one coordinate of the code: the coarsest scale there can be.
+    axes = find_axes(unit_rows(given_rows), 128)
+    spoiled_rows[5] = axes.turned_DK[:, 0]
+    spoiled = encoded(spoiled_rows, 128, sample=given_rows)
+    assert float(spoiled.error_B[0]) > 2 * float(unspoiled.error_B[0])
+    assert spoiled.error_B[1:].tolist() == pytest.approx(unspoiled.error_B[1:].tolist(), rel=0.01)
+
+
+def test_what_is_measured_is_what_is_there() -> None:
+    given_rows = rows("anisotropic", BLOCK_ROWS + 100, 300, 4)
+    unit = unit_rows(given_rows)
+    axes = find_axes(unit, 64)
+    codes = encoded(given_rows, 64)
+    image = project(unit, axes)
+    for block, part in enumerate((slice(0, BLOCK_ROWS), slice(BLOCK_ROWS, None))):
+        residual = image[part] - codes.scale_B[block] * codes.codes_NK[part].double()
+        assert float(codes.error_B[block]) == pytest.approx(float(residual.norm(dim=1).max()))
+        assert float(codes.length_B[block]) == pytest.approx(float(image[part].norm(dim=1).max()))
+    # Unclipped: the largest entry has the largest code.
+    assert int(codes.codes_NK.abs().max()) == 127
+
+
+def test_code_keeps_what_a_prefix_promises() -> None:
+    given_rows = rows("anisotropic", 200, 300, 8)
+    unit = unit_rows(given_rows)
+    axes = find_axes(unit, 64)
+    image = project(unit, axes)
+    slack = 2 * axes.error * float(image.norm(dim=1).max()) + axes.error**2
+    assert bool((image @ image.T >= true_cosines(given_rows) - slack).all())
+    assert image.norm(dim=1).tolist() == pytest.approx([1.0] * 200, abs=1e-3)
+
+
+def test_axes_are_orthonormal_and_near_the_principal_ones() -> None:
+    given_rows = rows("anisotropic", 2000, 300, 9)
+    unit = unit_rows(given_rows)
+    axes = principal_axes(unit, 31)
+    assert float((axes.T @ axes - torch.eye(31, dtype=torch.float64)).abs().max()) < 1e-12
+    kept = float((unit.double() @ axes).square().sum())
+    best = torch.linalg.svdvals(unit.double())[:31].square().sum()
+    assert kept > 0.98 * float(best)
+    # The first of many axes serve as well as if they alone had been sought.
+    few = float((unit.double() @ axes[:, :8]).square().sum())
+    assert few > 0.98 * float(torch.linalg.svdvals(unit.double())[:8].square().sum())
+
+
+@pytest.mark.parametrize(("dim", "width"), [(1, 64), (64, 64), (65, 64), (63, 64), (64, 63)])
+def test_widths_at_the_edge_of_the_rows(dim: int, width: int) -> None:
+    given_rows = rows("random", 50, dim, 1)
+    codes = encoded(given_rows, width)
+    assert codes.codes_NK.shape == (50, min(dim, width))
+    floor = code_floors(codes, codes, 0.5)[0, 0]
+    assert bool((products(codes)[true_cosines(given_rows) > 0.5] > floor).all())
+
+
+def test_floors_are_tight_enough_to_screen() -> None:
+    # At 128 of 768 coordinates the slack is about 0.02, so unlike rows do not survive.
+    generator = torch.Generator().manual_seed(1)
+    given_rows = torch.randn(BLOCK_ROWS, 768, generator=generator)
+    codes = encoded(given_rows, 128)
+    floor = float(code_floors(codes, codes, 0.95)[0, 0] * codes.scale_B[0] ** 2)
+    assert 0.92 < floor < 0.95
+
+
+def test_turned_axes_take_the_first_of_the_principal_ones() -> None:
+    principal = principal_axes(unit_rows(rows("anisotropic", 500, 300, 2)), 127)
+    turned = turn_axes(principal, 64)
+    assert turned.width == 64
+    # The span of the turned axes is that of the first 63, whatever the rotation.
+    inside = principal[:, :63] @ (principal[:, :63].T @ turned.turned_DK.double())
+    assert float((inside - turned.turned_DK).abs().max()) < 1e-6
+
+
+def test_seeds_repeat() -> None:
+    unit = unit_rows(rows("random", 100, 80, 1))
+    assert torch.equal(find_axes(unit, 16).turned_DK, find_axes(unit, 16).turned_DK)
+    assert not torch.equal(find_axes(unit, 16).turned_DK, find_axes(unit, 16, seed=1).turned_DK)
+
+
+def test_near_threshold_rows_are_what_they_say() -> None:
+    planted = true_cosines(near(0.95, 100, 768, torch.Generator().manual_seed(0)))[0, 1:]
+    assert float(planted.min()) == pytest.approx(0.9499, abs=1e-6)
+    assert float(planted.max()) == pytest.approx(0.9501, abs=1e-6)
+    assert bounds.UNIT_ROUNDOFF == 2.0**-24
