@@ -14,15 +14,13 @@ from typing import Any
 import torch
 
 from bench.providers import IndexPairs, Provider, Statistics
+from bench.rows import amx_state
 from miner import join
 from miner.join import blind_pairs
 
-METRICS = ("survivors", "tiles hit", "code width")
-"""What an implementation tells of itself: pairs that reached the float64 check, share of tiles that
-hold one, and the width of the codes it chose."""
-
-WITHOUT_CASCADE = {"cascade": False}
-"""The option of `kernels.cpu.candidates` that leaves out the short codes."""
+METRICS = ("survivors", "tiles hit", "rechecked", "code width")
+"""What an implementation tells of itself: pairs that survived the first step, the share of tiles
+that hold one, pairs whose float64 cosine was taken, and the width of what was multiplied first."""
 
 
 class OwnJoin:
@@ -34,9 +32,9 @@ class OwnJoin:
         last: the statistics of the last join; None before, and where it keeps none.
     """
 
-    def __init__(self, impl: str, options: dict[str, Any] | None = None) -> None:
+    def __init__(self, impl: str, **options: str) -> None:
         self.impl = impl
-        self.options = options or {}
+        self.options = options
         self.last: Any = None
 
     def __call__(
@@ -55,11 +53,12 @@ class OwnJoin:
 
     @contextmanager
     def _observed(self) -> Iterator[None]:
-        """`blind_pairs` takes no statistics, so the search it looks up is given them here."""
+        """`blind_pairs` takes neither options nor statistics: its search is given them here."""
         search = join.IMPLEMENTATIONS[self.impl]
-        given = dict(self.options)
+        given: dict[str, Any] = dict(self.options)
         if "statistics" in inspect.signature(search).parameters:
-            self.last = given["statistics"] = _empty_statistics(search)
+            module: Any = inspect.getmodule(search)
+            self.last = given["statistics"] = module.Statistics()
         join.IMPLEMENTATIONS[self.impl] = partial(search, **given)
         try:
             yield
@@ -67,19 +66,18 @@ class OwnJoin:
             join.IMPLEMENTATIONS[self.impl] = search
 
     def statistics(self) -> Statistics:
-        """What the last join said of itself; None for what it did not."""
-        found: dict[str, Any] = dict.fromkeys(METRICS)
-        if self.last is not None:
-            tiles = self.last.num_tiles
-            found["survivors"] = float(self.last.num_survivors)
-            found["tiles hit"] = self.last.num_tiles_hit / tiles if tiles else 0.0
-            found["code width"] = float(self.last.width)
-        return found
-
-
-def _empty_statistics(search: Any) -> Any:
-    """A `Statistics` of the module that a search is written in."""
-    return inspect.getmodule(search).Statistics()  # type: ignore[union-attr]
+        """What the last join said of itself, with a note; None for what it did not say."""
+        last = self.last
+        if last is None:
+            return dict.fromkeys(METRICS, (None, ""))
+        share = last.num_survivors / max(1, last.num_pairs)
+        hit = last.num_tiles_hit / max(1, last.num_tiles)
+        return {
+            "survivors": (float(last.num_survivors), f"{share:.2e} of the pairs"),
+            "tiles hit": (hit, f"{last.num_tiles_hit} of {last.num_tiles}"),
+            "rechecked": (float(last.num_rechecked), ""),
+            "code width": (float(last.width), last.screen),
+        }
 
 
 def is_implemented(impl: str) -> bool:
@@ -87,29 +85,26 @@ def is_implemented(impl: str) -> bool:
     return impl in join.IMPLEMENTATIONS
 
 
-def has_option(impl: str, name: str) -> bool:
-    """Whether an implementation's search takes an argument of this name."""
-    search = join.IMPLEMENTATIONS.get(impl)
-    return search is not None and name in inspect.signature(search).parameters
-
-
 def own_providers() -> list[Provider]:
-    """The implementations that this version has."""
-    cpu, reference = OwnJoin("cpu"), OwnJoin("reference")
-    found = [
+    """The implementations for processors: the default, without short codes, and the truth."""
+    # What the join would choose if it had no int8 codes.
+    screen = "bfloat16" if amx_state() == "on" else "float32"
+    cpu, flat = OwnJoin("cpu"), OwnJoin("cpu", screen=screen)
+    return [
         Provider(name="cpu", join=cpu, dtype="mixed", exact=True, statistics=cpu.statistics),
-        Provider(name="reference", join=reference, dtype="float64", exact=True, max_rows=20_000),
+        Provider(
+            name="cpu-no-cascade",
+            join=flat,
+            dtype=screen,
+            exact=True,
+            statistics=flat.statistics,
+            note=f"screen={screen}",
+        ),
+        Provider(
+            name="reference",
+            join=OwnJoin("reference"),
+            dtype="float64",
+            exact=True,
+            max_rows=20_000,
+        ),
     ]
-    if all(has_option("cpu", name) for name in WITHOUT_CASCADE):
-        flat = OwnJoin("cpu", WITHOUT_CASCADE)
-        found.insert(
-            1,
-            Provider(
-                name="cpu-no-cascade",
-                join=flat,
-                dtype="mixed",
-                exact=True,
-                statistics=flat.statistics,
-            ),
-        )
-    return found

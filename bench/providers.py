@@ -20,7 +20,8 @@ Join = Callable[[torch.Tensor, torch.Tensor, float, float], IndexPairs]
 """(clip_ND, dino_NE, clip_above, dino_below) to the blind pairs. Vectors come as they are stored:
 whatever a provider turns them into is part of its time and memory."""
 
-Statistics = dict[str, float | None]
+Statistics = dict[str, tuple[float | None, str]]
+"""Value and note of each metric; None where a provider cannot tell."""
 
 CHUNK_ROWS = 16_384
 
@@ -36,7 +37,7 @@ class Provider:
         exact: whether it promises every pair; the others are measured with their recall.
         max_rows: N above which it is not run; None for no limit.
         needs: the module it cannot do without.
-        statistics: what its last join says of itself, by metric; None for a metric it cannot tell.
+        statistics: what its last join says of itself.
         note: what one has to know of it.
     """
 

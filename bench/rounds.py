@@ -144,8 +144,8 @@ def _own_rows(run: Runs, recall: float, truth: Truth, base: Row, *, on_gpu: bool
         base.measured("pairs", [len(run.keys_P[0])]),
         base.measured("recall", [recall], note=f"truth: {truth.source}"),
         *(
-            base.measured(metric, [] if value is None else [value])
-            for metric, value in run.statistics.items()
+            base.measured(metric, [] if value is None else [value], note=note)
+            for metric, (value, note) in run.statistics.items()
         ),
     ]
 

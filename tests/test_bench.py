@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,7 +16,7 @@ from bench.planting import CLIP_LADDER, DINO_LADDER, TOLERANCE, no_pairs
 from bench.providers import IndexPairs, Join, Provider
 from bench.truth import WrongPairsError, agreed_truth, check, keys_of, known_truth
 from bench.vectors import SYNTHETIC, Vectors, crowd, synthetic
-from kernels.reference import Pairs, cosines
+from kernels.reference import cosines
 from miner import join as miner_join
 
 DIM, DINO_DIM, NUM_ROWS = 96, 64, 700
@@ -148,31 +146,20 @@ def test_tiles_of_any_size_give_the_same_pairs(tile_rows: int, vectors: Vectors)
     assert np.array_equal(found, known_truth(vectors).keys_P)
 
 
-def test_own_join_keeps_the_statistics_of_its_search(
-    vectors: Vectors, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    search = miner_join.IMPLEMENTATIONS["cpu"]
-
-    @dataclass
-    class Statistics:
-        num_survivors: int = 0
-        num_tiles: int = 0
-        num_tiles_hit: int = 0
-        width: int = 0
-
-    def told(*sets: object, statistics: Statistics, clip_above: float) -> Iterator[Pairs]:
-        statistics.num_survivors, statistics.width = 7, 64
-        statistics.num_tiles, statistics.num_tiles_hit = 4, 1
-        yield from search(*sets, clip_above=clip_above)
-
-    told.__module__ = __name__
-    monkeypatch.setitem(globals(), "Statistics", Statistics)
-    own = OwnJoin("cpu")
-    assert set(own.statistics().values()) == {None}
-    monkeypatch.setitem(miner_join.IMPLEMENTATIONS, "cpu", told)
-    own(vectors.clip_ND, vectors.dino_NE, 0.95, 0.6)
-    assert own.statistics() == {"survivors": 7.0, "tiles hit": 0.25, "code width": 64.0}
-    assert miner_join.IMPLEMENTATIONS["cpu"] is told
+def test_own_join_keeps_the_statistics_of_its_search(vectors: Vectors) -> None:
+    own, search = OwnJoin("cpu", screen="int8-32"), miner_join.IMPLEMENTATIONS["cpu"]
+    assert {value for value, _ in own.statistics().values()} == {None}
+    i, _ = own(vectors.clip_ND, vectors.dino_NE, 0.95, 0.6)
+    told = own.statistics()
+    assert told["code width"] == (32.0, "int8")
+    assert told["tiles hit"] == (1.0, "1 of 1")
+    survivors, rechecked = told["survivors"][0], told["rechecked"][0]
+    assert survivors is not None
+    assert rechecked is not None
+    assert survivors >= rechecked >= len(i)
+    assert told["survivors"][1] == f"{survivors / (NUM_ROWS * (NUM_ROWS - 1) / 2):.2e} of the pairs"
+    assert miner_join.IMPLEMENTATIONS["cpu"] is search
+    assert OwnJoin("reference").statistics()["survivors"] == (None, "")
 
 
 # -- truth ------------------------------------------------------------------------------------

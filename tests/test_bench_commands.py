@@ -164,8 +164,9 @@ def test_join_writes_rows_of_every_provider(tmp_path: Path) -> None:
     assert {row.median for row in found if row.metric == "recall" and row.provider == "cpu"} == {1}
     sizes = [row.num_rows for row in found if (row.metric, row.provider) == ("time", "cpu")]
     assert sizes == [200, 300, 400]
-    empty = {row.metric for row in found if row.provider == "cpu" and row.median is None}
-    assert empty <= {"survivors", "tiles hit", "code width"}
+    assert all(row.median is not None for row in found if row.provider == "cpu")
+    screens = {row.note for row in found if row.metric == "code width" and row.provider == "cpu"}
+    assert screens == {"float32"}
     ratios = {row.metric for row in found if row.provider == "cpu" and row.unit == "ratio"}
     assert ratios == {f"time / {name}" for name in names - {"cpu"}}
 
@@ -185,7 +186,7 @@ def test_wrong_provider_is_refused_and_nothing_is_written(
 def test_unknown_or_absent_provider_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = run(join.main, "--providers", "scann")
     assert ran.exit_code == 2
-    assert "provider 'scann' is unknown; there are cpu, reference" in ran.output
+    assert "provider 'scann' is unknown; there are cpu, cpu-no-cascade, reference" in ran.output
     gone = Provider(
         name="gone", join=loses_a_pair, dtype="", exact=True, needs="no_such_module_here"
     )
