@@ -3,7 +3,8 @@
     python -m bench.join_gpu --out results/join_gpu.csv
 
 Rows are appended after every N. Run again with the same file, it does only what is not in it yet.
-`--device cpu` with small numbers runs every part without a GPU.
+`--device cpu` with small numbers runs every part without a GPU. torch, triton, numpy and click are
+enough; peers that are not installed get a row that says so.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from pathlib import Path
 import click
 import torch
 
+from bench.choices import numbers
 from bench.growth import Pace, growth_rows
-from bench.join import numbers
-from bench.own import OwnJoin, is_implemented
+from bench.own_kernel import kernel_provider
 from bench.peers_gpu import gpu_peers
 from bench.providers import Provider
 from bench.roofline import NAME as CEILING
@@ -29,16 +30,6 @@ from bench.vectors import SYNTHETIC, Vectors, synthetic
 
 NAME = "join-gpu"
 ROWS = "50000,200000,500000,1000000,2000000,4000000"
-
-
-def own_provider(device: str) -> Provider | None:
-    """The own kernel for a device; None where this version has none."""
-    impl = "triton" if torch.device(device).type == "cuda" else "cpu"
-    own = OwnJoin(impl)
-    if not is_implemented(impl):
-        click.echo(f"own kernel: this version has no implementation {impl!r}")
-        return None
-    return Provider(name=impl, join=own, dtype="mixed", exact=True, statistics=own.statistics)
 
 
 def loading(
@@ -107,8 +98,8 @@ def measured_or_refused(
 @click.option("--matmul", default=8192, show_default=True, help="rows of the ceilings' products")
 @click.option("--copy-bytes", default=1 << 32, show_default=True, help="of the ceilings' copy")
 @click.option("--repeats", default=3, show_default=True, help="rounds")
-@click.option("--patience-s", default=60.0, show_default=True, help="as in bench.join")
-@click.option("--limit-s", default=120.0, show_default=True, help="longer runs are skipped")
+@click.option("--patience-s", default=10.0, show_default=True, help="as in bench.join")
+@click.option("--limit-s", default=60.0, show_default=True, help="longer runs are skipped")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(
     device: str,
@@ -133,7 +124,9 @@ def main(
         rows = ceilings(device, size=matmul, width=dim, copy_bytes=copy_bytes, repeats=10)
         _keep(out, rows)
         known += rows
-    own = own_provider(device)
+    own = kernel_provider(device)
+    if own is None:
+        click.echo("this version has no kernel for GPUs: the peers are measured alone")
     peers, absent = loading(gpu_peers(), device, dim, dino_dim)
     told = {row.provider for row in known if not row.shape}
     _keep(out, [row for row in absent if row.provider not in told])

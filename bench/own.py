@@ -80,11 +80,6 @@ class OwnJoin:
         }
 
 
-def is_implemented(impl: str) -> bool:
-    """Whether this version has an implementation."""
-    return impl in join.IMPLEMENTATIONS
-
-
 def own_providers() -> list[Provider]:
     """The implementations for processors: the default, without short codes, and the truth."""
     # What the join would choose if it had no int8 codes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -16,14 +17,17 @@ from click.testing import CliRunner, Result
 from matplotlib import image
 
 from bench import copies, join, join_gpu, plot, rows
+from bench.choices import chosen
 from bench.growth import Pace, growth_rows
 from bench.memory import measure
 from bench.own import own_providers
+from bench.own_kernel import kernel_provider
 from bench.providers import IndexPairs, Provider
 from bench.roofline import roofline_rows
 from bench.rounds import run_rounds
 from bench.rows import Row, append_rows, blank_row, read_rows
 from bench.targets import judged
+from bench.truth import keys_of
 from bench.vectors import synthetic
 
 SMALL = ("--dim", "64", "--dino-dim", "48", "--repeats", "2")
@@ -194,13 +198,34 @@ def test_unknown_or_absent_provider_is_a_usage_error(monkeypatch: pytest.MonkeyP
     ran = run(join.main, "--providers", "gone")
     assert ran.exit_code == 2
     assert "gone needs no_such_module_here, which is not installed" in ran.output
-    assert [provider.name for provider in join.chosen("", [gone])] == []
+    assert [provider.name for provider in chosen("", [gone])] == []
 
 
 def test_rows_have_to_be_numbers() -> None:
     ran = run(join.main, "--rows", "1k,2k")
     assert ran.exit_code == 2
-    assert "--rows is '1k,2k'; it takes N above 1, as in 1000,2000" in ran.output
+    assert "--rows is '1k,2k'; it takes N above 1, as in 1000,50000" in ran.output
+
+
+def test_gpu_benchmark_needs_no_more_than_torch_and_click() -> None:
+    code = """
+import sys
+import bench.join_gpu
+needed = {"pydantic", "pyarrow", "faiss", "sklearn", "matplotlib"} & set(sys.modules)
+sys.exit(str(needed) if needed else 0)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_own_kernel_finds_what_the_library_finds() -> None:
+    vectors = synthetic("clustered", 400, dim=64, dino_dim=48)
+    thresholds = (vectors.clip_ND, vectors.dino_NE, 0.95, 0.6)
+    kernel = kernel_provider("cpu")
+    assert kernel is not None
+    found, expected = (keys_of(one.join(*thresholds), 400) for one in (kernel, own_providers()[0]))
+    assert len(found) == 18
+    assert np.array_equal(found, expected)
 
 
 def test_gpu_benchmark_wants_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
