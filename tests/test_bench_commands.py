@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -140,8 +141,9 @@ def test_memory_is_the_peak_above_the_beginning() -> None:
     measured = measure(lambda: float(torch.ones(20_000_000).sum()))
     assert measured.result == 20_000_000
     assert measured.elapsed_s > 0
-    assert measured.peak_bytes is not None
-    assert 78e6 < measured.peak_bytes < 90e6
+    # Some sandboxes keep no peak that could be set back; the cell is empty there.
+    assert (measured.peak_bytes is not None) == os.access("/proc/self/clear_refs", os.W_OK)
+    assert measured.peak_bytes is None or 78e6 < measured.peak_bytes < 90e6
     assert len(held) == 5_000_000
 
 
@@ -168,7 +170,8 @@ def test_join_writes_rows_of_every_provider(tmp_path: Path) -> None:
     assert {row.median for row in found if row.metric == "recall" and row.provider == "cpu"} == {1}
     sizes = [row.num_rows for row in found if (row.metric, row.provider) == ("time", "cpu")]
     assert sizes == [200, 300, 400]
-    assert all(row.median is not None for row in found if row.provider == "cpu")
+    empty = {row.metric for row in found if row.provider == "cpu" and row.median is None}
+    assert empty <= {"peak memory"}
     screens = {row.note for row in found if row.metric == "code width" and row.provider == "cpu"}
     assert screens == {"float32"}
     ratios = {row.metric for row in found if row.provider == "cpu" and row.unit == "ratio"}
