@@ -95,6 +95,9 @@ class Row:
         )
 
 
+MEASURING = (":(top)", ":(top,exclude)bench/results", ":(top,exclude)docs")
+"""Files that may change a figure; results and pictures change while measuring."""
+
 NAMES = [field.name for field in fields(Row)]
 NUMBERS = ("median", "p20", "p80")
 
@@ -203,7 +206,7 @@ def _versions() -> str:
 
 @cache
 def _commit() -> str:
-    """The checked-out commit, with `+` where tracked files differ; empty outside a checkout."""
+    """The checked-out commit, with `+` where its code differs; empty outside a checkout."""
     folder = Path(__file__).parent
     try:
         commit, changes = (
@@ -212,7 +215,7 @@ def _commit() -> str:
             ).stdout.strip()
             for words in (
                 ("rev-parse", "--short=10", "HEAD"),
-                ("status", "--porcelain", "--untracked-files=no"),
+                ("status", "--porcelain", "--untracked-files=no", "--", *MEASURING),
             )
         )
     except (OSError, subprocess.CalledProcessError):
