@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu check fmt clean
+.PHONY: help setup demo test test-fast test-gpu check fmt bench bench-gpu clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,19 @@ check: $(READY) ## lint, types and layers; edits nothing
 fmt: $(READY) ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(READY) ## measure the join against its peers on CPU cores (an hour or more), and draw it
+	$(BIN)/python -m bench.join --data anisotropic
+	$(BIN)/python -m bench.join --data clustered
+	$(BIN)/python -m bench.join --data clustered-flat --rows 10000,20000,50000
+	$(BIN)/python -m bench.join --data demo --rows 500,1000,2000
+	$(BIN)/python -m bench.join --providers cpu --rows 50000 --without-amx
+	$(BIN)/python -m bench.copies
+	$(BIN)/python -m bench.plot bench/results/join.csv docs/join.png
+
+bench-gpu: $(READY) ## measure the join on a GPU, and its ceilings; goes on where it stopped
+	$(BIN)/python -m bench.join_gpu --out bench/results/join_gpu.csv
+	$(BIN)/python -m bench.plot bench/results/join_gpu.csv docs/join_gpu.png
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build

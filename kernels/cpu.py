@@ -22,6 +22,8 @@ from kernels.screens import Bfloat16Screen, Float32Screen, Int8Screen, Screen, e
 DENSE_SHARE = 1 / 256
 """Survivors among the rows and columns they lie in, above which all of these are multiplied."""
 
+NOWHERE = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+
 MOST_WAITING = 65_536
 """Survivors that wait to be re-checked together."""
 
@@ -179,6 +181,11 @@ def _hits(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Places of all products of a tile above its floor; upper triangle on the diagonal."""
     values_AB, floor = screen.tile(rows, columns)
+    if diagonal:
+        # Every row is like itself; without that most tiles on the diagonal hold nothing.
+        values_AB.triu_(rows.start - columns.start + 1)
+    if values_AB.amax().item() <= floor:
+        return NOWHERE
     hit_A = (values_AB.amax(dim=1) > floor).nonzero()[:, 0]
     # All rows of a tile on the diagonal are hit by themselves; then there is nothing to pick.
     picked = values_AB if len(hit_A) == len(values_AB) else values_AB[hit_A]

@@ -8,7 +8,8 @@ Shape suffixes: N rows, D row width, K code width, P axes, S rows of a sample, R
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,8 +42,7 @@ LAYOUT_ROWS = 262_144
 """Rows that are laid out together; their images are in memory while that is done."""
 
 REFINE_PAIR_S = 3e-6
-ENCODE_ROW_S = 5e-6
-"""Seconds to re-check a survivor and to encode a row, about: weights of the choice, no more."""
+"""Seconds to re-check a survivor, about: it weighs survivors against width, no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,21 +112,19 @@ def make_plan(
         _demand(screen)
         return Plan(format=screen, width=dim, tile=TILES[screen])
     sample_SD = unit_rows(_sample(a_ND, b_MD))
-    num_rows = len(a_ND) + (0 if b_MD is None else len(b_MD))
-    widths = [width for width in WIDTHS if width < dim] or [min(dim, WIDTHS[-1])]
     if screen != "auto":
         _demand("int8")
-        widths = _asked_widths(screen, dim)
-    plans = []
-    if is_trusted("int8"):
-        axes_DP = principal_axes(sample_SD, widths[-1] - 1)
-        plans = [
-            _int8_plan(turn_axes(axes_DP, width), sample_SD, above, num_pairs, num_rows)
-            for width in widths
-        ]
-    if screen == "auto":
-        plans += _float_plans(dim, num_pairs)
-    return min(plans, key=lambda plan: plan.expected_s or 0.0)
+        plans = _int8_plans(sample_SD, above, num_pairs, _asked_widths(screen, dim))
+    else:
+        plans = _float_plans(dim, num_pairs)
+        if is_trusted("int8"):
+            plans += _int8_plans(sample_SD, above, num_pairs, _likely_widths(dim))
+    plan = min(plans, key=lambda plan: plan.expected_s or 0.0)
+    if plan.axes is None:
+        return plan
+    num_rows = len(a_ND) + (0 if b_MD is None else len(b_MD))
+    centre_CK = find_centres(project(sample_SD, plan.axes).float(), num_rows)
+    return replace(plan, centre_CK=centre_CK)
 
 
 def _demand(format: str) -> None:
@@ -135,6 +133,11 @@ def _demand(format: str) -> None:
             f"screen {format}: this machine adds {format} products too coarsely for the join to "
             "be exact; use screen='auto' or 'float32'"
         )
+
+
+def _likely_widths(dim: int) -> list[int]:
+    """Widths in the order in which they are tried; rows that are short are coded as they are."""
+    return [width for width in WIDTHS if width < dim] or [min(dim, WIDTHS[-1])]
 
 
 def _asked_widths(screen: str, dim: int) -> list[int]:
@@ -159,28 +162,42 @@ def _sample(a_ND: torch.Tensor, b_MD: torch.Tensor | None) -> torch.Tensor:
     return torch.cat(picked) if picked else a_ND
 
 
-def _int8_plan(
-    axes: Axes, sample_SD: torch.Tensor, above: float, num_pairs: int, num_rows: int
-) -> Plan:
-    """A plan with what it would take, by the share of the sample's pairs that survive."""
-    image_SK = project(sample_SD, axes)
-    codes = _encode(image_SK, axes)
-    products_SS = codes.codes_NK.float() @ codes.codes_NK.float().T
-    floors_SS = code_floors(codes, codes, above)
-    floors_SS = floors_SS.repeat_interleave(BLOCK_ROWS, 0).repeat_interleave(BLOCK_ROWS, 1)
-    number = len(sample_SD)
-    hits = int((products_SS > floors_SS[:number, :number]).triu_(1).sum())
-    share = hits / max(number * (number - 1) // 2, 1)
-    each_s = pair_s("int8", axes.width, torch.get_num_threads())
-    assert each_s is not None
-    return Plan(
-        format="int8",
-        width=axes.width,
-        tile=TILES["int8"],
-        axes=axes,
-        centre_CK=find_centres(image_SK.float(), num_rows),
-        expected_s=num_pairs * (each_s + share * REFINE_PAIR_S) + num_rows * ENCODE_ROW_S,
-    )
+def _int8_plans(
+    sample_SD: torch.Tensor, above: float, num_pairs: int, widths: Iterable[int]
+) -> list[Plan]:
+    """Plans with what they would take; wider codes are tried while survivors cost too much."""
+    plans: list[Plan] = []
+    for width in widths:
+        axes = turn_axes(principal_axes(sample_SD, width - 1), width)
+        share = _surviving_share(sample_SD, axes, above)
+        each_s = pair_s("int8", axes.width, torch.get_num_threads())
+        assert each_s is not None
+        plans.append(
+            Plan(
+                format="int8",
+                width=axes.width,
+                tile=TILES["int8"],
+                axes=axes,
+                expected_s=num_pairs * (each_s + share * REFINE_PAIR_S),
+            )
+        )
+        if share * REFINE_PAIR_S < each_s / 8:
+            break
+    return plans
+
+
+def _surviving_share(sample_SD: torch.Tensor, axes: Axes, above: float) -> float:
+    """The share of a sample's pairs that survive a screen of codes."""
+    codes = _encode(project(sample_SD, axes), axes)
+    floors_BB = code_floors(codes, codes, above).tolist()
+    num_hits = 0
+    for row, floors_B in enumerate(floors_BB):
+        a_AK = codes.codes_NK[row * BLOCK_ROWS : (row + 1) * BLOCK_ROWS].float()
+        for column in range(row, len(floors_B)):
+            b_BK = codes.codes_NK[column * BLOCK_ROWS : (column + 1) * BLOCK_ROWS].float()
+            hits_AB = a_AK @ b_BK.T > floors_B[column]
+            num_hits += int((hits_AB.triu_(1) if row == column else hits_AB).sum())
+    return num_hits / max(len(sample_SD) * (len(sample_SD) - 1) // 2, 1)
 
 
 def _float_plans(dim: int, num_pairs: int) -> list[Plan]:

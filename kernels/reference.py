@@ -102,10 +102,9 @@ def check_rows(rows: torch.Tensor, name: str) -> None:
     for start in range(0, len(rows), CHUNK_ROWS):
         block = rows[start : start + CHUNK_ROWS]
         wide = block if block.dtype == torch.float64 else block.float()
-        # The sum of magnitudes is positive and finite for every good row; where it is not, the
-        # row is looked at again, since the sum of large finite numbers overflows as well.
-        sums = wide.abs().sum(dim=1)
-        if not bool(((sums > 0) & sums.isfinite()).all()):
+        lengths = torch.linalg.vector_norm(wide, dim=1)
+        # Squares of very large or small numbers overflow or vanish; such rows are looked at again.
+        if not bool(((lengths > 0) & lengths.isfinite()).all()):
             norms(rows, name)
 
 

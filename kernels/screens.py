@@ -41,7 +41,7 @@ class Int8Screen:
 
     def __init__(self, a: Codes, b: Codes, above: float) -> None:
         self.a, self.b = a, b
-        self.floors_BB = code_floors(a, b, above)
+        self.floors_BB = code_floors(a, b, above).tolist()
         self.room: dict[tuple[int, int], torch.Tensor] = {}
 
     def tile(self, rows: slice, columns: slice) -> Tile:
@@ -51,8 +51,8 @@ class Int8Screen:
         if shape not in self.room:
             self.room[shape] = torch.empty(shape, dtype=torch.int32)
         products_AB = torch._int_mm(a_AK, b_BK.T, out=self.room[shape])
-        floor = self.floors_BB[rows.start // BLOCK_ROWS, columns.start // BLOCK_ROWS]
-        return products_AB, int(floor)
+        floor: int = self.floors_BB[rows.start // BLOCK_ROWS][columns.start // BLOCK_ROWS]
+        return products_AB, floor
 
 
 class Bfloat16Screen:

@@ -1,0 +1,90 @@
+"""What the joins are meant to reach, as ratios to peers on the same machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bench.rows import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """An upper limit on a metric of one provider.
+
+    Attributes:
+        name: the benchmark.
+        provider: whose metric.
+        metric: which one.
+        data: on which vectors; empty for any.
+        shape: N x D + E; empty for any.
+        at_most: the limit.
+        said: the limit as one writes it.
+    """
+
+    name: str = "join"
+    provider: str = "cpu"
+    metric: str
+    data: str = ""
+    shape: str = ""
+    at_most: float
+    said: str
+
+    def covers(self, row: Row) -> bool:
+        """Whether the limit is about a row."""
+        return (
+            (row.name, row.provider, row.metric) == (self.name, self.provider, self.metric)
+            and self.data in ("", row.data)
+            and self.shape in ("", row.shape)
+        )
+
+
+TARGETS = (
+    Target(
+        metric="time / faiss-range",
+        data="anisotropic",
+        shape="50000x768+1024",
+        at_most=1 / 12,
+        said="1/12",
+    ),
+    Target(
+        metric="time / torch-fp32",
+        data="anisotropic",
+        shape="50000x768+1024",
+        at_most=1 / 10,
+        said="1/10",
+    ),
+    Target(
+        metric="time / faiss-range",
+        data="anisotropic",
+        shape="200000x768+1024",
+        at_most=1 / 25,
+        said="1/25",
+    ),
+    Target(
+        metric="time / cpu-no-cascade", data="clustered", at_most=1.05, said="1, give or take 5 %"
+    ),
+    Target(
+        metric="time / cpu-no-cascade",
+        data="clustered-flat",
+        at_most=1.05,
+        said="1, give or take 5 %",
+    ),
+    Target(metric="peak memory", shape="200000x768+1024", at_most=600.0, said="600 MB"),
+    Target(
+        name="copies",
+        provider="collapse near",
+        metric="time / without copies",
+        at_most=2.0,
+        said="2",
+    ),
+)
+
+
+def judged(row: Row) -> Row:
+    """The row with a word in its note on every target that is about it."""
+    for target in TARGETS:
+        if target.covers(row) and row.median is not None:
+            verdict = "met" if row.median <= target.at_most else "missed"
+            note = f"target <= {target.said}: {verdict}"
+            row = replace(row, note="; ".join(filter(None, (row.note, note))))
+    return row
