@@ -17,7 +17,7 @@ from bench.rows import Row, append_rows, blank_row
 from bench.targets import judged
 from bench.terminal import show
 from bench.vectors import Vectors, crowd, synthetic
-from miner.copies import near_copies
+from miner.copies import near_copies_in_buckets
 
 NAME = "copies"
 OUT = Path(__file__).parent / "results" / "copies.csv"
@@ -26,7 +26,9 @@ NEAR_CLIP, NEAR_DINO = 0.99, 0.95
 
 def leaders_of(vectors: Vectors) -> np.ndarray:
     """[N] the row that stands for each row: the one place that knows how near-copies are found."""
-    return near_copies(vectors.clip_ND, vectors.dino_NE, near_clip=NEAR_CLIP, near_dino=NEAR_DINO)
+    return near_copies_in_buckets(
+        vectors.clip_ND, vectors.dino_NE, near_clip=NEAR_CLIP, near_dino=NEAR_DINO
+    )
 
 
 def check(found: np.ndarray, expected: np.ndarray, what: str) -> None:
