@@ -15,6 +15,7 @@ from miner.records import Json
 from miner.select import select
 from miner.store import Store
 from miner.why import Explanation, explain
+from pipelines.progress import PartProgress
 
 
 def join_and_select(
@@ -23,7 +24,8 @@ def join_and_select(
     """Join two encoders' vectors and select from the pairs; the content of join.json."""
     how = with_own_thresholds(store, clip, dino, how)
     with store.writing():
-        join(store, clip, dino, how, which)
+        with PartProgress(1) as progress:
+            join(store, clip, dino, how, which, lambda _, number: progress.advance(of=number))
         record = select(store, store.root / "pairs" / join_name(clip, dino, how), which)
     collect_garbage(store)
     return record

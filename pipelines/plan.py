@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from kernels.pace import pair_s
+from kernels.prepare import WIDTHS
 from miner.config import EmbedSettings, JoinSettings, ReadSettings
 from miner.copies import equal_bytes, stand_for
 from miner.encoders import EncoderModule, find_record
-from miner.join import blind_pairs, implementation
+from miner.implementations import candidates, implementation, why_chosen
 from miner.libraries import build_tower
 from miner.registry import EncoderRecord
 from miner.rows import joined_shards, load_rows, vectors_of
@@ -25,6 +27,9 @@ from pipelines.joins import encoders_of, with_own_thresholds
 
 SAMPLES_READ = 200
 """Samples that are read to learn how many images the shards hold."""
+
+CODE_BYTES = 140
+"""Bytes that a join on CPU cores holds of each image: its code and its place."""
 
 JOIN_SAMPLE = 20_000
 """Most rows of an earlier run that are joined to learn how many pairs to expect."""
@@ -67,7 +72,8 @@ def make_plan(
     rate = matmul_flops_per_s(device, dtype)
     num_pairs = num_images * (num_images - 1) // 2
     widths = sum(record.dim for record in records)
-    join_flops = 2 * num_pairs * records[0].dim
+    impl = implementation(how.join)
+    num_candidates, num_blind = _expected_pairs(store, encode, how, num_images)
     return [
         ("shards", f"{len(listed)}, {_size(num_bytes)}"),
         ("images", f"{num_images:,} ({basis})"),
@@ -81,13 +87,14 @@ def make_plan(
         ),
         ("encoding", f"at least {_duration(num_images * sum(flops) / rate)} at that rate"),
         ("vectors", f"{_size(num_images * widths * 2)} as float16, on disk and in memory"),
-        ("join", f"{implementation('auto')}, exact; {num_pairs:,} pairs"),
-        ("joining", f"at least {_duration(join_flops / rate)} at that rate"),
+        ("join", f"{impl}, {why_chosen(how.join, impl)}; {num_pairs:,} pairs"),
+        ("joining", _joining(impl, num_pairs, records[0].dim, rate)),
         (
             "join memory",
-            f"{_size(num_images * (widths * 2 + records[0].dim * 4))} and a few blocks",
+            f"{_size(num_images * CODE_BYTES)} and a few blocks; the vectors are memory-mapped",
         ),
-        ("blind pairs", _expected_pairs(store, encode, how, num_images)),
+        ("candidates", num_candidates),
+        ("blind pairs", num_blind),
     ]
 
 
@@ -134,15 +141,28 @@ def _estimate_images(listed: list[Shard], read: ReadSettings) -> tuple[int, str]
     return round(total * num_samples / max(bytes_read, 1)), f"from the first {num_samples} samples"
 
 
+def _joining(impl: str, num_pairs: int, dim: int, rate: float) -> str:
+    """How long the first step of a join takes, by what this machine does in a moment."""
+    if impl != "cpu":
+        return f"at least {_duration(2 * num_pairs * dim / rate)} at that rate, at full width"
+    threads = torch.get_num_threads()
+    measured = {
+        f"int8 codes of width {WIDTHS[1]}": pair_s("int8", min(WIDTHS[1], dim), threads),
+        "float32": pair_s("float32", dim, threads),
+    }
+    each_s, screen = min((each, screen) for screen, each in measured.items() if each is not None)
+    return f"about {_duration(num_pairs * each_s)} by {screen}, measured now"
+
+
 def _expected_pairs(
     store: Store | None, encode: EmbedSettings, how: JoinSettings, num_images: int
-) -> str:
-    """Blind pairs by those among a sample of an earlier run's rows, scaled by the pairs."""
+) -> tuple[str, str]:
+    """Candidates and blind pairs by those among a sample of an earlier run, scaled by the pairs."""
     if store is None or not store.exists():
-        return "unknown; embed a few shards and give that run as --out"
+        return ("unknown; embed a few shards and give that run as --out",) * 2
     clip, dino = encoders_of(store, encode.clip, encode.dino)
     if not joined_shards(store, clip, dino):
-        return "unknown; the run given as --out has no shard with both vectors"
+        return ("unknown; the run given as --out has no shard with both vectors",) * 2
     rows = load_rows(store, clip, dino)
     distinct, _ = stand_for(equal_bytes(rows.sha256), rows.duplicates)
     picked = np.random.default_rng(0).permutation(distinct)[:JOIN_SAMPLE]
@@ -152,11 +172,15 @@ def _expected_pairs(
         for vectors in (vectors_of([store], encoder_id, sample) for encoder_id in (clip, dino))
     )
     how = with_own_thresholds(store, clip, dino, how.part(JoinSettings))
-    found = blind_pairs(clip_ND, dino_NE, clip_above=how.clip_above, dino_below=how.dino_below)
+    num_candidates = num_blind = 0
+    for found in candidates("cpu", (clip_ND, None), (dino_NE, None), clip_above=how.clip_above):
+        num_candidates += len(found)
+        num_blind += int((found.dino_cos < how.dino_below).sum())
     scale = num_images * (num_images - 1) / max(len(sample) * (len(sample) - 1), 1)
+    basis = f"among {len(sample):,} distinct images of {store.root}, scaled by the number of pairs"
     return (
-        f"about {round(len(found) * scale):,} ({len(found)} among {len(sample):,} distinct images "
-        f"of {store.root}, scaled by the number of pairs)"
+        f"about {round(num_candidates * scale):,} ({num_candidates} {basis})",
+        f"about {round(num_blind * scale):,} ({num_blind} of those)",
     )
 
 

@@ -222,6 +222,12 @@ def test_plan_counts_and_learns_from_a_run(commands: Commands, tmp_path: Path) -
     commands.mine(tmp_path / "corpus", "--out", run)
     ran = commands("plan", tmp_path / "corpus", *small, "--out", run)
     assert "among 33 distinct images" in ran.out
+    record = json.loads(next(run.glob("pairs/*/join.json")).read_text())
+    # 33 of 36 samples are decodable, and distinct; all 36 may be in a plan.
+    scale = 36 * 35 / (33 * 32)
+    counts = {name: round(record["counts"][name] * scale) for name in ("candidates", "blind")}
+    assert re.search(rf"candidates\s+about {counts['candidates']:,} ", ran.out)
+    assert re.search(rf"blind pairs\s+about {counts['blind']:,} ", ran.out)
 
 
 def test_doctor_and_encoders_print_what_is_there(commands: Commands) -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from kernels import cpu, pace, prepare, reference
 from kernels.bounds import BLOCK_ROWS
-from kernels.reference import Pairs, concatenate
+from kernels.reference import Pairs, concatenate, cosines
 from kernels.screens import exact_products
 from tests.adversaries import KINDS, rows
 
@@ -208,3 +208,38 @@ def test_bad_row_is_named() -> None:
         list(cpu.candidates((good, None), (bad, None), clip_above=0.5))
     with pytest.raises(ValueError, match="clip: row 2 of 4 holds NaN"):
         list(cpu.candidates((bad, None), (good, None), clip_above=0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_hundred_thousand_rows_with_pairs_planted_around_the_threshold(dtype: torch.dtype) -> None:
+    # Unrelated rows of this width lie near 0; whatever is near 0.95 was planted.
+    number, planted, dim = 100_000, 2_000, 768
+    generator = torch.Generator().manual_seed(11)
+    clip = torch.empty(number, dim, dtype=dtype)
+    for start in range(0, number, 10_000):
+        clip[start : start + 10_000] = torch.randn(10_000, dim, generator=generator)
+    places = torch.randperm(number, generator=generator)[: 2 * planted].view(2, planted)
+    base = torch.nn.functional.normalize(clip[places[0]].double(), dim=1)
+    other = torch.randn(planted, dim, generator=generator).double()
+    other -= (other * base).sum(dim=1, keepdim=True) * base
+    other = torch.nn.functional.normalize(other, dim=1)
+    cosine = 0.95 + torch.linspace(-1e-4, 1e-4, planted, dtype=torch.float64)[:, None]
+    clip[places[1]] = (cosine * base + (1 - cosine**2).sqrt() * other).to(dtype)
+    truth = cosines(clip, clip, places[0], places[1])
+    assert truth.sub(0.95).abs().max() < 5e-4
+    wanted = {
+        frozenset(pair)
+        for pair, above in zip(places.T.tolist(), (truth > 0.95).tolist(), strict=True)
+        if above
+    }
+    dino = torch.ones(number, 2)
+    done = cpu.Statistics()
+    found = concatenate(
+        list(cpu.candidates((clip, None), (dino, None), clip_above=0.95, statistics=done))
+    )
+    assert {frozenset(pair) for pair in zip(found.i.tolist(), found.j.tolist(), strict=True)} == (
+        wanted
+    )
+    assert 0.4 * planted < len(wanted) == len(found) < 0.6 * planted
+    assert done.num_pairs == number * (number - 1) // 2

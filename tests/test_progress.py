@@ -38,3 +38,23 @@ def test_on_a_terminal_a_bar() -> None:
             bar.advance()
     assert "2/2" in text.getvalue()
     assert "2 images" in text.getvalue()
+
+
+def test_a_join_says_how_many_blocks_it_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.02)
+    console = Console(file=io.StringIO(), width=100)
+    with progress.PartProgress(1, console) as blocks:
+        blocks.advance(of=6)
+        blocks.advance(of=6)
+        time.sleep(0.2)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    assert "joined 2/6 blocks\n" in file.getvalue()
+
+
+def test_a_short_join_says_nothing() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    with progress.PartProgress(1, console) as blocks:
+        blocks.advance(of=1)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == ""
