@@ -46,6 +46,7 @@ def blind_pairs(
     clip_above: float = 0.95,
     dino_below: float = 0.6,
     impl: str = "auto",
+    threads: int | None = None,
 ) -> BlindPairs:
     """Find all pairs that CLIP calls the same and DINO calls different.
 
@@ -58,6 +59,7 @@ def blind_pairs(
         dino_below: a pair's DINO cosine is strictly below this.
         impl: `cpu`, `triton`, `reference`, `knn` (which may miss pairs), or `auto`, which takes
             the fastest exact one.
+        threads: cores that `cpu` uses; default: as many as torch is set to.
 
     Returns:
         The pairs by float64 cosine, ordered by descending clip_cos, then i, then j.
@@ -67,6 +69,10 @@ def blind_pairs(
         ResourceError: the implementation needs a GPU and there is none.
     """
     search = implementation(impl)
+    if threads is not None and (search != "cpu" or threads < 1):
+        raise ValueError(
+            f"threads is {threads} for impl {search!r}; it is a positive number, and for cpu alone"
+        )
     for name, threshold in (("clip_above", clip_above), ("dino_below", dino_below)):
         if not -1 <= threshold <= 1:
             raise ValueError(f"{name} is {threshold}; a cosine lies in [-1, 1]")
@@ -74,7 +80,9 @@ def blind_pairs(
     _check_same_images(clip_sets, dino_sets)
     blocks = [
         block.where(block.dino_cos < dino_below)
-        for block in candidates(search, clip_sets, dino_sets, clip_above=clip_above)
+        for block in candidates(
+            search, clip_sets, dino_sets, clip_above=clip_above, threads=threads
+        )
     ]
     pairs = concatenate(blocks)
     order = torch.from_numpy(

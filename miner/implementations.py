@@ -51,14 +51,19 @@ def candidates(
     dino: tuple[torch.Tensor, torch.Tensor | None],
     *,
     clip_above: float,
+    threads: int | None = None,
 ) -> Iterator[Pairs]:
     """The candidates by an implementation; the contract is `kernels.reference.candidates`'.
+
+    `threads` are for `cpu` alone.
 
     Raises:
         ResourceError: what the implementation needs is not there, a GPU for example.
     """
+    search = (IMPLEMENTATIONS | APPROXIMATE)[impl]
+    options = {} if threads is None else {"threads": threads}
     try:
-        yield from (IMPLEMENTATIONS | APPROXIMATE)[impl](clip, dino, clip_above=clip_above)
+        yield from search(clip, dino, clip_above=clip_above, **options)
     except RuntimeError as error:
         if impl == "triton":
             raise ResourceError(f"join triton: {error}") from error

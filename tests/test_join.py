@@ -99,6 +99,8 @@ def test_equal_cosines_are_ordered_by_index() -> None:
         (torch.ones(3, 2), (torch.ones(3, 2),) * 2, {}, "row k of both has to be the same image"),
         (torch.ones(3, 2), torch.ones(3, 2), {"impl": "magic"}, "impl is 'magic'; there are auto"),
         (torch.ones(3, 2), torch.ones(3, 2), {"clip_above": 1.5}, "clip_above is 1.5"),
+        (torch.ones(3, 2), torch.ones(3, 2), {"threads": 0}, "threads is 0 for impl 'cpu'"),
+        (torch.ones(3, 2), torch.ones(3, 2), {"impl": "knn", "threads": 1}, "and for cpu alone"),
         (torch.ones(3, 2), torch.ones(3, 2), {"dino_below": float("nan")}, "dino_below is nan"),
     ],
 )
