@@ -76,6 +76,17 @@ def float32_slack(dim: int) -> float:
     return 2 * unit + unit * unit + sum_slack(dim) * (1 + unit) ** 2
 
 
+def float32_floor(above: float, dim: int) -> float:
+    """The floor for a float32 product of two `unit_rows`.
+
+    Returns:
+        A float32 number; a pair above the threshold has a product strictly above it.
+    """
+    floor = torch.tensor(above - float32_slack(dim), dtype=torch.float64).float()
+    # Rounding the floor to float32 may have raised it.
+    return float(torch.nextafter(floor, torch.tensor(-math.inf)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounded:
     """Unit rows rounded to bfloat16.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.bounds import float32_slack, unit_rows
+from kernels.bounds import float32_floor, unit_rows
 from kernels.prepare import Plan, Prepared, make_plan, prepare
 from kernels.reference import Pairs, check_rows, cosines
 from kernels.screens import Bfloat16Screen, Float32Screen, Int8Screen, Screen, exact_products
@@ -207,7 +207,7 @@ class _Survivors:
         self, a: Prepared, b: Prepared, above: float, *, within: bool, refine: bool
     ) -> None:
         self.a, self.b, self.within, self.refine = a, b, within, refine
-        self.floor = above - float32_slack(a.rows_ND.shape[1])
+        self.floor = float32_floor(above, a.rows_ND.shape[1])
         self.waiting: list[Places] = []
         self.num_waiting = 0
         self.refined: list[Places] = []

@@ -155,9 +155,7 @@ def _sample(a_ND: torch.Tensor, b_MD: torch.Tensor | None) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     each = SAMPLE_ROWS // len(sets)
     picked = [
-        rows[torch.randint(len(rows), (min(each, len(rows)),), generator=generator)]
-        for rows in sets
-        if len(rows)
+        rows[torch.randperm(len(rows), generator=generator)[:each]] for rows in sets if len(rows)
     ]
     return torch.cat(picked) if picked else a_ND
 

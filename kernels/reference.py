@@ -81,7 +81,9 @@ def norms(rows: torch.Tensor, name: str) -> torch.Tensor:
     bad = ~(norms_N.isfinite() & (norms_N > 0))
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
-        what = "is zero" if bool((rows[row] == 0).all()) else "holds NaN or infinity"
+        what = "holds NaN or infinity"
+        if bool(rows[row].isfinite().all()):
+            what = "is zero" if not bool(rows[row].any()) else "is longer than float64 can say"
         raise ValueError(
             f"{name}: row {row} of {len(rows)} {what} and has no cosine "
             f"({int(bad.sum())} such rows); drop them before the join"
@@ -106,6 +108,7 @@ def check_rows(rows: torch.Tensor, name: str) -> None:
         # Squares of very large or small numbers overflow or vanish; such rows are looked at again.
         if not bool(((lengths > 0) & lengths.isfinite()).all()):
             norms(rows, name)
+            return
 
 
 def cosines(

@@ -20,7 +20,7 @@ from kernels.bounds import (
     Rounded,
     bfloat16_floor,
     code_floors,
-    float32_slack,
+    float32_floor,
     unit_rows,
 )
 
@@ -73,7 +73,7 @@ class Float32Screen:
 
     def __init__(self, a_ND: torch.Tensor, b_MD: torch.Tensor, above: float) -> None:
         self.a_ND, self.b_MD = a_ND, b_MD
-        self.floor = above - float32_slack(a_ND.shape[1])
+        self.floor = float32_floor(above, a_ND.shape[1])
         self.unit: dict[str, tuple[slice, torch.Tensor]] = {}
 
     def _unit(self, side: str, rows: slice) -> torch.Tensor:
@@ -86,10 +86,7 @@ class Float32Screen:
     def tile(self, rows: slice, columns: slice) -> Tile:
         """See `Screen.tile`."""
         products_AB = self._unit("a", rows) @ self._unit("b", columns).T
-        floor = torch.tensor(self.floor, dtype=torch.float64).float()
-        # The next float32 below, since rounding the floor may have raised it.
-        lower = float(torch.nextafter(floor, torch.tensor(-2.0)))
-        return _as_integers(products_AB, torch.int32, lower)
+        return _as_integers(products_AB, torch.int32, self.floor)
 
 
 def _as_integers(products_AB: torch.Tensor, integer: torch.dtype, floor: float) -> Tile:

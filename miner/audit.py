@@ -39,8 +39,12 @@ def verify(store: Store) -> list[Finding]:
     return [*_commit_findings(store), *_join_findings(store)]
 
 
-def collect_garbage(store: Store) -> list[str]:
+def collect_garbage(store: Store, *, spare: tuple[str, ...] = ()) -> list[str]:
     """Remove files that no commit names, unless somebody writes to the run just now.
+
+    Args:
+        store: the run directory.
+        spare: folders of the run that are left alone.
 
     Returns:
         The removed paths, relative to the run.
@@ -48,6 +52,8 @@ def collect_garbage(store: Store) -> list[str]:
     removed = []
     with store.alone() as alone:
         for path in store.leftovers() if alone else []:
+            if path.relative_to(store.root).parts[0] in spare:
+                continue
             path.unlink(missing_ok=True)
             removed.append(path.relative_to(store.root).as_posix())
             for folder in path.parents:

@@ -60,6 +60,7 @@ class Batches:
         return vectors_ND
 
     def nonfinite(self, encoder: TorchEncoder) -> set[str]:
-        """Images for which an encoder gave NaN or infinity."""
-        bad = np.flatnonzero(~np.isfinite(self.vectors(encoder)).all(axis=1))
+        """Images for which an encoder gave NaN or infinity, or no direction at all."""
+        vectors_ND = self.vectors(encoder)
+        bad = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1) | ~vectors_ND.any(axis=1))
         return {self.image_ids[row] for row in bad}

@@ -5,6 +5,7 @@ Shape suffixes: P pairs.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -46,6 +47,7 @@ class Block:
         sought = digest(
             [
                 settings.clip_above,
+                settings.dino_below,
                 settings.keep_clip_above,
                 settings.keep_dino_below,
                 settings.max_partners,
@@ -76,7 +78,7 @@ class BlockSearch:
         self.first, self.second = first, first if second is None else second
         self.impl, self.clip_above = impl, settings.keep_clip_above
         self.knn = KnnSearch() if impl == "knn" else None
-        self._prepared: dict[str, Prepared] = {}
+        self._prepared: OrderedDict[str, Prepared] = OrderedDict()
         self._plan: Plan | None = None
         if impl == "cpu":
             with exact_products(None):
@@ -103,12 +105,27 @@ class BlockSearch:
         )
 
     def _ready(self, pack: Pack, segment: Segment) -> Prepared:
-        if segment.name not in self._prepared:
-            assert self._plan is not None
+        assert self._plan is not None
+        if segment.name in self._prepared:
+            self._prepared.move_to_end(segment.name)
+        else:
+            if self._plan.format == "bfloat16" and len(self._prepared) > 1:
+                # As large as the rows themselves; two segments of them are enough for a block.
+                self._prepared.popitem(last=False)
             rows_ND = pack.clip_ND[segment.start : segment.stop]
             with exact_products(None):
                 self._prepared[segment.name] = prepare(rows_ND, self._plan)
         return self._prepared[segment.name]
+
+
+def is_committed(store: Store, stage: str, name: str) -> bool:
+    """Whether a block was committed and is whole; one that is damaged is taken back."""
+    if not store.commit_path(stage, name).exists():
+        return False
+    whole = all(store.is_whole(file) for file in store.record(stage, name)["files"])
+    if not whole:
+        store.withdraw(stage, name)
+    return whole
 
 
 def commit_block(
@@ -125,7 +142,7 @@ def commit_block(
     """
     num_rows = block.first.stop - block.first.start
     num_others = None if block.within else block.second.stop - block.second.start
-    partners = Partners(settings.max_partners, num_rows, num_others)
+    partners = Partners(settings, num_rows, num_others)
     histogram = Histogram()
     num_candidates = 0
     statistics = cpu.Statistics()

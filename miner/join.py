@@ -16,7 +16,14 @@ import torch
 from kernels.bounds import float32_slack
 from kernels.reference import Pairs, cosines
 from miner.blind import BlindPairs, blind_pairs
-from miner.blocks import Block, BlockSearch, blocks_of, commit_block, read_block
+from miner.blocks import (
+    Block,
+    BlockSearch,
+    blocks_of,
+    commit_block,
+    is_committed,
+    read_block,
+)
 from miner.config import JoinSettings, SelectSettings
 from miner.copies import equal_bytes, stand_for
 from miner.errors import StoreError
@@ -25,7 +32,7 @@ from miner.packs import Pack, as_one_segment, build_pack, group_shards, without_
 from miner.pairs import Histogram, join_name, random_pairs, raw_pairs, raw_table
 from miner.partners import Partners
 from miner.publish import PART_ROWS, publish
-from miner.records import Json, digest
+from miner.records import Json, digest, replace_record
 from miner.rows import Rows, deviations, inputs, joined_shards, load_rows
 from miner.store import Store
 from miner.versions import versions
@@ -68,18 +75,26 @@ def join(
     """
     folder = store.root / "pairs" / join_name(clip, dino, settings)
     stores = [store] if settings.against is None else [store, other_run(store, settings.against)]
+    bands = _bands(stores, clip, dino)
     fingerprint = digest(
         {
             "settings": settings.model_dump(exclude={"join", "against"}),
             "near": [near.near_clip, near.near_dino] if settings.collapse == "near" else None,
             "inputs": [inputs(each, clip, dino) for each in stores],
+            "bands": bands,
         }
     )
     with store.lock(folder.name):
         done = store.join_record(folder)
+        where = None if settings.against is None else str(stores[1].root.resolve())
         if done is not None and done["fingerprint"] == fingerprint:
+            if done["against"] != where:
+                # The other run was moved since.
+                done["against"] = where
+                replace_record(folder / "join.json", done)
             return done
-        record = {"name": folder.name, "fingerprint": fingerprint, "clip": clip, "dino": dino}
+        record: Json = {"name": folder.name, "fingerprint": fingerprint, "clip": clip, "dino": dino}
+        record |= {"against": where, "borderline_clip": bands[0], "borderline_dino": bands[1]}
         return _join(stores, folder, record, settings, near, progress)
 
 
@@ -110,7 +125,13 @@ def _join(
     store, clip, dino = stores[0], record["clip"], record["dino"]
     stage = f"blocks/{folder.name}"
     everything = [load_rows(each, clip, dino) for each in stores]
-    _refuse_namesakes(everything)
+    if len(everything) > 1:
+        _refuse_namesakes(*everything)
+        # Images that are in both runs are this run's own; each pair is found once.
+        own = set(everything[0].sha256)
+        foreign = [place for place, name in enumerate(everything[1].sha256) if name not in own]
+        places = np.array(foreign, np.int64)
+        everything[1] = everything[1].take(places, everything[1].duplicates[places])
     packed = store.root / "packed" / folder.name
     packs = [
         _pack(each, packed / str(place), record, rows, settings, near, _known(store, stage, place))
@@ -126,23 +147,21 @@ def _join(
     search = BlockSearch(first, second, impl, settings)
     names = [block.name(settings, impl) for block in blocks]
     for place, (block, name) in enumerate(zip(blocks, names, strict=True)):
-        if not store.commit_path(stage, name).exists():
+        if not is_committed(store, stage, name):
             commit_block(store, stage, block, search, settings)
         progress(place + 1, len(blocks))
     pairs, histogram, counts, searched = _gathered(store, stage, blocks, names, packs, settings)
     _count_random(histogram, packs)
-    bands = _bands(stores, clip, dino)
     sets = (first.rows, first.rows if second is None else second.rows)
+    bands = record["borderline_clip"], record["borderline_dino"]
     raw = raw_pairs(sets, pairs, settings, bands)
     record |= {
-        **settings.model_dump(exclude={"join"}, mode="json"),
+        **settings.model_dump(exclude={"join", "against"}),
         "near_clip": near.near_clip if settings.collapse == "near" else None,
         "near_dino": near.near_dino if settings.collapse == "near" else None,
         "impl": impl,
         "impl_because": why_chosen(settings.join, impl),
-        "bound": {"clip_slack": float32_slack(first.clip_ND.shape[1]) if impl == "cpu" else 0.0},
-        "borderline_clip": bands[0],
-        "borderline_dino": bands[1],
+        "bound": {"clip_slack": float32_slack(first.clip_ND.shape[1])} if impl == "cpu" else None,
         "counts": {
             **_counted(stores, record, everything, packs),
             **counts,
@@ -152,7 +171,6 @@ def _join(
         },
         "search": searched,
         "shards": [joined_shards(each, clip, dino) for each in stores],
-        "against": None if second is None else str(stores[1].root.resolve()),
         "versions": versions(),
     }
     parts = (
@@ -169,7 +187,10 @@ def _join(
 def _bands(stores: list[Store], clip: str, dino: str) -> tuple[float, float]:
     """Half-widths of the borderline bands of both encoders."""
     clip_band, dino_band = (
-        max(BORDERLINE, *(deviations(store, encoder_id) for store in stores))
+        max(
+            BORDERLINE,
+            *(deviations(each, encoder_id, joined_shards(each, clip, dino)) for each in stores),
+        )
         for encoder_id in (clip, dino)
     )
     return clip_band, dino_band
@@ -188,9 +209,7 @@ def _counted(stores: list[Store], record: Json, everything: list[Rows], packs: l
     }
 
 
-def _refuse_namesakes(sets: list[Rows]) -> None:
-    if len(sets) < 2:
-        return
+def _refuse_namesakes(*sets: Rows) -> None:
     first, second = (dict(zip(rows.image_ids, rows.sha256, strict=True)) for rows in sets)
     other = sorted(name for name in first.keys() & second.keys() if first[name] != second[name])
     if other:
@@ -244,7 +263,7 @@ def _gathered(
     """
     first, second = packs[0], packs[-1]
     num_others = None if len(packs) == 1 else len(second)
-    partners = Partners(settings.max_partners, len(first), num_others)
+    partners = Partners(settings, len(first), num_others)
     histogram = Histogram()
     num_candidates = num_found = 0
     search: Json = {"num_blocks": len(blocks)}
@@ -257,8 +276,9 @@ def _gathered(
         histogram.merge(record["histogram"])
         search |= {} if record["knn"] is None else {"knn": record["knn"]}
         done = record["statistics"]
-        screens.add(f"{done['screen']}-{done['width']}")
-        searched.update({name: done[name] for name in done if name.startswith("num_")})
+        if done["screen"]:
+            screens.add(f"{done['screen']}-{done['width']}")
+            searched.update({name: done[name] for name in done if name.startswith("num_")})
         i_of, j_of = (
             first.places[block.first.start : block.first.stop],
             second.places[block.second.start : block.second.stop],
@@ -284,7 +304,9 @@ def _gathered(
         "cut_pairs": num_found - len(kept),
         "cut_images": int((partners.degree > settings.max_partners).sum()),
     }
-    if "knn" not in search:
+    if settings.join == "knn":
+        search.setdefault("knn", None)
+    elif screens:
         search |= {"screens": sorted(screens), **dict(sorted(searched.items()))}
     return kept, histogram, counts, search
 

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 
 from kernels import cpu
-from kernels.bounds import float32_slack
+from kernels.bounds import float32_floor
 from kernels.reference import Pairs, cosines, norms
 from miner.config import Settings
 
@@ -218,7 +218,7 @@ class _Lookup:
         queries = _unit(self.a_ND, self.norms_N, slice(start, start + BLOCK_ROWS))
         scores_BK, ids_BK = map(torch.from_numpy, self.index.search(queries, num_neighbours))
         # Empty places, where the probed cells hold too few rows, score lower than any cosine.
-        hits_BK = scores_BK > self.clip_above - float32_slack(queries.shape[1])
+        hits_BK = scores_BK > float32_floor(self.clip_above, queries.shape[1])
         if num_neighbours < len(self.b_MD):
             self.num_saturated += int(hits_BK[:, -1].sum())
         return self._keys(hits_BK.nonzero()[:, 0] + start, ids_BK[hits_BK])

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from miner.copies import near_copies_in_buckets, stand_for
+from miner.errors import StoreError
 from miner.records import Json, digest, read_json, replace_json
 from miner.rows import Rows
 from miner.store import Store
@@ -24,6 +25,9 @@ from miner.store import Store
 SEGMENT_ROWS = 131_072
 MOST_SEGMENTS = 64
 """Rows to a segment, more where there would be too many segments; a shard is never parted."""
+
+MOST_SMALL = 8
+"""Segments with fewer rows than that which are left as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +89,12 @@ def group_shards(rows: Rows, known: list[tuple[str, ...]]) -> list[tuple[str, ..
     wanted = max(SEGMENT_ROWS, -(-len(rows) // MOST_SEGMENTS))
     left = dict(zip(rows.shard_ids, num_rows.tolist(), strict=True))
     groups = []
+    size_of = left.copy()
+    small = [group for group in known if sum(size_of.get(name, 0) for name in group) < wanted]
+    # Many small groups, from shards that came a few at a time, are gathered anew.
+    scattered = set(small) if len(small) > MOST_SMALL else set()
     for group in known:
-        if group and all(shard_id in left for shard_id in group):
+        if group and group not in scattered and all(shard_id in left for shard_id in group):
             groups.append(group)
             for shard_id in group:
                 del left[shard_id]
@@ -198,7 +206,22 @@ def _copy_vectors(store: Store, path: Path, encoder_id: str, rows: Rows) -> None
                 return
             shape = (len(rows), vectors_ND.shape[1])
             target_ND = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+        _refuse_bad(vectors_ND, image_ids, encoder_id, store)
         row_of = {image_id: row for row, image_id in enumerate(image_ids)}
         target_ND[places] = vectors_ND[[row_of[rows.image_ids[p]] for p in places]]
     assert isinstance(target_ND, np.memmap)
     target_ND.flush()
+
+
+def _refuse_bad(
+    vectors_ND: np.ndarray, image_ids: list[str], encoder_id: str, store: Store
+) -> None:
+    lengths = np.linalg.norm(vectors_ND.astype(np.float32), axis=1)
+    # Negated, so that NaN counts as bad. One bad row would spoil the codes of those around it.
+    bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
+    if len(bad):
+        raise StoreError(
+            f"{encoder_id}: the vector of {image_ids[bad[0]]} is zero or not finite and has no "
+            f"cosine ({len(bad)} such vectors in its shard); run `blindpairs verify {store.root}`, "
+            "and embed the shard again"
+        )

@@ -13,7 +13,9 @@ import torch
 from kernels.reference import Pairs
 from miner import schema
 from miner.config import JoinSettings
+from miner.records import digest
 from miner.rows import Rows
+from miner.store import Store
 
 RANDOM_PAIRS = 1_000_000
 RANDOM_SEED = 20240111
@@ -29,7 +31,9 @@ def join_name(clip: str, dino: str, settings: JoinSettings) -> str:
     if settings.keep_dino is not None:
         parts.append(f"keep-dino-{_decimals(settings.keep_dino)}")
     if settings.against is not None:
-        parts.append(f"against-{settings.against.resolve().name}")
+        # The first command tells runs of one name apart, and stays with a run that is moved.
+        first = Store(settings.against).run()["commands"][0]
+        parts.append(f"against-{settings.against.resolve().name}-{digest(first)[:8]}")
     if settings.join == "knn":
         parts.append("knn")
     return "~".join(parts)

@@ -68,12 +68,10 @@ def inputs(store: Store, clip: str, dino: str) -> dict[str, str]:
     }
 
 
-def deviations(store: Store, encoder_id: str) -> float:
-    """Largest deviation of a pair's cosine that any commit of an encoder's vectors states."""
+def deviations(store: Store, encoder_id: str, shard_ids: Sequence[str]) -> float:
+    """Largest deviation of a pair's cosine that the commits of some shards' vectors state."""
     stage = f"vectors/{encoder_id}"
-    return max(
-        (float(store.record(stage, s)["deviation"]) for s in store.committed(stage)), default=0.0
-    )
+    return max((float(store.record(stage, s)["deviation"]) for s in shard_ids), default=0.0)
 
 
 def load_rows(store: Store, clip: str, dino: str) -> Rows:
@@ -139,7 +137,11 @@ def runs_of(store: Store, record: Json) -> list[Store]:
     if record["against"] is None:
         return [store]
     other = Store(Path(record["against"]))
-    other.run()
+    if not other.exists():
+        raise StoreError(
+            f"{record['name']} was joined against {other.root}, which holds no run any more; "
+            "give its new place: blindpairs join --against"
+        )
     return [store, other]
 
 

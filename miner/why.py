@@ -18,6 +18,8 @@ from miner.rows import runs_of, samples_of, vectors_of
 from miner.select import KEPT, verdicts
 from miner.store import Store, read_parts
 
+NOT_COMPARED = "not compared: both images are of one run, and the join was against another"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
@@ -82,8 +84,14 @@ def explain(store: Store, folder: Path, image_1: str, image_2: str) -> Explanati
         dino_cos=dino_cos,
         clip_above=record["clip_above"],
         dino_below=record["dino_below"],
-        verdict=_verdict(store, folder, record, stands_for, samples, (clip_cos, dino_cos)),
+        verdict=NOT_COMPARED
+        if len(runs) > 1 and len({_run_of(runs, image_id) for image_id in (first, second)}) == 1
+        else _verdict(store, folder, record, stands_for, samples, (clip_cos, dino_cos)),
     )
+
+
+def _run_of(runs: Sequence[Store], image_id: str) -> int:
+    return [image_id in samples_of([run], [image_id]) for run in runs].index(True)
 
 
 def _verdict(
@@ -113,8 +121,9 @@ def _verdict(
             return f"no candidate: CLIP cosine {clip_cos:.6f} is not above {record['clip_above']}"
         if dino_cos >= record["dino_below"]:
             return f"not blind: DINO cosine {dino_cos:.6f} is not below {record['dino_below']}"
+        missed = "missed by knn, " if record["impl"] == "knn" else ""
         return (
-            "within the thresholds but not in raw: collapsed as a near-copy, beyond the "
+            f"within the thresholds but not in raw: {missed}collapsed as a near-copy, beyond the "
             f"{record['max_partners']} partners that an image keeps, or embedded after the join; "
             f"run `blindpairs join {store.root}` again"
         )

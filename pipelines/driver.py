@@ -164,7 +164,8 @@ def embed(
             num_samples = _account(done, store, shard.shard_id, stats)
             left = None if left is None else left - num_samples
             progress.advance()
-    collect_garbage(store)
+    # A join that was killed goes on with what it had packed.
+    collect_garbage(store, spare=("packed",))
     return done
 
 

@@ -59,7 +59,13 @@ def make_plan(
 
     Raises:
         MinerError: shards cannot be listed or read.
+        ValueError: another run was given to join against.
     """
+    if how.against is not None:
+        raise ValueError(
+            f"--against {how.against} has no effect on a plan, which is of a run joined with "
+            "itself; leave it out"
+        )
     listed = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
     num_bytes = sum(shard.num_bytes for shard in listed)
     num_images, basis = _estimate_images(listed, read)
@@ -143,8 +149,11 @@ def _estimate_images(listed: list[Shard], read: ReadSettings) -> tuple[int, str]
 
 def _joining(impl: str, num_pairs: int, dim: int, rate: float) -> str:
     """How long the first step of a join takes, by what this machine does in a moment."""
+    if impl == "knn":
+        return "not estimated; it depends on the neighbours"
     if impl != "cpu":
-        return f"at least {_duration(2 * num_pairs * dim / rate)} at that rate, at full width"
+        at_full_width = _duration(2 * num_pairs * dim / rate)
+        return f"about {at_full_width} at that rate, at full width; less by int8 codes"
     threads = torch.get_num_threads()
     measured = {
         f"int8 codes of width {WIDTHS[1]}": pair_s("int8", min(WIDTHS[1], dim), threads),

@@ -86,8 +86,10 @@ def joined(console: Console, root: Path, record: Json) -> None:
     facts(console, lines)
 
 
-def _recall(knn: Json) -> str:
+def _recall(knn: Json | None) -> str:
     """What a kNN join says about what it missed."""
+    if knn is None:
+        return "unknown: there was nothing to search"
     found = (
         "unknown: no sampled image has a candidate"
         if knn["recall"] is None
@@ -106,7 +108,7 @@ def next_step(console: Console, command: str, purpose: str) -> None:
 def status(console: Console, store: Store) -> None:
     """What of a run is done, missing and rejected."""
     run = store.run()
-    stages = store.stages()
+    stages = [stage for stage in store.stages() if not stage.startswith("blocks/")]
     committed = {stage: set(store.committed(stage)) for stage in stages}
     rows = [("shard", *stages, "decodable", "quarantined", "")]
     reasons: Counter[str] = Counter()

@@ -221,14 +221,36 @@ def test_plan_counts_and_learns_from_a_run(commands: Commands, tmp_path: Path) -
     assert "36 (counted)" in ran.out
     assert "unknown; embed a few shards" in ran.out
     commands.mine(tmp_path / "corpus", "--out", run)
-    ran = commands("plan", tmp_path / "corpus", *small, "--out", run)
-    assert "among 33 distinct images" in ran.out
     record = json.loads(next(run.glob("pairs/*/join.json")).read_text())
+    same = ("--clip-above", record["clip_above"], "--dino-below", record["dino_below"])
+    ran = commands("plan", tmp_path / "corpus", *small, *same, "--out", run)
+    assert "among 33 distinct images" in ran.out
     # 33 of 36 samples are decodable, and distinct; all 36 may be in a plan.
     scale = 36 * 35 / (33 * 32)
     counts = {name: round(record["counts"][name] * scale) for name in ("candidates", "blind")}
     assert re.search(rf"candidates\s+about {counts['candidates']:,} ", ran.out)
     assert re.search(rf"blind pairs\s+about {counts['blind']:,} ", ran.out)
+
+
+def test_join_options_reach_the_join(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    write_corpus(tmp_path / "others", num_shards=1, first_shard=7)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    assert commands.mine(tmp_path / "corpus", "--out", ours, "--max-partners", 1).code == 0
+    assert commands.mine(tmp_path / "others", "--out", theirs).code == 0
+    ran = commands("join", ours, "--max-partners", 1, "--dino-below", 1, "--clip-above", 0)
+    assert re.search(r"cut\s+\d+ pairs beyond 1 of an image", ran.out)
+    ran = commands("join", ours, "--join", "knn", "--dino-below", 1, "--clip-above", 0)
+    assert re.search(r"recall\s+1.000 of 55 candidates of 11 sampled images", ran.out)
+    ran = commands("join", ours, "--against", theirs)
+    assert ran.code == 0, ran.err
+    assert re.search(r"pairs compared\s+121 by cpu", ran.out)
+    assert commands("report", ours).code == 0
+    ran = commands("status", ours)
+    assert "missing" not in ran.out
+    assert commands("verify", ours).code == 0
+    ran = commands("plan", tmp_path / "corpus", "--against", theirs)
+    assert (ran.code, "has no effect on a plan" in ran.err) == (2, True)
 
 
 def test_doctor_and_encoders_print_what_is_there(commands: Commands) -> None:

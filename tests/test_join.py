@@ -17,9 +17,9 @@ from miner.config import JoinSettings, SelectSettings
 from miner.errors import ResourceError, StoreError
 from miner.join import blind_pairs, join
 from miner.pairs import Histogram, join_name, pair_id, random_pairs
-from miner.records import Json
+from miner.records import Json, put_record
 from miner.select import select
-from miner.store import Store
+from miner.store import Store, vector_table
 from miner.why import explain
 from tests.runs import CLIP, DINO, commit_shard, make_store, unit
 
@@ -499,7 +499,7 @@ def test_against_another_run(tmp_path: Path) -> None:
     against = SETTINGS.model_copy(update={"against": other.root})
     record = join(store, CLIP, DINO, against, SELECTION)
     assert record["counts"]["pairs"] == 120 * 180
-    assert record["name"].endswith("~against-theirs")
+    assert "~against-theirs-" in record["name"]
     ours = {"00000", "00002"}
 
     def across(row: Json) -> bool:
@@ -521,6 +521,43 @@ def test_against_another_run(tmp_path: Path) -> None:
     said = explain(store, folder, pair["image_1"], pair["image_2"])
     assert said.verdict.endswith("selected")
     assert said.clip_cos == pytest.approx(pair["clip_cos"])
+    ours_only = explain(store, folder, "set/00000/000000", "set/00002/000000")
+    assert ours_only.verdict.startswith("not compared")
+    # The other run may move: its join is found again, and knows the new place.
+    moved = other.root.with_name("moved") / "theirs"
+    moved.parent.mkdir()
+    other.root.rename(moved)
+    with pytest.raises(StoreError, match="give its new place"):
+        explain(store, folder, pair["image_1"], pair["image_2"])
+    again = join(store, CLIP, DINO, SETTINGS.model_copy(update={"against": moved}), SELECTION)
+    assert again["name"] == record["name"]
+    assert explain(store, folder, pair["image_1"], pair["image_2"]) == said
+
+
+def test_images_of_both_runs_are_sought_once(tmp_path: Path) -> None:
+    everything = make_store(tmp_path / "all", num_shards=3)
+    store = copy_shards(everything, tmp_path / "ours", ["00000", "00001"])
+    other = copy_shards(everything, tmp_path / "theirs", ["00001", "00002"])
+    against = SETTINGS.model_copy(update={"against": other.root})
+    record = join(store, CLIP, DINO, against, SELECTION)
+    assert record["counts"]["pairs"] == 120 * 60
+    assert {row["image_2"].split("/")[1] for row in raw(store, against)} == {"00002"}
+
+
+@pytest.mark.parametrize("impl", ["cpu", "reference", "knn"])
+def test_a_vector_without_direction_is_named(tmp_path: Path, impl: str) -> None:
+    store = make_store(tmp_path, num_shards=1)
+    for encoder, bad in ((CLIP, 0.0), (DINO, float("nan"))):
+        ids, vectors = store.vectors(encoder, "set.00000")
+        store.withdraw(f"vectors/{encoder}", "set.00000")
+        vectors = vectors.copy()
+        vectors[7] = bad
+        entry = store.write_table(vector_table(ids, vectors), f"vectors/{encoder}", "x.parquet")
+        record = {"encoder_id": encoder, "deviation": 0.0, "samples_sha256": "", "encoder": {}}
+        store.commit(f"vectors/{encoder}", "set.00000", [entry], record)
+        settings = SETTINGS.model_copy(update={"join": impl})
+        with pytest.raises(StoreError, match="vector of set/00000/000007 is zero or not finite"):
+            join(store, CLIP, DINO, settings, SELECTION)
 
 
 def test_against_needs_another_run_without_namesakes(tmp_path: Path) -> None:
@@ -531,7 +568,7 @@ def test_against_needs_another_run_without_namesakes(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no run"):
         join(store, CLIP, DINO, missing, SELECTION)
     other = Store(tmp_path / "b")
-    other.update_run({}, {}, {})
+    other.update_run({}, {}, {"command": "test"})
     vectors = [store.vectors(encoder, "set.00000")[1] for encoder in (CLIP, DINO)]
     commit_shard(other, "00000", *vectors, contents=[b"%d" % row for row in range(60)])
     with pytest.raises(StoreError, match="60 image_ids stand for other images"):
@@ -577,10 +614,38 @@ def test_triton_finds_what_the_cpu_finds(tmp_path: Path) -> None:
     assert raw(store) == before
 
 
-def test_an_empty_run_joins_to_nothing(tmp_path: Path) -> None:
+def test_a_damaged_block_is_sought_again(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    before = raw_bytes(store)
+    block = next(store.root.glob("blocks/*/*.parquet"))
+    block.write_bytes(block.read_bytes()[:-1] + b"x")
+    next(store.root.glob("pairs/*/join.json")).unlink()
+    join(store, CLIP, DINO, SETTINGS, SELECTION)
+    assert raw_bytes(store) == before
+    assert verify(store) == []
+
+
+def test_vectors_of_shards_that_are_not_joined_change_no_band(tmp_path: Path) -> None:
+    store = make_store(tmp_path, num_shards=2)
+    store.withdraw(f"vectors/{DINO}", "set.00001")
+    before = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    record = store.record(f"vectors/{CLIP}", "set.00001")
+    path = store.commit_path(f"vectors/{CLIP}", "set.00001")
+    path.unlink()
+    put_record(path, record | {"deviation": 0.02})
+    after = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    assert (after["fingerprint"], after["borderline_clip"]) == (before["fingerprint"], 1e-3)
+
+
+@pytest.mark.parametrize("impl", ["cpu", "knn"])
+def test_an_empty_run_joins_to_nothing(tmp_path: Path, impl: str) -> None:
     store = Store(tmp_path)
     store.update_run({}, {}, {})
     commit_shard(store, "00000", torch.empty(0, 8), torch.empty(0, 6), refused=2)
-    record = join(store, CLIP, DINO, SETTINGS, SELECTION)
+    settings = SETTINGS.model_copy(update={"join": impl})
+    record = join(store, CLIP, DINO, settings, SELECTION)
     assert record["counts"]["distinct"] == record["counts"]["blind"] == 0
-    assert raw(store) == []
+    assert raw(store, settings) == []
+    if impl == "knn":
+        assert record["search"]["knn"] is None

@@ -104,3 +104,12 @@ def test_pack_that_was_cut_is_built_again(tmp_path: Path) -> None:
     (folder / "clip.npy").write_bytes(b"half")
     again = build_pack(store, folder, (CLIP, DINO), rows, groups, hashes)
     assert (again.clip_ND.numpy() == whole).all()
+
+
+def test_many_small_groups_are_gathered_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "SEGMENT_ROWS", 10)
+    rows = rows_of([12, *[2] * 9])
+    large, *small = [(name,) for name in rows.shard_ids]
+    assert group_shards(rows, [large, *small[:8]])[:9] == [large, *small[:8]]
+    gathered = group_shards(rows, [large, *small])
+    assert [len(group) for group in gathered] == [1, 5, 4]
