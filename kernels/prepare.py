@@ -35,7 +35,7 @@ WIDTHS = (64, 128, 256)
 
 SAMPLE_ROWS = 2048
 
-SMALL_PAIRS = 20_000_000
+SMALL_PAIRS = 60_000_000
 """So few pairs are multiplied in float32 before anything about them could be measured."""
 
 LAYOUT_ROWS = 262_144

@@ -102,6 +102,7 @@ def test_statistics_add_up() -> None:
 
 
 def test_choice_weighs_survivors_against_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "SMALL_PAIRS", 1_000_000)
     monkeypatch.setattr(prepare, "pair_s", lambda format, width, threads: width * 1e-10)
     # Of a fast spectrum few coordinates tell all; of a flat one a narrow code tells nothing.
     fast = rows("random", 8000, 600, 5) * 0.97 ** torch.arange(600)
@@ -117,6 +118,7 @@ def test_untrusted_formats_are_refused_and_never_chosen(monkeypatch: pytest.Monk
     only_float32 = {"int8": False, "bfloat16": False, "float32": True}
     monkeypatch.setattr(prepare, "is_trusted", only_float32.__getitem__)
     monkeypatch.setattr(pace, "is_trusted", only_float32.__getitem__)
+    monkeypatch.setattr(prepare, "SMALL_PAIRS", 1_000_000)
     pace.pair_s.cache_clear()
     clip = rows("random", 8000, 300, 6)
     assert prepare.make_plan(clip, None, 0.95).format == "float32"
