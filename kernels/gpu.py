@@ -164,4 +164,11 @@ def _decide(sets: Sets, i: torch.Tensor, j: torch.Tensor) -> Pairs:
     clip_cos = cosines(sets.clip_a.rows_ND, sets.clip_b.rows_ND, i, j)
     dino_cos = cosines(sets.dino_a.rows_ND, sets.dino_b.rows_ND, i, j)
     sure = (clip_cos > sets.clip_above) & (dino_cos < below)
-    return Pairs(i=i.cpu(), j=j.cpu(), clip_cos=clip_cos, dino_cos=dino_cos).where(sure)
+    # Chosen where everything lies, and only then brought to the CPU.
+    pairs = Pairs(i=i, j=j, clip_cos=clip_cos, dino_cos=dino_cos).where(sure)
+    return Pairs(
+        i=pairs.i.cpu(),
+        j=pairs.j.cpu(),
+        clip_cos=pairs.clip_cos.cpu(),
+        dino_cos=pairs.dino_cos.cpu(),
+    )

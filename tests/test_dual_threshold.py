@@ -24,6 +24,7 @@ from kernels.gpu_rows import float32_below, screen_rows, tensor_core_slack, to_d
 from kernels.gpu_stages import Limits
 from kernels.reference import Pairs, concatenate
 from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture
+from tests.elsewhere import Elsewhere, elsewhere
 from tests.interpreting import far_rows_kept, found, interpreter, under_floors
 
 Sets = tuple[torch.Tensor, torch.Tensor | None]
@@ -348,6 +349,29 @@ def test_rows_past_two_to_the_31_compiled(stage: str) -> None:
     dino = torch.randn(2_900_000, 8, generator=generator, device="cuda", dtype=torch.float16)
     pairs, _ = found((few, rows), (dino[:300], dino), clip_above=0.9, stage=stage)
     assert listed(pairs) == sorted([(k, k) for k in range(300)] + [(5, 2_899_999)])
+
+
+def test_pairs_are_chosen_on_the_device_and_come_back_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cosines(*tensors: torch.Tensor) -> torch.Tensor:
+        return elsewhere(reference.cosines(*(each.cpu() for each in tensors)))
+
+    def recheck(*sets: Any, **limits: float) -> torch.Tensor:
+        return elsewhere(torch.tensor([True, True, False, True]))
+
+    monkeypatch.setattr("kernels.gpu_screens.recheck", recheck)
+    monkeypatch.setattr(gpu, "cosines", cosines)
+    rows = to_device(torch.tensor([[1.0, 0], [1, 0.1], [0, 1]]), "clip", torch.device("cpu"))
+    there = replace(rows, rows_ND=elsewhere(rows.rows_ND), inverse_N=elsewhere(rows.inverse_N))
+    sets = gpu_stages.Sets(
+        clip_a=there, clip_b=there, dino_a=there, dino_b=there, clip_above=0.9, dino_below=1.0
+    )
+    i, j = elsewhere(torch.tensor([0, 0, 0, 1])), elsewhere(torch.tensor([1, 2, 1, 2]))
+    pairs = gpu._decide(sets, i, j)
+    assert listed(pairs) == [(0, 1)]
+    for field in (pairs.i, pairs.j, pairs.clip_cos, pairs.dino_cos):
+        assert not isinstance(field, Elsewhere)
 
 
 def test_bad_row_is_named(search: Search) -> None:
