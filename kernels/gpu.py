@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,13 +54,15 @@ def candidates(
     Raises:
         RuntimeError: there is no CUDA device and Triton does not interpret, the device is too old,
             or Triton is not installed.
-        ValueError: a row is zero or not finite, or the stage is unknown.
+        ValueError: a row is zero or not finite, the stage is unknown, or the limits do not fit it.
     """
     if stage not in ("auto", "full", "int8"):
         raise ValueError(f"stage is {stage!r}; there are auto, full and int8")
     limits = limits or Limits()
+    if stage != "full":
+        limits.check_codes()
     device = _device(clip[0])
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with _current(device):
         clip_a, dino_a = to_device(clip[0], "clip", device), to_device(dino[0], "dino", device)
         sets = Sets(
             clip_a=clip_a,
@@ -70,8 +72,22 @@ def candidates(
             clip_above=clip_above,
             dino_below=dino_below,
         )
-        if len(sets.clip_a) and len(sets.clip_b):
-            yield from _search(sets, find_screen(sets, stage, limits, device), limits)
+        if not len(sets.clip_a) or not len(sets.clip_b):
+            return
+        screen = find_screen(sets, stage, limits, device)
+    search = _search(sets, screen, limits)
+    # The caller's device is current whenever the caller's code runs.
+    while True:
+        with _current(device):
+            pairs = next(search, None)
+        if pairs is None:
+            return
+        yield pairs
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a device current, which is where Triton launches."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _device(rows: torch.Tensor) -> torch.device:
@@ -129,6 +145,8 @@ def _fill(
         num_records = int(records.counter)
         if num_records <= len(records.tiles_C):
             return records, num_records
+        # Twice as much at least, so that rising numbers do not repeat every super-block.
+        num_records = max(2 * len(records.tiles_C), num_records)
         records = room(num_records, screen.tile, records.counter.device)
 
 

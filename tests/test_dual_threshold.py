@@ -10,7 +10,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -324,13 +326,28 @@ def test_auto_takes_codes_where_few_pairs_survive(
             clip_a=device, clip_b=device, dino_a=device, dino_b=device,
             clip_above=0.95, dino_below=None,
         )  # fmt: skip
-        axes = find_axes(device.sample(gpu_stages.SAMPLE_ROWS), CODE_WIDTH)
         sample = device.sample(gpu_stages.SAMPLE_ROWS)
+        axes = find_axes(sample, CODE_WIDTH)
         measured = gpu_stages.survivors(sample, sample, axes, 0.95, within=True)
         assert (measured <= share) is pays
-        assert gpu_stages.codes_pay(sets, axes) is pays
-    monkeypatch.undo()
-    assert not gpu_stages.codes_pay(sets, axes)
+        assert (gpu_stages.axes_that_pay(sets, "auto") is not None) is pays
+        assert gpu_stages.axes_that_pay(sets, "int8") is not None
+        assert gpu_stages.axes_that_pay(sets, "full") is None
+
+
+def test_auto_finds_no_axes_for_sets_too_small_for_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_axes(*arguments: Any) -> None:
+        raise AssertionError("axes that nobody needs")
+
+    monkeypatch.setattr(gpu_stages, "find_axes", find_axes)
+    small = to_device(crowded(300, 768, 29), "clip", torch.device("cpu"))
+    narrow = to_device(crowded(300, 64, 29), "clip", torch.device("cpu"))
+    for rows, least in ((small, 300 * 300 + 1), (narrow, 0)):
+        monkeypatch.setattr(gpu_stages, "MIN_PAIRS", least)
+        sets = gpu_stages.Sets(
+            clip_a=rows, clip_b=rows, dino_a=rows, dino_b=rows, clip_above=0.95, dino_below=None
+        )
+        assert gpu_stages.axes_that_pay(sets, "auto") is None
 
 
 def test_rows_that_start_past_two_to_the_31(interpreting: ProcessPoolExecutor) -> None:
@@ -382,6 +399,65 @@ def test_bad_row_is_named(search: Search) -> None:
         search.run((rows, None), (bad, None), clip_above=0.5)
     with pytest.raises(ValueError, match="clip: row 1 of 4 is zero"):
         search.run((rows * torch.tensor([[1], [0], [1], [1]]), None), (rows, None), clip_above=0.5)
+
+
+def test_limits_that_the_join_cannot_work_with() -> None:
+    for name in ("block_rows", "num_records", "num_pairs"):
+        with pytest.raises(ValueError, match=f"{name} is 0; give 1 or more"):
+            Limits(**{name: 0})
+    rows = torch.ones(4, 3)
+    for stage in ("auto", "int8"):
+        search = partial(gpu.candidates, (rows, None), (rows, None), clip_above=0.5, stage=stage)
+        with pytest.raises(ValueError, match="block_rows is 1500 and 1024 rows of codes share"):
+            list(search(limits=Limits(block_rows=1500)))
+        with pytest.raises(ValueError, match="the tile is 2048 x 128 and 1024 rows of codes"):
+            list(search(limits=Limits(tile=replace(CODES[90], rows=2048))))
+
+
+def test_the_callers_device_is_current_between_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = ["the caller's"]
+
+    @contextmanager
+    def _current(device: torch.device) -> Iterator[None]:
+        current.append("the join's")
+        yield
+        current.pop()
+
+    def _search(*arguments: Any) -> Iterator[Pairs]:
+        for _ in range(2):
+            assert current[-1] == "the join's"
+            yield concatenate([])
+
+    monkeypatch.setattr(gpu, "_current", _current)
+    monkeypatch.setattr(gpu, "_search", _search)
+    monkeypatch.setattr(gpu, "_device", lambda rows: torch.device("cpu"))
+    rows = torch.ones(4, 3)
+    blocks = 0
+    for _ in gpu.candidates((rows, None), (rows, None), clip_above=0.5):
+        assert current == ["the caller's"]
+        blocks += 1
+    assert blocks == 2
+
+
+def test_a_repeat_makes_room_for_more_than_was_needed() -> None:
+    class Growing:
+        tile = TINY["full"]
+        needed = iter((9, 9, 12))
+
+        def append(self, row: int, column: int, records: Any, *, diagonal: bool) -> None:
+            records.counter.fill_(next(self.needed))
+
+    screen: Any = Growing()
+    records, number = gpu._fill(screen, 0, 0, room(8, TINY["full"]), diagonal=False)
+    assert (len(records.tiles_C), number) == (16, 9)
+    records, number = gpu._fill(screen, 0, 1, records, diagonal=False)
+    assert (len(records.tiles_C), number) == (16, 12)
+
+
+def room(num_records: int, tile: Tile) -> Any:
+    from kernels import gpu_screens
+
+    return gpu_screens.room(num_records, tile, torch.device("cpu"))
 
 
 def test_unknown_stage() -> None:
