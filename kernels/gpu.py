@@ -19,6 +19,7 @@ import torch
 from kernels.gpu_rows import float32_below, recheck_slack, to_device
 from kernels.gpu_stages import Limits, Sets, Stage, find_screen
 from kernels.reference import Pairs, cosines
+from kernels.tiles import Unavailable, architecture, check_rows_compile
 
 if TYPE_CHECKING:
     from kernels.gpu_screens import Records, Screen
@@ -52,8 +53,8 @@ def candidates(
         The pairs of one part after the other, on the CPU; parts without any are left out.
 
     Raises:
-        RuntimeError: there is no CUDA device and Triton does not interpret, the device is too old,
-            or Triton is not installed.
+        Unavailable: there is no CUDA device and Triton does not interpret, the device is too old,
+            or Triton is not installed or cannot compile for it.
         ValueError: a row is zero or not finite, the stage is unknown, or the limits do not fit it.
     """
     if stage not in ("auto", "full", "int8"):
@@ -90,16 +91,33 @@ def _current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def available() -> str | None:
+    """Why the join cannot run on a GPU here, in a few words; None where it can."""
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    try:
+        from kernels.dual_threshold import INTERPRETED, TRITON_VERSION
+    except ImportError:
+        return "the package triton cannot be imported"
+    if INTERPRETED:
+        return "Triton interprets its kernels (TRITON_INTERPRET is set)"
+    try:
+        check_rows_compile(architecture(torch.cuda.get_device_capability()), TRITON_VERSION)
+    except Unavailable as error:
+        return str(error)
+    return None
+
+
 def _device(rows: torch.Tensor) -> torch.device:
     """Where to work.
 
     Raises:
-        RuntimeError: there is nothing to work on.
+        Unavailable: there is nothing to work on.
     """
     try:
         from kernels.dual_threshold import INTERPRETED
     except ImportError as error:
-        raise RuntimeError(
+        raise Unavailable(
             "the Triton join needs the package triton, which cannot be imported here; "
             "install it (pip install triton) or use the CPU join"
         ) from error
@@ -108,7 +126,7 @@ def _device(rows: torch.Tensor) -> torch.device:
     if rows.device.type == "cuda":
         return rows.device
     if not torch.cuda.is_available():
-        raise RuntimeError(
+        raise Unavailable(
             "the Triton join needs a CUDA device and torch sees none; use the CPU join, or set "
             "TRITON_INTERPRET=1 before Python starts to run the kernels in Triton's interpreter"
         )

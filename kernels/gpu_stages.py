@@ -12,7 +12,7 @@ import torch
 
 from kernels.bounds import BLOCK_ROWS, Axes, code_floors, find_axes
 from kernels.gpu_rows import DeviceRows, encode, rows_floor, screen_rows
-from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture
+from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture, check_rows_compile
 
 if TYPE_CHECKING:
     from kernels.gpu_screens import Screen
@@ -91,7 +91,12 @@ class Sets:
 
 
 def find_screen(sets: Sets, stage: Stage, limits: Limits, device: torch.device) -> Screen:
-    """The screen of a stage, with everything it multiplies."""
+    """The screen of a stage, with everything it multiplies.
+
+    Raises:
+        Unavailable: the device is too old, or Triton cannot compile what is needed for it.
+    """
+    from kernels.dual_threshold import TRITON_VERSION
     from kernels.gpu_screens import CodesScreen, RowsScreen
 
     interpreted = device.type == "cpu"
@@ -108,6 +113,7 @@ def find_screen(sets: Sets, stage: Stage, limits: Limits, device: torch.device) 
             tile=limits.tile or CODES[arch],
             block_rows=limits.block_rows,
         )
+    check_rows_compile(arch, TRITON_VERSION)
     tile = limits.tile or ROWS[arch]
     dtypes = {sets.clip_a.rows_ND.dtype, sets.clip_b.rows_ND.dtype}
     # In the interpreter, products of bfloat16 are wrong.

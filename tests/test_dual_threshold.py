@@ -25,7 +25,15 @@ from kernels.bounds import find_axes, sum_slack
 from kernels.gpu_rows import float32_below, screen_rows, tensor_core_slack, to_device
 from kernels.gpu_stages import Limits
 from kernels.reference import Pairs, concatenate
-from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture
+from kernels.tiles import (
+    CODE_WIDTH,
+    CODES,
+    ROWS,
+    Tile,
+    Unavailable,
+    architecture,
+    check_rows_compile,
+)
 from tests.elsewhere import Elsewhere, elsewhere
 from tests.interpreting import far_rows_kept, found, interpreter, under_floors
 
@@ -469,7 +477,7 @@ def test_unknown_stage() -> None:
 def test_no_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     rows = torch.ones(4, 3)
-    with pytest.raises(RuntimeError, match="needs a CUDA device and torch sees none; use the CPU"):
+    with pytest.raises(Unavailable, match="needs a CUDA device and torch sees none; use the CPU"):
         list(gpu.candidates((rows, None), (rows, None), clip_above=0.5))
 
 
@@ -477,18 +485,51 @@ def test_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "kernels.dual_threshold", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
     rows = torch.ones(4, 3)
-    with pytest.raises(RuntimeError, match="needs the package triton, which cannot be imported"):
+    with pytest.raises(Unavailable, match="needs the package triton, which cannot be imported"):
         list(gpu.candidates((rows, None), (rows, None), clip_above=0.5))
 
 
 def test_architecture_of_a_device() -> None:
     capabilities = [(8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0)]
     assert [architecture(c) for c in capabilities] == [80, 89, 80, 89, 90, 100, 100, 120]
-    with pytest.raises(RuntimeError, match=r"compute capability 7\.5 and the Triton join needs"):
+    with pytest.raises(Unavailable, match=r"compute capability 7\.5 and the Triton join needs"):
         architecture((7, 5))
     for table in (ROWS, CODES):
         for tile in table.values():
             assert 1024 % tile.rows == 1024 % tile.columns == 0
+
+
+def test_triton_that_cannot_compile_for_a_blackwell_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_rows_compile(100, "3.9.0")
+    check_rows_compile(90, "3.6.0")
+    message = r"Triton 3\.6\.0 cannot compile the join of rows .*; install a later Triton"
+    with pytest.raises(Unavailable, match=message):
+        check_rows_compile(100, "3.6.0")
+    monkeypatch.setattr("kernels.dual_threshold.TRITON_VERSION", "3.6.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (10, 0))
+    rows = to_device(torch.eye(3), "clip", torch.device("cpu"))
+    sets = gpu_stages.Sets(
+        clip_a=rows, clip_b=rows, dino_a=rows, dino_b=rows, clip_above=0.9, dino_below=None
+    )
+    with pytest.raises(Unavailable, match=message):
+        gpu_stages.find_screen(sets, "full", Limits(), torch.device("cuda"))
+
+
+def test_why_the_join_cannot_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.available() == "torch sees no CUDA device"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert gpu.available() is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert "compute capability 7.5" in str(gpu.available())
+    monkeypatch.setattr("kernels.dual_threshold.INTERPRETED", True)
+    assert str(gpu.available()).startswith("Triton interprets")
+    monkeypatch.delitem(sys.modules, "kernels.dual_threshold", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert gpu.available() == "the package triton cannot be imported"
 
 
 def test_tensor_core_sums_stay_within_their_slack() -> None:
