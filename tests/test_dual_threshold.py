@@ -20,7 +20,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import gpu, gpu_stages, reference
+from kernels import bounds, gpu, gpu_rows, gpu_stages, reference
 from kernels.bounds import find_axes, sum_slack
 from kernels.gpu_rows import float32_below, screen_rows, tensor_core_slack, to_device
 from kernels.gpu_stages import Limits
@@ -547,6 +547,21 @@ def test_tensor_core_sums_stay_within_their_slack() -> None:
     )
     error = float(((exact - cut) / lengths).max())
     assert sum_slack(768) / 20 < error < tensor_core_slack(768)
+
+
+def test_codes_are_projected_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where torch may take TF32 for float32, a product of float32 would not keep the bound.
+    seen: list[torch.dtype] = []
+
+    def project(unit_ND: torch.Tensor, axes: Any) -> torch.Tensor:
+        seen.extend((unit_ND.dtype, axes.turned_DK.dtype))
+        return bounds.project(unit_ND, axes)
+
+    monkeypatch.setattr(gpu_rows, "project", project)
+    rows = crowded(40, 300, 30)
+    device = to_device(rows, "clip", torch.device("cpu"))
+    gpu_rows.encode(rows, find_axes(device.sample(40), CODE_WIDTH))
+    assert set(seen) == {torch.float64}
 
 
 def test_float32_below() -> None:
