@@ -66,7 +66,7 @@ step sweep_shipped 60 "$PYTHON" -m bench.sweep_tiles --out "$OUT/sweep_tiles.csv
 step sweep_tiles 240 "$PYTHON" -m bench.sweep_tiles --out "$OUT/sweep_tiles.csv"
 missing=$("$PYTHON" -c '
 from importlib.util import find_spec
-needed = ("open_clip", "transformers", "timm", "safetensors", "pydantic", "pyarrow", "PIL")
+needed = ("open_clip", "timm", "torchvision", "huggingface_hub", "safetensors", "pydantic", "PIL")
 print(" ".join(name for name in needed if not find_spec(name)))
 ')
 if [ -n "$missing" ]; then
