@@ -19,14 +19,14 @@ import torch
 from click.testing import CliRunner, Result
 from matplotlib import image
 
-from bench import copies, join, join_gpu, plot, rows
+from bench import copies, join, join_gpu, plot, roofline, rows
 from bench.choices import chosen
 from bench.growth import Pace, growth_rows
 from bench.memory import measure
 from bench.own import own_providers
 from bench.own_kernel import kernel_provider
 from bench.providers import IndexPairs, Provider
-from bench.roofline import roofline_rows
+from bench.roofline import ceilings, roofline_rows
 from bench.rounds import measure_vectors, run_rounds
 from bench.rows import Row, append_rows, blank_row, read_rows
 from bench.targets import judged
@@ -136,6 +136,39 @@ def test_roofline_compares_useful_work_with_the_product_of_the_same_width() -> N
     (row,) = roofline_rows(times({1_000_001: 10.0}, provider="triton", dtype="mixed"), known)
     assert row.median == pytest.approx(100 * (1e12 * 768 / 10 / 1e12) / 500, rel=1e-5)
     assert roofline_rows(times({1000: 1.0}, provider="triton"), []) == []
+
+
+def test_ceilings_hold_the_width_of_a_code() -> None:
+    found = ceilings("cpu", size=64, width=32, copy_bytes=64, repeats=1)
+    shapes = {(row.dtype, row.shape) for row in found if row.metric == "matmul"}
+    assert ("int8", "64x128") in shapes
+    assert ("float16", "64x32") in shapes
+    assert ("float16", "64x128") not in shapes
+
+
+def test_ceilings_on_a_gpu_are_timed_by_events_over_a_long_stretch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            self.at = 0
+
+        def record(self) -> None:
+            self.at = len(calls)
+
+        def synchronize(self) -> None:
+            pass
+
+        def elapsed_time(self, stop: Any) -> float:
+            return float(stop.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    seconds = roofline._timed(lambda: calls.append(1), "cuda", 3)  # type: ignore[arg-type]
+    assert seconds == [0.001] * 3
+    # One millisecond a call: fifty of them for each figure.
+    assert len(calls) == 2 + 3 * 50
 
 
 def test_memory_is_the_peak_above_the_beginning() -> None:
