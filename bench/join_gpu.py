@@ -17,7 +17,7 @@ import torch
 
 from bench.choices import numbers
 from bench.growth import Pace, growth_rows
-from bench.own_kernel import kernel_provider
+from bench.own_kernel import kernel_provider, stage_providers
 from bench.peers_gpu import gpu_peers
 from bench.providers import Provider
 from bench.roofline import NAME as CEILING
@@ -112,7 +112,9 @@ def main(
     peers, absent = loading(gpu_peers(), device, dim, dino_dim)
     told = {row.provider for row in known if not row.shape}
     _keep(out, [row for row in absent if row.provider not in told])
-    providers = [own, *peers] if own else peers
+    # The own kernel and its strongest peer first, in case the time runs out.
+    peers.sort(key=lambda peer: peer.name != "torch-fp16")
+    providers = [own, *peers, *stage_providers(device)] if own else peers
     done, pace = resumed(known, limit_s)
     grown = False
     for num_rows in numbers(sizes):

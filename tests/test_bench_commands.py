@@ -24,7 +24,7 @@ from bench.choices import chosen
 from bench.growth import Pace, growth_rows
 from bench.memory import measure
 from bench.own import own_providers
-from bench.own_kernel import kernel_provider
+from bench.own_kernel import kernel_provider, stage_providers
 from bench.providers import IndexPairs, Provider
 from bench.roofline import ceilings, roofline_rows
 from bench.rounds import measure_vectors, run_rounds
@@ -309,6 +309,26 @@ def test_own_kernel_finds_what_the_library_finds() -> None:
     found, expected = (keys_of(one.join(*thresholds), 400) for one in (kernel, own_providers()[0]))
     assert len(found) == 18
     assert np.array_equal(found, expected)
+
+
+def test_every_stage_of_the_own_kernel_is_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def candidates(*sets: Any, dino_below: float, clip_above: float, stage: str) -> Any:
+        asked.append(stage)
+        return iter(())
+
+    monkeypatch.setattr("kernels.gpu.candidates", candidates)
+    rows = torch.eye(3)
+    found = stage_providers("cuda")
+    for provider in found:
+        provider.join(rows, rows, 0.95, 0.6)
+    assert [(each.name, each.dtype) for each in found] == [
+        ("triton-full", "float16"),
+        ("triton-int8", "int8"),
+    ]
+    assert asked == ["full", "int8"]
+    assert stage_providers("cpu") == []
 
 
 def test_gpu_benchmark_wants_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
