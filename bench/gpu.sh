@@ -3,44 +3,76 @@
 # the join against its peers and the device's ceilings, which tiles are fastest.
 #
 #   OUT=results bench/gpu.sh                   from the root of the checkout
+#   OUT=results FROM=earlier bench/gpu.sh      going on from the results of an earlier run
 #   OUT=results PYTHON=python3.12 bench/gpu.sh
 #
 # Every step has a time limit and writes its results as it goes, so that a run that is cut short
-# leaves what it has; run again with the same OUT, it does only what is missing. No network is used.
-# Exit code 1 where a step failed or ran out of time.
+# leaves what it has; run again with the same OUT, or with FROM, it does only what is missing. A step
+# counts as done for the code it ran on. No network is used. Exit code 1 where a step failed or ran
+# out of time.
 
 set -u -o pipefail
 cd "$(dirname "$0")/.."
 : "${OUT:?OUT is not set; it has to name the folder for the results: OUT=results bench/gpu.sh}"
 PYTHON=${PYTHON:-python3}
+FROM=${FROM:-}
 export PYTHONUNBUFFERED=1
 mkdir -p "$OUT"
+if [ -n "$FROM" ]; then
+  for file in "$FROM"/gpu.log "$FROM"/*.csv; do
+    # What OUT holds already is newer.
+    if [ -e "$file" ] && [ ! -e "$OUT/${file##*/}" ]; then
+      cp "$file" "$OUT/" && chmod u+w "$OUT/${file##*/}"
+    fi
+  done
+fi
+code_hash=$(find kernels bench tests/test_dual_threshold.py -type f \
+  \( -name '*.py' -o -name '*.sh' \) -print0 | LC_ALL=C sort -z | xargs -0 sha256sum \
+  | sha256sum | cut -c1-12)
 failed=0
 
-# step NAME SECONDS COMMAND...: the output goes to NAME.log, the outcome to steps.csv.
+# note NAME OUTCOME SECONDS: a line of steps.csv.
+note() {
+  [ -s "$OUT/steps.csv" ] || echo "step,code,outcome,elapsed_s" > "$OUT/steps.csv"
+  echo "$1,$code_hash,$2,$3" >> "$OUT/steps.csv"
+}
+
+# step NAME SECONDS COMMAND...: the output goes to gpu.log, the outcome to steps.csv.
 step() {
-  local name=$1 limit=$2 start=$SECONDS code=0
+  local name=$1 limit=$2 start=$SECONDS outcome=0
   shift 2
-  if grep -qs "^$name,0," "$OUT/steps.csv"; then
+  if grep -qs "^$name,$code_hash,0," "$OUT/steps.csv"; then
     echo "$name: done before"
     return
   fi
-  echo "$name: at most $limit s: $*"
-  timeout "$limit" "$@" 2>&1 | tee -a "$OUT/$name.log" || code=$?
-  [ -s "$OUT/steps.csv" ] || echo "step,exit_code,elapsed_s" > "$OUT/steps.csv"
-  echo "$name,$code,$((SECONDS - start))" >> "$OUT/steps.csv"
-  [ "$code" -eq 0 ] || failed=1
+  echo "$name: at most $limit s: $*" | tee -a "$OUT/gpu.log"
+  timeout -k 10 "$limit" "$@" 2>&1 | tee -a "$OUT/gpu.log" || outcome=$?
+  note "$name" "$outcome" "$((SECONDS - start))"
+  [ "$outcome" -eq 0 ] || failed=1
 }
 
-step device 30 "$PYTHON" -c '
+step device 60 "$PYTHON" -c '
 import sys, torch, triton
 assert torch.cuda.is_available(), "torch sees no CUDA device"
 print(sys.version, torch.__version__, triton.__version__, torch.cuda.get_device_name())
 '
 # Without conftest.py the kernels' tests need no more than torch, triton, pytest and hypothesis.
-step test_kernels 240 "$PYTHON" -m pytest --noconftest -m gpu -q tests/test_dual_threshold.py
-step sweep_shipped 60 "$PYTHON" -m bench.sweep_tiles --out "$OUT/shipped_tiles.csv" --shipped
-step join_gpu 240 "$PYTHON" -m bench.join_gpu --out "$OUT/join_gpu.csv"
-step test_encoders 120 "$PYTHON" -m pytest -m gpu --no-skips -q tests/test_encoders.py
+kernels=("$PYTHON" -m pytest --noconftest -m gpu -q tests/test_dual_threshold.py)
+step test_full 200 "${kernels[@]}" -k "not int8"
+step test_int8 200 "${kernels[@]}" -k "int8"
+step join_gpu 400 "$PYTHON" -m bench.join_gpu --out "$OUT/join_gpu.csv"
+step ahead_of_time 300 "$PYTHON" -m pytest --noconftest -q tests/test_ahead_of_time.py
+step sweep_shipped 60 "$PYTHON" -m bench.sweep_tiles --out "$OUT/sweep_tiles.csv" --shipped
 step sweep_tiles 240 "$PYTHON" -m bench.sweep_tiles --out "$OUT/sweep_tiles.csv"
+missing=$("$PYTHON" -c '
+from importlib.util import find_spec
+needed = ("open_clip", "timm", "torchvision", "huggingface_hub", "safetensors", "pydantic", "PIL")
+print(" ".join(name for name in needed if not find_spec(name)))
+')
+if [ -n "$missing" ]; then
+  echo "test_encoders: not possible here: $missing is not installed" | tee -a "$OUT/gpu.log"
+  note test_encoders "not possible here: $missing is not installed" 0
+else
+  step test_encoders 120 "$PYTHON" -m pytest -m gpu --no-skips -q tests/test_encoders.py
+fi
 exit "$failed"

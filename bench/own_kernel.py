@@ -29,16 +29,31 @@ def kernel_provider(device: str) -> Provider | None:
     return Provider(name=name, join=_joining(search), dtype="mixed", exact=True)
 
 
-def _joining(search: Callable[..., Any]) -> Callable[..., IndexPairs]:
+def stage_providers(device: str) -> list[Provider]:
+    """The own kernel for GPUs with each of its stages asked for; none for other devices."""
+    if torch.device(device).type != "cuda":
+        return []
+    search = import_module(MODULES["cuda"][1]).candidates
+    return [
+        Provider(
+            name=f"triton-{stage}", join=_joining(search, stage=stage), dtype=dtype, exact=True
+        )
+        for stage, dtype in (("full", "float16"), ("int8", "int8"))
+    ]
+
+
+def _joining(search: Callable[..., Any], **stage: str) -> Callable[..., IndexPairs]:
     """A search for candidates as a join."""
     takes_dino = "dino_below" in inspect.signature(search).parameters
 
     def join(
         clip_ND: torch.Tensor, dino_NE: torch.Tensor, clip_above: float, dino_below: float
     ) -> IndexPairs:
-        options = {"dino_below": dino_below} if takes_dino else {}
+        options: dict[str, Any] = {"dino_below": dino_below} if takes_dino else {}
         found_i, found_j = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
-        for block in search((clip_ND, None), (dino_NE, None), clip_above=clip_above, **options):
+        for block in search(
+            (clip_ND, None), (dino_NE, None), clip_above=clip_above, **options, **stage
+        ):
             blind = block.dino_cos < dino_below
             found_i.append(block.i[blind].cpu())
             found_j.append(block.j[blind].cpu())

@@ -6,6 +6,7 @@ its share of the roofline is that work over its time, over the product of the sa
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,14 +15,20 @@ from functools import partial
 import torch
 
 from bench.rows import Row, blank_row
+from kernels.tiles import CODE_WIDTH
 
 NAME = "ceiling"
+
+LEAST_S = 0.05
+"""How long a timed stretch on a GPU lasts at least: launches then count for nothing."""
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 
 
 def ceilings(device: str, *, size: int, width: int, copy_bytes: int, repeats: int) -> list[Row]:
     """Rows of products [size, K] x [K, size] for K = size and K = width, and of a copy.
+
+    int8 also for the width of a code, K = 128.
 
     Args:
         device: torch's name.
@@ -33,7 +40,8 @@ def ceilings(device: str, *, size: int, width: int, copy_bytes: int, repeats: in
     blank = blank_row(NAME, device)
     rows = []
     for dtype in DTYPES:
-        for inner in (size, width):
+        inners = (size, width, CODE_WIDTH) if dtype == torch.int8 else (size, width)
+        for inner in dict.fromkeys(inners):
             a, b = (_random(size, inner, dtype, device) for _ in range(2))
             multiply = torch._int_mm if dtype == torch.int8 else torch.mm
             seconds = _timed(partial(multiply, a, b.T), device, repeats)
@@ -64,18 +72,32 @@ def _random(rows: int, columns: int, dtype: torch.dtype, device: str) -> torch.T
 
 def _timed(call: Callable[[], torch.Tensor], device: str, repeats: int) -> list[float]:
     """Seconds of every call, after one that does not count."""
-    is_cuda = torch.device(device).type == "cuda"
+    if torch.device(device).type == "cuda":
+        return _timed_by_events(call, repeats)
     seconds = []
     for repeat in range(repeats + 1):
-        if is_cuda:
-            torch.cuda.synchronize(device)
         began = time.perf_counter()
         call()
-        if is_cuda:
-            torch.cuda.synchronize(device)
         if repeat:
             seconds.append(time.perf_counter() - began)
     return seconds
+
+
+def _timed_by_events(call: Callable[[], torch.Tensor], repeats: int) -> list[float]:
+    """Seconds of a call on the device, each over as many calls as take `LEAST_S`."""
+
+    def elapsed_s(num_calls: int) -> float:
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(num_calls):
+            call()
+        stop.record()
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1000
+
+    elapsed_s(1)
+    num_calls = max(1, math.ceil(LEAST_S / max(elapsed_s(1), 1e-6)))
+    return [elapsed_s(num_calls) / num_calls for _ in range(repeats)]
 
 
 def roofline_rows(rows: list[Row], known: list[Row]) -> list[Row]:

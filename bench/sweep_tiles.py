@@ -5,7 +5,8 @@
 Tile by tile, the shipped one first, rows at full width and int8 codes in turn: first the pairs of
 a small join are compared with the reference's, then the tile kernel and torch.mm (16-bit rows, at
 the same width) take turns over one super-block. Rows are appended after every tile; run again with
-the same file, it does only what is not in it yet. With TRITON_INTERPRET=1 and small numbers every
+the same file, it does only what is not in it yet. Exit code 1 where a tile that ships is not exact
+or does not run. With TRITON_INTERPRET=1 and small numbers every
 part runs without a GPU, and its figures mean nothing.
 
 Shape suffixes: N rows, D width.
@@ -21,6 +22,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from triton.compiler.errors import CompilationError
+from triton.runtime.errors import OutOfResources, PTXASError
 
 from bench.rows import Row, append_rows, blank_row, read_rows
 from kernels import gpu, reference
@@ -35,6 +38,9 @@ from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture
 NAME = "sweep-tiles"
 ABOVE = 0.95
 CHECK_ROWS = 1500
+
+TOO_LARGE = (OutOfResources, CompilationError, PTXASError)
+"""What a tile that is too large for the device fails with, in the driver or the compiler."""
 
 
 def tiles(stage: Stage, arch: int) -> Iterator[Tile]:
@@ -120,8 +126,10 @@ def measure(stage: Stage, tile: Tile, rows_ND: torch.Tensor, blank: Row, rounds:
     """Rows of one tile: rates of both, and their ratio; or the reason why there is none."""
     try:
         exact = is_exact(stage, tile, rows_ND.shape[1])
-    except Exception as error:
-        # A tile too large for the device fails in the compiler or the driver.
+    except (*TOO_LARGE, RuntimeError) as error:
+        # Triton's own passes fail with a plain RuntimeError.
+        if not isinstance(error, TOO_LARGE) and "PassManager::run failed" not in str(error):
+            raise
         reason = f"{type(error).__name__}: {error}"
         return [blank.measured("rate", [], unit="TFLOP/s", note=f"does not run: {reason:.120}")]
     if not exact:
@@ -150,6 +158,19 @@ def measure(stage: Stage, tile: Tile, rows_ND: torch.Tensor, blank: Row, rounds:
     ]
 
 
+def measured_before(out: Path, device: str) -> set[str]:
+    """The tiles that a file has a rate of, from this device and this commit."""
+    here = blank_row(NAME, device)
+    rows = read_rows(out) if out.exists() else []
+    return {
+        row.data
+        for row in rows
+        if row.metric == "rate"
+        and row.median is not None
+        and (row.device, row.commit) == (here.device, here.commit)
+    }
+
+
 def main() -> None:
     """Measure every tile that the file does not hold yet."""
     parser = argparse.ArgumentParser(description="Tiles of the Triton join against torch.mm.")
@@ -161,7 +182,8 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cpu" if INTERPRETED else "cuda")
     arch = 90 if INTERPRETED else architecture(torch.cuda.get_device_capability())
-    known = {row.data for row in read_rows(options.out)} if options.out.exists() else set()
+    known = measured_before(options.out, device.type)
+    failed = []
     rows_ND = vectors(options.rows, options.dim, device)
     choices = {stage: list(tiles(stage, arch)) for stage in ("full", "int8")}
     for turn in range(1 if options.shipped else max(map(len, choices.values()))):
@@ -181,11 +203,15 @@ def main() -> None:
                 continue
             measured = measure(stage, tile, rows_ND, blank, options.rounds)
             append_rows(options.out, measured)
+            if turn == 0 and measured[0].median is None:
+                failed.append(f"{stage}: {measured[0].note}")
             for row in measured:
                 sys.stdout.write(
                     f"{row.data} {row.provider} {row.metric} {row.median} {row.note}\n"
                 )
             sys.stdout.flush()
+    if failed:
+        raise SystemExit(f"tiles that ship failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+TRITON_VERSION = triton.__version__
+
 INTERPRETED = triton.knobs.runtime.interpret
 """Whether Triton interprets the kernels on the CPU; settled when this file is imported."""
 

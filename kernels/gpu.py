@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +19,7 @@ import torch
 from kernels.gpu_rows import float32_below, recheck_slack, to_device
 from kernels.gpu_stages import Limits, Sets, Stage, find_screen
 from kernels.reference import Pairs, cosines
+from kernels.tiles import Unavailable, architecture, check_rows_compile
 
 if TYPE_CHECKING:
     from kernels.gpu_screens import Records, Screen
@@ -52,15 +53,17 @@ def candidates(
         The pairs of one part after the other, on the CPU; parts without any are left out.
 
     Raises:
-        RuntimeError: there is no CUDA device and Triton does not interpret, the device is too old,
-            or Triton is not installed.
-        ValueError: a row is zero or not finite, or the stage is unknown.
+        Unavailable: there is no CUDA device and Triton does not interpret, the device is too old,
+            or Triton is not installed or cannot compile for it.
+        ValueError: a row is zero or not finite, the stage is unknown, or the limits do not fit it.
     """
     if stage not in ("auto", "full", "int8"):
         raise ValueError(f"stage is {stage!r}; there are auto, full and int8")
     limits = limits or Limits()
+    if stage != "full":
+        limits.check_codes()
     device = _device(clip[0])
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with _current(device):
         clip_a, dino_a = to_device(clip[0], "clip", device), to_device(dino[0], "dino", device)
         sets = Sets(
             clip_a=clip_a,
@@ -70,20 +73,51 @@ def candidates(
             clip_above=clip_above,
             dino_below=dino_below,
         )
-        if len(sets.clip_a) and len(sets.clip_b):
-            yield from _search(sets, find_screen(sets, stage, limits, device), limits)
+        if not len(sets.clip_a) or not len(sets.clip_b):
+            return
+        screen = find_screen(sets, stage, limits, device)
+    search = _search(sets, screen, limits)
+    # The caller's device is current whenever the caller's code runs.
+    while True:
+        with _current(device):
+            pairs = next(search, None)
+        if pairs is None:
+            return
+        yield pairs
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a device current, which is where Triton launches."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def available() -> str | None:
+    """Why the join cannot run on a GPU here, in a few words; None where it can."""
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    try:
+        from kernels.dual_threshold import INTERPRETED, TRITON_VERSION
+    except ImportError:
+        return "the package triton cannot be imported"
+    if INTERPRETED:
+        return "Triton interprets its kernels (TRITON_INTERPRET is set)"
+    try:
+        check_rows_compile(architecture(torch.cuda.get_device_capability()), TRITON_VERSION)
+    except Unavailable as error:
+        return str(error)
+    return None
 
 
 def _device(rows: torch.Tensor) -> torch.device:
     """Where to work.
 
     Raises:
-        RuntimeError: there is nothing to work on.
+        Unavailable: there is nothing to work on.
     """
     try:
         from kernels.dual_threshold import INTERPRETED
     except ImportError as error:
-        raise RuntimeError(
+        raise Unavailable(
             "the Triton join needs the package triton, which cannot be imported here; "
             "install it (pip install triton) or use the CPU join"
         ) from error
@@ -92,7 +126,7 @@ def _device(rows: torch.Tensor) -> torch.device:
     if rows.device.type == "cuda":
         return rows.device
     if not torch.cuda.is_available():
-        raise RuntimeError(
+        raise Unavailable(
             "the Triton join needs a CUDA device and torch sees none; use the CPU join, or set "
             "TRITON_INTERPRET=1 before Python starts to run the kernels in Triton's interpreter"
         )
@@ -129,6 +163,8 @@ def _fill(
         num_records = int(records.counter)
         if num_records <= len(records.tiles_C):
             return records, num_records
+        # Twice as much at least, so that rising numbers do not repeat every super-block.
+        num_records = max(2 * len(records.tiles_C), num_records)
         records = room(num_records, screen.tile, records.counter.device)
 
 
@@ -164,4 +200,11 @@ def _decide(sets: Sets, i: torch.Tensor, j: torch.Tensor) -> Pairs:
     clip_cos = cosines(sets.clip_a.rows_ND, sets.clip_b.rows_ND, i, j)
     dino_cos = cosines(sets.dino_a.rows_ND, sets.dino_b.rows_ND, i, j)
     sure = (clip_cos > sets.clip_above) & (dino_cos < below)
-    return Pairs(i=i.cpu(), j=j.cpu(), clip_cos=clip_cos, dino_cos=dino_cos).where(sure)
+    # Chosen where everything lies, and only then brought to the CPU.
+    pairs = Pairs(i=i, j=j, clip_cos=clip_cos, dino_cos=dino_cos).where(sure)
+    return Pairs(
+        i=pairs.i.cpu(),
+        j=pairs.j.cpu(),
+        clip_cos=pairs.clip_cos.cpu(),
+        dino_cos=pairs.dino_cos.cpu(),
+    )

@@ -5,8 +5,6 @@ Shape suffixes: N rows, D row width, S rows of a sample, K code width, R rows of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -164,17 +162,6 @@ def float32_below(value: float) -> float:
     return float(nearest)
 
 
-@contextmanager
-def _true_float32() -> Iterator[None]:
-    # TF32 is not covered by the bound of the images.
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-
-
 def encode(rows_ND: torch.Tensor, axes: Axes) -> Codes:
     """int8 codes of rows, with as many rows of zeros as fill the last block.
 
@@ -188,9 +175,10 @@ def encode(rows_ND: torch.Tensor, axes: Axes) -> Codes:
     num_rows = len(rows_ND)
     codes = empty_codes(-(-num_rows // BLOCK_ROWS) * BLOCK_ROWS, axes)
     codes.codes_NK[num_rows:] = 0
+    # In float64: the bound of the images does not cover TF32, which torch may be set to.
+    wide_axes = replace(axes, turned_DK=axes.turned_DK.double())
     for start in range(0, num_rows, CHUNK_ROWS):
-        with _true_float32():
-            image_RK = project(unit_rows(rows_ND[start : start + CHUNK_ROWS]), axes)
+        image_RK = project(unit_rows(rows_ND[start : start + CHUNK_ROWS]).double(), wide_axes)
         for block in range(0, len(image_RK), BLOCK_ROWS):
             index = (start + block) // BLOCK_ROWS
             encode_block(codes, index, image_RK[block : block + BLOCK_ROWS])

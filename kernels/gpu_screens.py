@@ -188,6 +188,18 @@ def decode(
     return i, j
 
 
+def recheck_options(element_bytes: int, *, with_dino: bool) -> dict[str, Any]:
+    """How Triton compiles `recheck_kernel`.
+
+    Args:
+        element_bytes: of an element of the CLIP rows, the wider ones where they differ.
+        with_dino: whether it looks at DINO as well.
+    """
+    # Left alone, the compiler keeps this one to 56 registers on SM90 and spills in its loop.
+    limit = {"maxnreg": 64} if element_bytes == 2 and not with_dino else {}
+    return {"num_warps": 4, "num_stages": 2, **limit, **FUSED}
+
+
 def recheck(
     clip: tuple[DeviceRows, DeviceRows],
     dino: tuple[DeviceRows, DeviceRows],
@@ -211,12 +223,14 @@ def recheck(
         [P] bool.
     """
     keep = torch.empty(len(i), dtype=torch.int8, device=i.device)
+    with_dino = dino_ceiling < math.inf
+    element_bytes = max(rows.rows_ND.element_size() for rows in clip)
     dual_threshold.recheck_kernel[(-(-len(i) // RECHECK_PAIRS),)](
         clip[0].rows_ND, clip[1].rows_ND, clip[0].inverse_N, clip[1].inverse_N,
         dino[0].rows_ND, dino[1].rows_ND, dino[0].inverse_N, dino[1].inverse_N,
         i, j, keep,
         len(i), clip[0].width, dino[0].width, clip_floor, dino_ceiling,
-        DINO=dino_ceiling < math.inf, BLOCK_P=RECHECK_PAIRS, BLOCK_D=RECHECK_DEPTH,
-        num_warps=4, num_stages=2, **FUSED,
+        DINO=with_dino, BLOCK_P=RECHECK_PAIRS, BLOCK_D=RECHECK_DEPTH,
+        **recheck_options(element_bytes, with_dino=with_dino),
     )  # fmt: skip
     return keep.bool()

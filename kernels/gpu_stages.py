@@ -12,7 +12,7 @@ import torch
 
 from kernels.bounds import BLOCK_ROWS, Axes, code_floors, find_axes
 from kernels.gpu_rows import DeviceRows, encode, rows_floor, screen_rows
-from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture
+from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture, check_rows_compile
 
 if TYPE_CHECKING:
     from kernels.gpu_screens import Screen
@@ -36,15 +36,41 @@ class Limits:
 
     Attributes:
         tile: how the tile kernel is compiled; None takes the architecture's.
-        block_rows: rows of a super-block, a multiple of `kernels.bounds.BLOCK_ROWS` for codes.
+        block_rows: rows of a super-block, a multiple of `kernels.bounds.BLOCK_ROWS` unless the
+            stage is full.
         num_records: tiles with hits there is room for at first.
         num_pairs: pairs that are re-checked at a time, rounded up to whole tiles.
+
+    Raises:
+        ValueError: a number is below 1.
     """
 
     tile: Tile | None = None
     block_rows: int = 131_072
     num_records: int = 16_384
     num_pairs: int = 1 << 24
+
+    def __post_init__(self) -> None:
+        for name in ("block_rows", "num_records", "num_pairs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
+
+    def check_codes(self) -> None:
+        """Refuse what would read past the floors of codes.
+
+        Raises:
+            ValueError: a super-block or a tile does not fit the rows that share a floor.
+        """
+        if self.block_rows % BLOCK_ROWS:
+            raise ValueError(
+                f"block_rows is {self.block_rows} and {BLOCK_ROWS} rows of codes share a floor; "
+                f"give a multiple of {BLOCK_ROWS}, or take the stage full"
+            )
+        if self.tile and (BLOCK_ROWS % self.tile.rows or BLOCK_ROWS % self.tile.columns):
+            raise ValueError(
+                f"the tile is {self.tile.rows} x {self.tile.columns} and {BLOCK_ROWS} rows of "
+                f"codes share a floor; give sides that divide {BLOCK_ROWS}, or take the stage full"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +91,18 @@ class Sets:
 
 
 def find_screen(sets: Sets, stage: Stage, limits: Limits, device: torch.device) -> Screen:
-    """The screen of a stage, with everything it multiplies."""
+    """The screen of a stage, with everything it multiplies.
+
+    Raises:
+        Unavailable: the device is too old, or Triton cannot compile what is needed for it.
+    """
+    from kernels.dual_threshold import TRITON_VERSION
     from kernels.gpu_screens import CodesScreen, RowsScreen
 
     interpreted = device.type == "cpu"
     arch = 90 if interpreted else architecture(torch.cuda.get_device_capability(device))
-    axes = None if stage == "full" else find_axes(sets.clip_a.sample(SAMPLE_ROWS), CODE_WIDTH)
-    if axes is not None and (stage == "int8" or codes_pay(sets, axes)):
+    axes = axes_that_pay(sets, stage)
+    if axes is not None:
         codes_a = encode(sets.clip_a.rows_ND, axes)
         return CodesScreen(
             a=codes_a,
@@ -82,6 +113,7 @@ def find_screen(sets: Sets, stage: Stage, limits: Limits, device: torch.device) 
             tile=limits.tile or CODES[arch],
             block_rows=limits.block_rows,
         )
+    check_rows_compile(arch, TRITON_VERSION)
     tile = limits.tile or ROWS[arch]
     dtypes = {sets.clip_a.rows_ND.dtype, sets.clip_b.rows_ND.dtype}
     # In the interpreter, products of bfloat16 are wrong.
@@ -93,13 +125,22 @@ def find_screen(sets: Sets, stage: Stage, limits: Limits, device: torch.device) 
     return RowsScreen(a=rows_a, b=rows_b, floor=floor, tile=tile, block_rows=limits.block_rows)
 
 
-def codes_pay(sets: Sets, axes: Axes) -> bool:
-    """Whether the sets are large and wide enough for codes, and few pairs of a sample survive."""
-    if len(sets.clip_a) * len(sets.clip_b) < MIN_PAIRS or sets.clip_a.width < 2 * CODE_WIDTH:
-        return False
+def axes_that_pay(sets: Sets, stage: Stage) -> Axes | None:
+    """The axes of the codes to take; None for rows at full width.
+
+    `auto` takes codes where the sets are large and wide enough and few pairs of a sample survive.
+    """
+    num_pairs, width = len(sets.clip_a) * len(sets.clip_b), sets.clip_a.width
+    too_small = num_pairs < MIN_PAIRS or width < 2 * CODE_WIDTH
+    if stage == "full" or (stage == "auto" and too_small):
+        return None
     sample_a = sets.clip_a.sample(SAMPLE_ROWS)
+    axes = find_axes(sample_a, CODE_WIDTH)
+    if stage == "int8":
+        return axes
     sample_b = sample_a if sets.within else sets.clip_b.sample(SAMPLE_ROWS)
-    return survivors(sample_a, sample_b, axes, sets.clip_above, within=sets.within) <= MAX_SHARE
+    share = survivors(sample_a, sample_b, axes, sets.clip_above, within=sets.within)
+    return axes if share <= MAX_SHARE else None
 
 
 def survivors(

@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+
+class Unavailable(RuntimeError):
+    """The GPU join cannot run here; the message says what is missing."""
+
+
 CODE_WIDTH = 128
 """Elements of an int8 code, padded with zeros."""
 
@@ -74,11 +79,11 @@ def architecture(capability: tuple[int, int]) -> int:
         capability: (major, minor), as torch gives it.
 
     Raises:
-        RuntimeError: the device is older than compute capability 8.0.
+        Unavailable: the device is older than compute capability 8.0.
     """
     major, minor = capability
     if major < 8:
-        raise RuntimeError(
+        raise Unavailable(
             f"the GPU has compute capability {major}.{minor} and the Triton join needs 8.0 "
             "(Ampere) or later; use the CPU join"
         )
@@ -86,3 +91,22 @@ def architecture(capability: tuple[int, int]) -> int:
         # 8.6 and 8.9 have 100 KiB of shared memory, 8.0 and 8.7 have 164.
         return 80 if minor in (0, 7) else 89
     return {9: 90, 10: 100}.get(major, 120)
+
+
+def check_rows_compile(arch: int, triton_version: str) -> None:
+    """Refuse rows at full width where Triton is known not to compile them.
+
+    Args:
+        arch: from `architecture`.
+        triton_version: as `triton.__version__` gives it.
+
+    Raises:
+        Unavailable: it is Triton 3.6, or an older one, on a Blackwell server.
+    """
+    major, minor = triton_version.split(".")[:2]
+    if arch == 100 and (int(major), int(minor)) <= (3, 6):
+        raise Unavailable(
+            f"Triton {triton_version} cannot compile the join of rows at full width for compute "
+            "capability 10; install a later Triton (3.9 can), take the stage int8, or use the CPU "
+            "join"
+        )

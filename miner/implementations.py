@@ -8,6 +8,7 @@ import torch
 
 from kernels import cpu, gpu, reference
 from kernels.reference import Pairs
+from kernels.tiles import Unavailable
 from miner import knn
 from miner.errors import ResourceError
 
@@ -25,13 +26,13 @@ APPROXIMATE: dict[str, CandidateSearch] = {"knn": knn.candidates}
 
 
 def implementation(impl: str) -> str:
-    """The implementation that a name stands for; `auto` is exact, on the GPU where there is one.
+    """The implementation that a name stands for; `auto` is exact, on a GPU that can run it.
 
     Raises:
         ValueError: there is none of that name.
     """
     if impl == "auto":
-        return "triton" if torch.cuda.is_available() else "cpu"
+        return "triton" if gpu.available() is None else "cpu"
     if impl not in IMPLEMENTATIONS | APPROXIMATE:
         names = ", ".join(sorted(IMPLEMENTATIONS | APPROXIMATE))
         raise ValueError(f"impl is {impl!r}; there are auto, {names}")
@@ -42,7 +43,7 @@ def why_chosen(asked: str, impl: str) -> str:
     """Why an implementation runs, in a few words."""
     if asked != "auto":
         return "asked for"
-    return "exact, on the GPU" if impl == "triton" else "exact; there is no GPU"
+    return "exact, on the GPU" if impl == "triton" else f"exact; {gpu.available()}"
 
 
 def candidates(
@@ -64,7 +65,5 @@ def candidates(
     options = {} if threads is None else {"threads": threads}
     try:
         yield from search(clip, dino, clip_above=clip_above, **options)
-    except RuntimeError as error:
-        if impl == "triton":
-            raise ResourceError(f"join triton: {error}") from error
-        raise
+    except Unavailable as error:
+        raise ResourceError(f"join {impl}: {error}") from error

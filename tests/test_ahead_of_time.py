@@ -86,6 +86,17 @@ def test_equals_the_table_of_this_version_of_triton(
     assert ours == table
 
 
+def test_every_combination_is_compiled_for_servers() -> None:
+    for architecture in (80, 90):
+        names = {program.name for program in programs(architecture)}
+        sides, dtypes = ("half", "full"), ("float16", "bfloat16")
+        assert {f"rows-{dtype}-{side}" for dtype in dtypes for side in sides} <= names
+    for architecture in ROWS:
+        made = [program.constants for program in programs(architecture)]
+        assert {each["DINO"] for each in made if "DINO" in each} == {True, False}
+        assert {each["DIAGONAL"] for each in made if "GROUP_M" in each} == {True, False}
+
+
 def test_codes_leave_room_for_three_programs_on_hopper(
     gate: list[tuple[Program, Usage | None]],
 ) -> None:

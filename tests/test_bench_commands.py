@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import click
 import numpy as np
@@ -17,15 +19,15 @@ import torch
 from click.testing import CliRunner, Result
 from matplotlib import image
 
-from bench import copies, join, join_gpu, plot, rows
+from bench import copies, join, join_gpu, plot, roofline, rows
 from bench.choices import chosen
 from bench.growth import Pace, growth_rows
 from bench.memory import measure
 from bench.own import own_providers
-from bench.own_kernel import kernel_provider
+from bench.own_kernel import kernel_provider, stage_providers
 from bench.providers import IndexPairs, Provider
-from bench.roofline import roofline_rows
-from bench.rounds import run_rounds
+from bench.roofline import ceilings, roofline_rows
+from bench.rounds import measure_vectors, run_rounds
 from bench.rows import Row, append_rows, blank_row, read_rows
 from bench.targets import judged
 from bench.truth import keys_of
@@ -136,6 +138,39 @@ def test_roofline_compares_useful_work_with_the_product_of_the_same_width() -> N
     assert roofline_rows(times({1000: 1.0}, provider="triton"), []) == []
 
 
+def test_ceilings_hold_the_width_of_a_code() -> None:
+    found = ceilings("cpu", size=64, width=32, copy_bytes=64, repeats=1)
+    shapes = {(row.dtype, row.shape) for row in found if row.metric == "matmul"}
+    assert ("int8", "64x128") in shapes
+    assert ("float16", "64x32") in shapes
+    assert ("float16", "64x128") not in shapes
+
+
+def test_ceilings_on_a_gpu_are_timed_by_events_over_a_long_stretch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            self.at = 0
+
+        def record(self) -> None:
+            self.at = len(calls)
+
+        def synchronize(self) -> None:
+            pass
+
+        def elapsed_time(self, stop: Any) -> float:
+            return float(stop.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    seconds = roofline._timed(lambda: calls.append(1), "cuda", 3)  # type: ignore[arg-type]
+    assert seconds == [0.001] * 3
+    # One millisecond a call: fifty of them for each figure.
+    assert len(calls) == 2 + 3 * 50
+
+
 def test_memory_is_the_peak_above_the_beginning() -> None:
     held = torch.ones(5_000_000)
     measured = measure(lambda: float(torch.ones(20_000_000).sum()))
@@ -154,6 +189,51 @@ def test_impatient_provider_sits_out_later_rounds() -> None:
     (often,) = run_rounds([own], vectors, repeats=3, patience_s=60.0)
     assert (len(once.elapsed_s), len(often.elapsed_s)) == (1, 3)
     assert np.array_equal(once.keys_P[0], often.keys_P[0])
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_provider_that_fails_gets_a_row_and_the_others_go_on(fails_at: int) -> None:
+    calls: list[int] = []
+
+    def fails(*sets: Any) -> Any:
+        calls.append(len(sets[0]))
+        if len(calls) == fails_at:
+            raise torch.OutOfMemoryError("out of memory\nin many words")
+        return own.join(*sets)
+
+    own = own_providers()[0]
+    peer = Provider(name="peer", join=fails, dtype="", exact=True)
+    vectors = synthetic("anisotropic", 100, dim=64, dino_dim=48)
+    pace = Pace(limit_s=60.0)
+    found = measure_vectors("join", vectors, [peer, own], pace, repeats=3, patience_s=60.0)
+    (row,) = (row for row in found if row.provider == "peer")
+    assert (row.metric, row.median) == ("time", None)
+    assert row.note == "failed at N = 100: OutOfMemoryError: out of memory"
+    assert len(calls) == fails_at
+    assert {row.metric for row in found if row.provider == own.name} >= {"time", "recall"}
+    assert "peer" not in pace.last
+
+
+def test_on_a_gpu_the_whole_join_is_run_once_before_it_is_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    timed: list[int] = []
+
+    def joins(*sets: Any) -> Any:
+        sizes.append(len(sets[0]))
+        return own.join(*sets)
+
+    def measured(call: Callable[[], Any], device: str) -> Any:
+        timed.append(len(sizes))
+        return measure(call)
+
+    own = own_providers()[0]
+    monkeypatch.setattr("bench.rounds.measure", measured)
+    vectors = synthetic("anisotropic", 600, dim=64, dino_dim=48)
+    peer = Provider(name="peer", join=joins, dtype="", exact=True)
+    run_rounds([peer], vectors, repeats=1, patience_s=60.0, device="cuda")
+    assert (sizes, timed) == ([600, 600], [1])
 
 
 # -- commands ---------------------------------------------------------------------------------
@@ -231,6 +311,26 @@ def test_own_kernel_finds_what_the_library_finds() -> None:
     assert np.array_equal(found, expected)
 
 
+def test_every_stage_of_the_own_kernel_is_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def candidates(*sets: Any, dino_below: float, clip_above: float, stage: str) -> Any:
+        asked.append(stage)
+        return iter(())
+
+    monkeypatch.setattr("kernels.gpu.candidates", candidates)
+    rows = torch.eye(3)
+    found = stage_providers("cuda")
+    for provider in found:
+        provider.join(rows, rows, 0.95, 0.6)
+    assert [(each.name, each.dtype) for each in found] == [
+        ("triton-full", "float16"),
+        ("triton-int8", "int8"),
+    ]
+    assert asked == ["full", "int8"]
+    assert stage_providers("cpu") == []
+
+
 def test_gpu_benchmark_wants_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     ran = run(join_gpu.main, "--out", tmp_path / "gpu.csv")
@@ -272,6 +372,22 @@ def test_gpu_benchmark_runs_on_the_processor_and_goes_on_where_it_stopped(tmp_pa
     added = read_rows(tmp_path / "gpu.csv")[len(first) :]
     assert {row.num_rows for row in added} == {300}
     assert {row.metric for row in added} >= {"time", "recall", "roofline", "growth exponent"}
+
+
+def test_gpu_benchmark_goes_on_beside_a_provider_whose_pairs_are_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar = Provider(name="cpu", join=loses_a_pair, dtype="float32", exact=True)
+    monkeypatch.setattr(join_gpu, "kernel_provider", lambda device: liar)
+    out = tmp_path / "gpu.csv"
+    tiny = (*SMALL, "--device", "cpu", "--matmul", 64, "--copy-bytes", 4096)
+    ran = run(join_gpu.main, *tiny, "--out", out, "--rows", "200")
+    assert ran.exit_code == 1
+    assert "cpu failed at N = 200" in ran.output
+    times = {row.provider: row for row in read_rows(out) if row.metric == "time" and row.shape}
+    assert times["cpu"].median is None
+    assert "cpu misses 1 of 18 pairs" in times["cpu"].note
+    assert times["torch-fp16"].median is not None
 
 
 def test_copies_compares_a_crowd_with_none(tmp_path: Path) -> None:

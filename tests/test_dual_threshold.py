@@ -10,7 +10,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,12 +20,21 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import gpu, gpu_stages, reference
+from kernels import bounds, gpu, gpu_rows, gpu_stages, reference
 from kernels.bounds import find_axes, sum_slack
 from kernels.gpu_rows import float32_below, screen_rows, tensor_core_slack, to_device
 from kernels.gpu_stages import Limits
 from kernels.reference import Pairs, concatenate
-from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture
+from kernels.tiles import (
+    CODE_WIDTH,
+    CODES,
+    ROWS,
+    Tile,
+    Unavailable,
+    architecture,
+    check_rows_compile,
+)
+from tests.elsewhere import Elsewhere, elsewhere
 from tests.interpreting import far_rows_kept, found, interpreter, under_floors
 
 Sets = tuple[torch.Tensor, torch.Tensor | None]
@@ -323,13 +334,28 @@ def test_auto_takes_codes_where_few_pairs_survive(
             clip_a=device, clip_b=device, dino_a=device, dino_b=device,
             clip_above=0.95, dino_below=None,
         )  # fmt: skip
-        axes = find_axes(device.sample(gpu_stages.SAMPLE_ROWS), CODE_WIDTH)
         sample = device.sample(gpu_stages.SAMPLE_ROWS)
+        axes = find_axes(sample, CODE_WIDTH)
         measured = gpu_stages.survivors(sample, sample, axes, 0.95, within=True)
         assert (measured <= share) is pays
-        assert gpu_stages.codes_pay(sets, axes) is pays
-    monkeypatch.undo()
-    assert not gpu_stages.codes_pay(sets, axes)
+        assert (gpu_stages.axes_that_pay(sets, "auto") is not None) is pays
+        assert gpu_stages.axes_that_pay(sets, "int8") is not None
+        assert gpu_stages.axes_that_pay(sets, "full") is None
+
+
+def test_auto_finds_no_axes_for_sets_too_small_for_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_axes(*arguments: Any) -> None:
+        raise AssertionError("axes that nobody needs")
+
+    monkeypatch.setattr(gpu_stages, "find_axes", find_axes)
+    small = to_device(crowded(300, 768, 29), "clip", torch.device("cpu"))
+    narrow = to_device(crowded(300, 64, 29), "clip", torch.device("cpu"))
+    for rows, least in ((small, 300 * 300 + 1), (narrow, 0)):
+        monkeypatch.setattr(gpu_stages, "MIN_PAIRS", least)
+        sets = gpu_stages.Sets(
+            clip_a=rows, clip_b=rows, dino_a=rows, dino_b=rows, clip_above=0.95, dino_below=None
+        )
+        assert gpu_stages.axes_that_pay(sets, "auto") is None
 
 
 def test_rows_that_start_past_two_to_the_31(interpreting: ProcessPoolExecutor) -> None:
@@ -350,6 +376,29 @@ def test_rows_past_two_to_the_31_compiled(stage: str) -> None:
     assert listed(pairs) == sorted([(k, k) for k in range(300)] + [(5, 2_899_999)])
 
 
+def test_pairs_are_chosen_on_the_device_and_come_back_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cosines(*tensors: torch.Tensor) -> torch.Tensor:
+        return elsewhere(reference.cosines(*(each.cpu() for each in tensors)))
+
+    def recheck(*sets: Any, **limits: float) -> torch.Tensor:
+        return elsewhere(torch.tensor([True, True, False, True]))
+
+    monkeypatch.setattr("kernels.gpu_screens.recheck", recheck)
+    monkeypatch.setattr(gpu, "cosines", cosines)
+    rows = to_device(torch.tensor([[1.0, 0], [1, 0.1], [0, 1]]), "clip", torch.device("cpu"))
+    there = replace(rows, rows_ND=elsewhere(rows.rows_ND), inverse_N=elsewhere(rows.inverse_N))
+    sets = gpu_stages.Sets(
+        clip_a=there, clip_b=there, dino_a=there, dino_b=there, clip_above=0.9, dino_below=1.0
+    )
+    i, j = elsewhere(torch.tensor([0, 0, 0, 1])), elsewhere(torch.tensor([1, 2, 1, 2]))
+    pairs = gpu._decide(sets, i, j)
+    assert listed(pairs) == [(0, 1)]
+    for field in (pairs.i, pairs.j, pairs.clip_cos, pairs.dino_cos):
+        assert not isinstance(field, Elsewhere)
+
+
 def test_bad_row_is_named(search: Search) -> None:
     rows = torch.ones(4, 3)
     bad = rows.clone()
@@ -358,6 +407,65 @@ def test_bad_row_is_named(search: Search) -> None:
         search.run((rows, None), (bad, None), clip_above=0.5)
     with pytest.raises(ValueError, match="clip: row 1 of 4 is zero"):
         search.run((rows * torch.tensor([[1], [0], [1], [1]]), None), (rows, None), clip_above=0.5)
+
+
+def test_limits_that_the_join_cannot_work_with() -> None:
+    for name in ("block_rows", "num_records", "num_pairs"):
+        with pytest.raises(ValueError, match=f"{name} is 0; give 1 or more"):
+            Limits(**{name: 0})
+    rows = torch.ones(4, 3)
+    for stage in ("auto", "int8"):
+        search = partial(gpu.candidates, (rows, None), (rows, None), clip_above=0.5, stage=stage)
+        with pytest.raises(ValueError, match="block_rows is 1500 and 1024 rows of codes share"):
+            list(search(limits=Limits(block_rows=1500)))
+        with pytest.raises(ValueError, match="the tile is 2048 x 128 and 1024 rows of codes"):
+            list(search(limits=Limits(tile=replace(CODES[90], rows=2048))))
+
+
+def test_the_callers_device_is_current_between_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = ["the caller's"]
+
+    @contextmanager
+    def _current(device: torch.device) -> Iterator[None]:
+        current.append("the join's")
+        yield
+        current.pop()
+
+    def _search(*arguments: Any) -> Iterator[Pairs]:
+        for _ in range(2):
+            assert current[-1] == "the join's"
+            yield concatenate([])
+
+    monkeypatch.setattr(gpu, "_current", _current)
+    monkeypatch.setattr(gpu, "_search", _search)
+    monkeypatch.setattr(gpu, "_device", lambda rows: torch.device("cpu"))
+    rows = torch.ones(4, 3)
+    blocks = 0
+    for _ in gpu.candidates((rows, None), (rows, None), clip_above=0.5):
+        assert current == ["the caller's"]
+        blocks += 1
+    assert blocks == 2
+
+
+def test_a_repeat_makes_room_for_more_than_was_needed() -> None:
+    class Growing:
+        tile = TINY["full"]
+        needed = iter((9, 9, 12))
+
+        def append(self, row: int, column: int, records: Any, *, diagonal: bool) -> None:
+            records.counter.fill_(next(self.needed))
+
+    screen: Any = Growing()
+    records, number = gpu._fill(screen, 0, 0, room(8, TINY["full"]), diagonal=False)
+    assert (len(records.tiles_C), number) == (16, 9)
+    records, number = gpu._fill(screen, 0, 1, records, diagonal=False)
+    assert (len(records.tiles_C), number) == (16, 12)
+
+
+def room(num_records: int, tile: Tile) -> Any:
+    from kernels import gpu_screens
+
+    return gpu_screens.room(num_records, tile, torch.device("cpu"))
 
 
 def test_unknown_stage() -> None:
@@ -369,7 +477,7 @@ def test_unknown_stage() -> None:
 def test_no_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     rows = torch.ones(4, 3)
-    with pytest.raises(RuntimeError, match="needs a CUDA device and torch sees none; use the CPU"):
+    with pytest.raises(Unavailable, match="needs a CUDA device and torch sees none; use the CPU"):
         list(gpu.candidates((rows, None), (rows, None), clip_above=0.5))
 
 
@@ -377,18 +485,51 @@ def test_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "kernels.dual_threshold", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
     rows = torch.ones(4, 3)
-    with pytest.raises(RuntimeError, match="needs the package triton, which cannot be imported"):
+    with pytest.raises(Unavailable, match="needs the package triton, which cannot be imported"):
         list(gpu.candidates((rows, None), (rows, None), clip_above=0.5))
 
 
 def test_architecture_of_a_device() -> None:
     capabilities = [(8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0)]
     assert [architecture(c) for c in capabilities] == [80, 89, 80, 89, 90, 100, 100, 120]
-    with pytest.raises(RuntimeError, match=r"compute capability 7\.5 and the Triton join needs"):
+    with pytest.raises(Unavailable, match=r"compute capability 7\.5 and the Triton join needs"):
         architecture((7, 5))
     for table in (ROWS, CODES):
         for tile in table.values():
             assert 1024 % tile.rows == 1024 % tile.columns == 0
+
+
+def test_triton_that_cannot_compile_for_a_blackwell_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_rows_compile(100, "3.9.0")
+    check_rows_compile(90, "3.6.0")
+    message = r"Triton 3\.6\.0 cannot compile the join of rows .*; install a later Triton"
+    with pytest.raises(Unavailable, match=message):
+        check_rows_compile(100, "3.6.0")
+    monkeypatch.setattr("kernels.dual_threshold.TRITON_VERSION", "3.6.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (10, 0))
+    rows = to_device(torch.eye(3), "clip", torch.device("cpu"))
+    sets = gpu_stages.Sets(
+        clip_a=rows, clip_b=rows, dino_a=rows, dino_b=rows, clip_above=0.9, dino_below=None
+    )
+    with pytest.raises(Unavailable, match=message):
+        gpu_stages.find_screen(sets, "full", Limits(), torch.device("cuda"))
+
+
+def test_why_the_join_cannot_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.available() == "torch sees no CUDA device"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert gpu.available() is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert "compute capability 7.5" in str(gpu.available())
+    monkeypatch.setattr("kernels.dual_threshold.INTERPRETED", True)
+    assert str(gpu.available()).startswith("Triton interprets")
+    monkeypatch.delitem(sys.modules, "kernels.dual_threshold", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert gpu.available() == "the package triton cannot be imported"
 
 
 def test_tensor_core_sums_stay_within_their_slack() -> None:
@@ -406,6 +547,21 @@ def test_tensor_core_sums_stay_within_their_slack() -> None:
     )
     error = float(((exact - cut) / lengths).max())
     assert sum_slack(768) / 20 < error < tensor_core_slack(768)
+
+
+def test_codes_are_projected_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where torch may take TF32 for float32, a product of float32 would not keep the bound.
+    seen: list[torch.dtype] = []
+
+    def project(unit_ND: torch.Tensor, axes: Any) -> torch.Tensor:
+        seen.extend((unit_ND.dtype, axes.turned_DK.dtype))
+        return bounds.project(unit_ND, axes)
+
+    monkeypatch.setattr(gpu_rows, "project", project)
+    rows = crowded(40, 300, 30)
+    device = to_device(rows, "clip", torch.device("cpu"))
+    gpu_rows.encode(rows, find_axes(device.sample(40), CODE_WIDTH))
+    assert set(seen) == {torch.float64}
 
 
 def test_float32_below() -> None:
