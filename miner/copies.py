@@ -85,8 +85,8 @@ def near_copies_in_buckets(
 ) -> np.ndarray:
     """Groups of near-copies among rows that fall into one bucket: near-linear in N.
 
-    A bucket holds the rows nearest to one of N / 256 centres, 8,192 at most. Everyone in a group is a
-    verified near-copy of its leader; near-copies whom a border parts in every pass stay apart.
+    A bucket holds the rows nearest to one of N / 256 centres, 8,192 at most. Everyone in a group is
+    a verified near-copy of its leader; near-copies whom a border parts in every pass stay apart.
 
     Args:
         clip_ND: [N, D], any float dtype; may be memory-mapped.
