@@ -154,6 +154,9 @@ def test_rows_codes_and_masks_are_found_by_64_bits() -> None:
         )
         if program.kernel == "recheck_kernel":
             far = [name for name in types if name not in ("i_ptr", "j_ptr", "keep_ptr")]
+            # Without DINO its pointers are there and nothing is read through them.
+            if program.name.endswith("-clip"):
+                far = [name for name in far if "dino" not in name]
         if "masks_ptr" in types:
             far.append("masks_ptr")
         for name in far:

@@ -16,6 +16,9 @@ from miner.audit import verify
 from miner.store import Store
 from tests.small import write_corpus, write_weights
 
+NUM_COMMITS = 3 * 6 + 1
+"""Of samples and two encoders' vectors for each of six shards, and the one block of the join."""
+
 NUM_KILLS = 20
 
 
@@ -109,10 +112,10 @@ def test_killed_runs_end_byte_equal_and_redo_no_commit(
             os.kill(process.pid, signal.SIGKILL)
         process.join(30)
         before, num_lines = committed(run), len(work_done(run))
-        num_cut_short += 0 < len(before) < 18
+        num_cut_short += 0 < len(before) < NUM_COMMITS
         finish(processes, words)
         after = committed(run)
-        assert len(after) == 18
+        assert len(after) == NUM_COMMITS
         assert {name: after[name] for name in before} == before
         for shard_id, counts in work_done(run)[num_lines:]:
             redone = [name for name in before if name.endswith(f"/{shard_id}.json")]
@@ -141,7 +144,7 @@ def test_three_runs_at_once_share_the_work(processes: ForkServerContext, tmp_pat
         racer.join(120)
     assert [racer.exitcode for racer in racers] == [0, 0, 0]
     assert raw_parts(run) == raw_parts(tmp_path / "alone")
-    assert len(committed(run)) == 18
+    assert len(committed(run)) == NUM_COMMITS
     assert verify(Store(run)) == []
     assert Store(run).leftovers() == []
     assert len(list(run.glob("pairs/*/report/index.html"))) == 1
