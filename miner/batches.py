@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from miner.encoders import TorchEncoder
+from miner.encoders import Encoder
 from miner.images import CropSpec
 from miner.stats import Stats
 
@@ -27,7 +27,7 @@ class Batches:
         image_ids: [N], in the order of `add`.
     """
 
-    encoders: Sequence[TorchEncoder]
+    encoders: Sequence[Encoder]
     batch_size: int
     stats: Stats
     image_ids: list[str] = field(default_factory=list)
@@ -52,14 +52,14 @@ class Batches:
             self._encoded.setdefault(encoder.encoder_id, []).append(vectors_BD)
         self._pending.clear()
 
-    def vectors(self, encoder: TorchEncoder) -> np.ndarray:
+    def vectors(self, encoder: Encoder) -> np.ndarray:
         """[N, D] float32 in the order of `image_ids`; rows may hold NaN."""
         batches = self._encoded.get(encoder.encoder_id, [np.empty((0, encoder.dim), np.float32)])
         vectors_ND = np.concatenate(batches)
         assert len(vectors_ND) == len(self.image_ids), encoder.encoder_id
         return vectors_ND
 
-    def nonfinite(self, encoder: TorchEncoder) -> set[str]:
+    def nonfinite(self, encoder: Encoder) -> set[str]:
         """Images for which an encoder gave NaN or infinity, or no direction at all."""
         vectors_ND = self.vectors(encoder)
         bad = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1) | ~vectors_ND.any(axis=1))

@@ -74,7 +74,10 @@ class EmbedSettings(Settings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto, cpu, cuda or cuda:N; auto takes the GPU where there is one and says so."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    backend: Literal["torch", "compile", "onnx", "tensorrt"] = "torch"
+    """What computes the encoders; all but torch in fp32 have to prove themselves equal to it."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format in which the encoders compute; vectors are always stored as float16."""
 
     batch_size: int = Field(default=64, gt=0)

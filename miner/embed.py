@@ -16,7 +16,7 @@ import torch
 from miner import images, schema
 from miner.batches import Batches
 from miner.config import ReadSettings
-from miner.encoders import TorchEncoder
+from miner.encoders import Encoder
 from miner.errors import FingerprintError, ImageError
 from miner.images import CropSpec
 from miner.law import Refusal
@@ -27,9 +27,6 @@ from miner.shards import Shard, checksum
 from miner.stats import Stats
 from miner.store import Store, table_of, vector_table
 from miner.versions import versions
-
-BF16_DEVIATION = 5e-3
-"""What bfloat16 may move a pair's cosine by where no parity check has measured it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +41,7 @@ class _Reading:
 
 def embed_shard(
     shard: Shard,
-    encoders: Sequence[TorchEncoder],
+    encoders: Sequence[Encoder],
     *,
     store: Store,
     settings: ReadSettings,
@@ -97,7 +94,7 @@ def embed_shard(
 
 def _read(
     shard: Shard,
-    encoders: Sequence[TorchEncoder],
+    encoders: Sequence[Encoder],
     settings: ReadSettings,
     batch_size: int,
     quota: int | None,
@@ -136,8 +133,8 @@ def _read(
     return _Reading(reader=reader, rows=rows, refused=refused, batches=batches)
 
 
-def _nonfinite_row(shard: Shard, row: Json, encoder: TorchEncoder) -> Json:
-    detail = f"{encoder.encoder_id} gave NaN or infinity in {encoder.dtype}"
+def _nonfinite_row(shard: Shard, row: Json, encoder: Encoder) -> Json:
+    detail = f"{encoder.encoder_id} gave NaN or infinity in {encoder.precision}"
     return _quarantine_row(shard, row["key"], row["member"], Reason.NONFINITE, detail)
 
 
@@ -169,7 +166,7 @@ def _timed(items: Iterator[Sample | Refusal], stats: Stats) -> Iterator[Sample |
 
 
 def _decode(
-    shard: Shard, sample: Sample, encoders: Sequence[TorchEncoder], settings: ReadSettings
+    shard: Shard, sample: Sample, encoders: Sequence[Encoder], settings: ReadSettings
 ) -> tuple[Json, dict[CropSpec, torch.Tensor]]:
     decoded = images.decode(sample.data, settings)
     wanted = {images.PHASH_CROP, *(encoder.record.crop for encoder in encoders)}
@@ -243,7 +240,7 @@ def _commit_samples(
 
 def _commit_vectors(
     shard: Shard,
-    encoder: TorchEncoder,
+    encoder: Encoder,
     reading: _Reading,
     committed: dict[str, str],
     store: Store,
@@ -269,9 +266,10 @@ def _commit_vectors(
         "stage": "vectors",
         "encoder_id": encoder.encoder_id,
         "encoder": encoder.record.model_dump(mode="json"),
-        "precision": str(encoder.dtype).removeprefix("torch."),
+        "backend": encoder.backend,
+        "precision": encoder.precision,
         "device": str(encoder.device),
-        "deviation": 0.0 if encoder.dtype == torch.float32 else BF16_DEVIATION,
+        "deviation": encoder.deviation,
         "batch_size": batches.batch_size,
         "num_quarantined": len(refused),
         "samples_sha256": store.record("samples", shard.shard_id)["files"][0]["sha256"],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,20 +24,47 @@ from miner.weights import fit_state, locate
 
 __all__ = [
     "REGISTRY",
+    "Encoder",
     "EncoderModule",
     "EncoderRecord",
     "TorchEncoder",
+    "check_pixels",
     "find_record",
     "load_encoder",
     "locate",
 ]
 
-_DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Number formats in which a tower may compute, by their short names."""
+
+BF16_DEVIATION = 5e-3
+"""What bfloat16 may move a pair's cosine by where no parity check has measured it."""
+
+
+class Encoder(Protocol):
+    """What turns pixels into vectors: `TorchEncoder`, or an engine that was proven equal to it.
+
+    Attributes:
+        record: what decides its vectors, the weights' hash included.
+        encoder_id: the record's.
+        dim: length of a vector.
+        device: where it computes.
+        backend: torch, compile, onnx or tensorrt.
+        precision: fp32, bf16 or fp16, in which the tower computes.
+        deviation: how far a pair's cosine may be from that of `TorchEncoder` in fp32.
+    """
+
+    record: EncoderRecord
+    encoder_id: str
+    dim: int
+    device: torch.device
+    backend: str
+    precision: str
+    deviation: float
+
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """[B, 3, S, S] uint8 on any device to [B, dim] float32, rows of unit length."""
+        ...
 
 
 class EncoderModule(torch.nn.Module):
@@ -85,7 +112,12 @@ class TorchEncoder:
         dim: length of a vector.
         device: where it computes.
         dtype: in what the tower computes.
+        backend: torch.
+        precision: short name of the dtype.
+        deviation: 0 in float32; else the most that may be expected until it is measured.
     """
+
+    backend = "torch"
 
     def __init__(self, record: EncoderRecord, module: EncoderModule, device: torch.device) -> None:
         self.record = record
@@ -93,6 +125,8 @@ class TorchEncoder:
         self.dim = record.dim
         self.device = device
         self.dtype = module.dtype
+        self.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+        self.deviation = 0.0 if self.dtype == torch.float32 else BF16_DEVIATION
         self.module = module.to(device).eval().requires_grad_(False)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
@@ -113,20 +147,29 @@ class TorchEncoder:
         Raises:
             ValueError: the pixels have another type or shape.
         """
-        wanted = [3, self.record.image_size, self.record.image_size]
-        if (
-            pixels_BCHW.dtype != torch.uint8
-            or pixels_BCHW.ndim != 4
-            or list(pixels_BCHW.shape[1:]) != wanted
-        ):
-            dtype = str(pixels_BCHW.dtype).removeprefix("torch.")
-            raise ValueError(
-                f"pixels are {dtype} {list(pixels_BCHW.shape)}, {self.record.name} wants uint8 "
-                f"[B, {', '.join(map(str, wanted))}]; stack what its preprocess returns"
-            )
+        check_pixels(self.record, pixels_BCHW)
         with _exact_convolution(self.device):
             vectors_BD: torch.Tensor = self.module(pixels_BCHW.to(self.device))
         return vectors_BD
+
+
+def check_pixels(record: EncoderRecord, pixels_BCHW: torch.Tensor) -> None:
+    """Refuse pixels that an encoder does not take.
+
+    Raises:
+        ValueError: they are not uint8 [B, 3, S, S], S being the record's image size.
+    """
+    wanted = [3, record.image_size, record.image_size]
+    if (
+        pixels_BCHW.dtype != torch.uint8
+        or pixels_BCHW.ndim != 4
+        or list(pixels_BCHW.shape[1:]) != wanted
+    ):
+        dtype = str(pixels_BCHW.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"pixels are {dtype} {list(pixels_BCHW.shape)}, {record.name} wants uint8 "
+            f"[B, {', '.join(map(str, wanted))}]; stack what its preprocess returns"
+        )
 
 
 def load_encoder(
@@ -141,7 +184,7 @@ def load_encoder(
     Args:
         name: a registry name, `library:model:weights`, or a record.
         device: cpu, cuda or cuda:N.
-        dtype: float32 (fp32) or bfloat16 (bf16), in which the tower computes.
+        dtype: float32 (fp32), bfloat16 (bf16) or float16 (fp16), in which the tower computes.
         weights: safetensors file; default: bundled, or the hub's local cache, or the hub.
 
     Raises:
@@ -149,10 +192,7 @@ def load_encoder(
         ResourceError: the weights or the device are missing, or the weights do not fit.
     """
     record = find_record(name) if isinstance(name, str) else name
-    dtype_name = str(dtype).removeprefix("torch.")
-    torch_dtype = _DTYPES.get(dtype_name)
-    if torch_dtype is None:
-        raise ValueError(f"dtype is {dtype_name}; give float32 (fp32) or bfloat16 (bf16)")
+    torch_dtype = _find_dtype(dtype)
     torch_device = _find_device(device)
     check_activation(record)
     record, path = locate(record, weights)
@@ -185,6 +225,14 @@ def find_record(name: str) -> EncoderRecord:
         f"no encoder is called {name!r}; give library:model:weights (library: open_clip or timm) "
         f"or one of {', '.join(sorted(REGISTRY))}"
     )
+
+
+def _find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    for short, found in PRECISIONS.items():
+        if name in (short, str(found).removeprefix("torch.")):
+            return found
+    raise ValueError(f"dtype is {name}; give float32 (fp32), bfloat16 (bf16) or float16 (fp16)")
 
 
 def _find_device(device: str | torch.device) -> torch.device:
