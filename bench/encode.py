@@ -155,7 +155,9 @@ def _seconds(encode: Encode, pixels_BCHW: torch.Tensor, device: str) -> float:
     return time.perf_counter() - began
 
 
-def tower_rows(runs: list[Runs], blank: Row, batch_size: int, bounds: dict[str, float]) -> list[Row]:
+def tower_rows(
+    runs: list[Runs], blank: Row, batch_size: int, bounds: dict[str, float]
+) -> list[Row]:
     """Images a second, ratios to every other provider, deviation and share of the bound."""
     rows = []
     for run in runs:
@@ -241,9 +243,7 @@ def measure_tower(
         weights = seeded(name, Path(folder))
         truth = load_seeded(name, device, "fp32", weights)
         size = truth.record.image_size
-        blank = replace(
-            blank_row(NAME, device), data=name, shape=f"{batch_size}x3x{size}x{size}"
-        )
+        blank = replace(blank_row(NAME, device), data=name, shape=f"{batch_size}x3x{size}x{size}")
         rows = []
         if not any(row.provider == "bound" and row.data == name for row in known):
             work = work_of(truth.record, truth.module.tower)
