@@ -22,6 +22,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.gpu_screens import FUSED
+
 TOKENS = 257
 PATCHES = tl.constexpr(TOKENS - 1)
 
@@ -144,5 +146,6 @@ def attend(
         WIDTH=width,
         num_warps=num_warps,
         num_stages=1,
+        **FUSED,
     )
     return out_BHLD
