@@ -29,12 +29,12 @@ _LARGEST_SHARE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Images of one kind, as the truth sees them and as the engine does.
+    """Images of one kind, as the reference cuts them and as a run does.
 
     Attributes:
         name: what the figures of this kind are called.
-        reference_NCHW: [N, 3, S, S] uint8, what `TorchEncoder` is given.
-        pixels_NCHW: [N, 3, S, S] uint8, what the engine is given.
+        reference_NCHW: [N, 3, S, S] uint8, by Pillow.
+        pixels_NCHW: [N, 3, S, S] uint8, what encoders are given.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Group:
     def __post_init__(self) -> None:
         if self.reference_NCHW.shape != self.pixels_NCHW.shape:
             raise ValueError(
-                f"group {self.name}: the truth would see {list(self.reference_NCHW.shape)} pixels, "
-                f"the engine {list(self.pixels_NCHW.shape)}; give the same images to both"
+                f"group {self.name}: the reference has {list(self.reference_NCHW.shape)} pixels, "
+                f"a run {list(self.pixels_NCHW.shape)}; give the same images for both"
             )
 
     @classmethod
@@ -77,7 +77,7 @@ class Group:
 
     @classmethod
     def of_pixels(cls, name: str, pixels_NCHW: torch.Tensor) -> Self:
-        """Pixels that are already cut, the same for both."""
+        """Pixels that are cut already; how is not judged."""
         return cls(name=name, reference_NCHW=pixels_NCHW, pixels_NCHW=pixels_NCHW)
 
     def __len__(self) -> int:

@@ -70,42 +70,40 @@ class CompiledEncoder(FixedBatch):
         return self._forward(pixels_BCHW)
 
     def _compile(self) -> Forward:
-        """The module for this batch size, compiled when it is first called."""
-        options: dict[str, str | int | bool] = {"deterministic": True}
-        if self.device.type == "cpu":
-            # Constants let the CPU's library keep the weights in its own layout.
-            options["freezing"] = True
-        compiled: Forward = torch.compile(
-            self._module, dynamic=False, fullgraph=True, options=options
+        """The module for this batch size; on a CPU compiled when it is first called."""
+        compiled = torch.compile(
+            self._module, dynamic=False, fullgraph=True, options={"deterministic": True}
+        )
+        size = self.record.image_size
+        # One tensor for all calls: another kind of tensor would be compiled for anew.
+        pixels_BCHW = torch.zeros(
+            (self.batch_size, 3, size, size), dtype=torch.uint8, device=self.device
         )
         if self.device.type == "cpu":
-            return lambda pixels_BCHW: compiled(pixels_BCHW.to(self.device))
-        return _Graph(compiled, self)
+            return lambda given_BCHW: compiled(pixels_BCHW.copy_(given_BCHW))
+        return _graph(compiled, pixels_BCHW)
 
 
-class _Graph:
+def _graph(compiled: Forward, pixels_BCHW: torch.Tensor) -> Forward:
     """A CUDA graph of one call: pixels are copied in, the graph runs, vectors are copied out."""
+    with torch.cuda.device(pixels_BCHW.device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                compiled(pixels_BCHW)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            vectors_BD = compiled(pixels_BCHW)
 
-    def __init__(self, compiled: Forward, encoder: FixedBatch) -> None:
-        size = encoder.record.image_size
-        shape = (encoder.batch_size, 3, size, size)
-        self._pixels_BCHW = torch.zeros(shape, dtype=torch.uint8, device=encoder.device)
-        with torch.cuda.device(encoder.device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UPS):
-                    compiled(self._pixels_BCHW)
-            torch.cuda.current_stream().wait_stream(stream)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._vectors_BD = compiled(self._pixels_BCHW)
-
-    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        self._pixels_BCHW.copy_(pixels_BCHW, non_blocking=True)
-        self._graph.replay()
+    def replay(given_BCHW: torch.Tensor) -> torch.Tensor:
+        pixels_BCHW.copy_(given_BCHW, non_blocking=True)
+        graph.replay()
         # The next call writes over the graph's own.
-        return self._vectors_BD.clone()
+        return vectors_BD.clone()
+
+    return replay
 
 
 def inference_module(truth: TorchEncoder, dtype: torch.dtype) -> torch.nn.Module:
