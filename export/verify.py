@@ -185,7 +185,8 @@ def _group_checks(
             name="image", group=group.name, value=_largest(1 - cosine_N[rows]), limit=limits.max
         )
         yield from _pair_checks(group.name, error_NN[rows, rows], near_NN[rows, rows], limits)
-    yield from _pair_checks("all", error_NN, near_NN, limits)
+    if len(groups) > 1:
+        yield from _pair_checks("all", error_NN, near_NN, limits)
 
 
 def _pair_checks(
