@@ -104,7 +104,7 @@ def _terms(
         "versions": versions(),
         "limits": dataclasses.asdict(PAIR_LIMITS[encoder.precision]),
         "threshold": threshold,
-        "images": {group.name: group.sha256 for group in groups},
+        "images": [[group.name, group.sha256] for group in groups],
     }
 
 

@@ -11,7 +11,8 @@ The same function as `EncoderModule`, arranged so that little is left beside mat
 *   The patch embedding is a product over patches, not a convolution.
 *   Where only the class token is pooled, the last block computes nothing for the other tokens but
     their keys and values.
-*   LayerNorm, residual sums' terms, the last projection and the unit length are float32.
+*   What runs past the blocks and is added to, LayerNorm, the last projection and the unit length
+    are float32; that halves what 16 bits do to a pair's cosine.
 
     B images, L tokens, D width, C, H, W channels, rows, columns; N heads, K width of a head
 """
@@ -32,7 +33,7 @@ class FusedEncoder(nn.Module):
     Args:
         record: mean, std and pooling.
         parts: float32 weights.
-        dtype: in which matrix products and what lies between them are computed.
+        dtype: of the operands of matrix products and of attention.
     """
 
     patch_DI: torch.Tensor
@@ -49,7 +50,7 @@ class FusedEncoder(nn.Module):
         _keep(self, "patch_DI", patch_DI.to(dtype))
         _keep(self, "position_LD", (parts.position_LD.double() + shift_D).float())
         _keep(self, "prefix_PD", parts.prefix_PD.float())
-        self.norm_pre = None if parts.norm_pre is None else _Norm(parts.norm_pre, dtype)
+        self.norm_pre = None if parts.norm_pre is None else _Norm(parts.norm_pre, torch.float32)
         self.blocks = nn.ModuleList(_Block(b, parts.num_heads, dtype) for b in parts.blocks)
         self.norm = _Norm(parts.norm, torch.float32)
         _keep(self, "projection_DE", parts.projection_DE)
@@ -68,7 +69,7 @@ class FusedEncoder(nn.Module):
         return functional.normalize(vectors_BD, dim=-1)
 
     def _embed(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """[B, L, D] in the encoder's dtype: prefix tokens, then patches, with their positions."""
+        """[B, L, D] float32: prefix tokens, then patches, with their positions."""
         size, batch = self.patch_size, len(pixels_BCHW)
         rows, columns = (side // size for side in pixels_BCHW.shape[2:])
         inputs_BCHW = (pixels_BCHW.to(self.dtype) - 128) / 128
@@ -81,9 +82,7 @@ class FusedEncoder(nn.Module):
         patches_BLD = functional.linear(patches_BLI, self.patch_DI).float() + self.position_LD
         prefix_BPD = self.prefix_PD.expand(batch, -1, -1)
         tokens_BLD = torch.cat([prefix_BPD, patches_BLD], dim=1)
-        if self.norm_pre is not None:
-            return self.norm_pre(tokens_BLD)
-        return tokens_BLD.to(self.dtype)
+        return tokens_BLD if self.norm_pre is None else self.norm_pre(tokens_BLD)
 
     def _pool(self, tokens_BLD: torch.Tensor) -> torch.Tensor:
         cls_BD = tokens_BLD[:, 0]
@@ -113,11 +112,12 @@ class _Block(nn.Module):
         _keep(self, "scale_2", parts.scale_2)
 
     def forward(self, tokens_BLD: torch.Tensor, num_queries: int) -> torch.Tensor:
-        """[B, L, D] to [B, num_queries, D]: the first tokens, as the block leaves them."""
-        update_BLD = self.out(self._attend(self.norm_1(tokens_BLD), num_queries))
-        tokens_BLD = _add(tokens_BLD[:, :num_queries], update_BLD, self.scale_1)
-        update_BLD = self.down(self.activation(self.up(self.norm_2(tokens_BLD))))
-        return _add(tokens_BLD, update_BLD, self.scale_2)
+        """[B, L, D] float32 to [B, num_queries, D]: the first tokens, as the block leaves them."""
+        update_BLD = self.out(self._attend(self.norm_1(tokens_BLD), num_queries)).float()
+        update_BLD = update_BLD if self.scale_1 is None else update_BLD * self.scale_1
+        tokens_BLD = tokens_BLD[:, :num_queries] + update_BLD
+        update_BLD = self.down(self.activation(self.up(self.norm_2(tokens_BLD)))).float()
+        return tokens_BLD + (update_BLD if self.scale_2 is None else update_BLD * self.scale_2)
 
     def _attend(self, tokens_BLD: torch.Tensor, num_queries: int) -> torch.Tensor:
         width = tokens_BLD.shape[2]
@@ -152,7 +152,7 @@ class _Linear(nn.Module):
 
 
 class _Norm(nn.Module):
-    """LayerNorm in float32, whatever comes in; `dtype` goes out."""
+    """LayerNorm in float32; `dtype` goes out."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -166,16 +166,8 @@ class _Norm(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         shape = self.weight.shape
-        normed = functional.layer_norm(values.float(), shape, self.weight, self.bias, self.eps)
+        normed = functional.layer_norm(values, shape, self.weight, self.bias, self.eps)
         return normed.to(self.dtype)
-
-
-def _add(
-    tokens_BLD: torch.Tensor, update_BLD: torch.Tensor, scale_D: torch.Tensor | None
-) -> torch.Tensor:
-    """The residual sum, its terms in float32, in the dtype of `tokens_BLD`."""
-    update_BLD = update_BLD.float() if scale_D is None else update_BLD.float() * scale_D
-    return (tokens_BLD.float() + update_BLD).to(tokens_BLD.dtype)
 
 
 def _fold(record: EncoderRecord, parts: VitParts) -> tuple[torch.Tensor, torch.Tensor]:

@@ -107,12 +107,7 @@ def vit_parts(module: EncoderModule) -> VitParts:
     if module.pooling == "clip_projection":
         return _from_open_clip(module.tower)
     _demand(module.pooling != "library_default", "timm's own pooling")
-    parts = _from_timm(module.tower)
-    _demand(
-        module.pooling == "mean_patch" or module.tower.cls_token is not None,
-        "no class token, from which it is to be pooled",
-    )
-    return parts
+    return _from_timm(module.tower, needs_cls=module.pooling != "mean_patch")
 
 
 def _from_open_clip(tower: Any) -> VitParts:
@@ -155,7 +150,7 @@ def _from_open_clip(tower: Any) -> VitParts:
     )
 
 
-def _from_timm(tower: Any) -> VitParts:
+def _from_timm(tower: Any, *, needs_cls: bool) -> VitParts:
     from timm.layers import PatchEmbed
     from timm.layers.attention import Attention
     from timm.layers.mlp import Mlp
@@ -164,6 +159,7 @@ def _from_timm(tower: Any) -> VitParts:
     _demand_type(tower, VisionTransformer)
     _demand_type(tower.patch_embed, PatchEmbed)
     _demand_type(tower.patch_embed.norm, nn.Identity)
+    _demand(not needs_cls or tower.cls_token is not None, "no class token")
     _demand(tower.pos_embed is not None, "no position embedding")
     _demand(not tower.dynamic_img_size, "images of any size")
     blocks = []
@@ -230,7 +226,9 @@ def _activation(module: nn.Module) -> Activation:
 
 def _norm(module: nn.Module) -> nn.LayerNorm:
     if not isinstance(module, nn.LayerNorm) or module.weight is None or module.bias is None:
-        raise UnknownTowerError(_has(f"a {type(module).__name__} for a LayerNorm with weights"))
+        raise UnknownTowerError(
+            _has(f"{type(module).__name__} in the place of a LayerNorm with weights")
+        )
     return module
 
 
@@ -240,20 +238,22 @@ def _optional_norm(module: nn.Module) -> nn.LayerNorm | None:
 
 def _linear(module: nn.Module) -> LinearParts:
     if not isinstance(module, nn.Linear):
-        raise UnknownTowerError(_has(f"a {type(module).__name__} for a Linear"))
+        raise UnknownTowerError(_has(f"{type(module).__name__} in the place of Linear"))
     return LinearParts(weight=module.weight, bias=module.bias)
 
 
 def _scale(module: Any) -> torch.Tensor | None:
     if isinstance(module, nn.Identity):
         return None
-    _demand(type(module).__name__ == "LayerScale", f"a {type(module).__name__} for a LayerScale")
+    name = type(module).__name__
+    _demand(name == "LayerScale", f"{name} in the place of LayerScale")
     gamma_D: torch.Tensor = module.gamma
     return gamma_D
 
 
 def _demand_type(module: Any, wanted: type) -> None:
-    _demand(type(module) is wanted, f"a {type(module).__name__} for a {wanted.__name__}")
+    found = type(module).__name__
+    _demand(type(module) is wanted, f"{found} in the place of {wanted.__name__}")
 
 
 def _demand(condition: bool, otherwise: str) -> None:
