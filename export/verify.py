@@ -143,7 +143,7 @@ def _unjudged(encoder: Encoder, fact: str, wanted: float) -> ParityError:
 
 def _encode(encoder: Encoder, pixels_NCHW: torch.Tensor, batch_size: int) -> torch.Tensor:
     """[N, D] float64 on the CPU."""
-    batches = [encoder(pixels_BCHW) for pixels_BCHW in pixels_NCHW.split(batch_size)]
+    batches = [encoder(pixels_BCHW) for pixels_BCHW in torch.split(pixels_NCHW, batch_size)]
     return torch.cat(batches).cpu().double()
 
 

@@ -87,7 +87,7 @@ class CompiledEncoder(FixedBatch):
 def _graph(compiled: Forward, pixels_BCHW: torch.Tensor) -> Forward:
     """A CUDA graph of one call: pixels are copied in, the graph runs, vectors are copied out."""
     with torch.cuda.device(pixels_BCHW.device):
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):

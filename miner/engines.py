@@ -171,7 +171,7 @@ class Guarded:
             _release(self.device)
         assert self._fits is not None
         try:
-            parts = [self._encoder(part_BCHW) for part_BCHW in pixels_BCHW.split(self._fits)]
+            parts = [self._encoder(part_BCHW) for part_BCHW in torch.split(pixels_BCHW, self._fits)]
         except torch.OutOfMemoryError as error:
             smaller = self._fits // 2
             remedy = f"give --batch-size {smaller} or less" if smaller else "free some"

@@ -39,6 +39,7 @@ class FusedEncoder(nn.Module):
     patch_DI: torch.Tensor
     position_LD: torch.Tensor
     prefix_PD: torch.Tensor
+    projection_DE: torch.Tensor | None
 
     def __init__(self, record: EncoderRecord, parts: VitParts, dtype: torch.dtype) -> None:
         super().__init__()
@@ -113,26 +114,26 @@ class _Block(nn.Module):
 
     def forward(self, tokens_BLD: torch.Tensor, num_queries: int) -> torch.Tensor:
         """[B, L, D] float32 to [B, num_queries, D]: the first tokens, as the block leaves them."""
-        update_BLD = self.out(self._attend(self.norm_1(tokens_BLD), num_queries)).float()
-        update_BLD = update_BLD if self.scale_1 is None else update_BLD * self.scale_1
-        tokens_BLD = tokens_BLD[:, :num_queries] + update_BLD
-        update_BLD = self.down(self.activation(self.up(self.norm_2(tokens_BLD)))).float()
-        return tokens_BLD + (update_BLD if self.scale_2 is None else update_BLD * self.scale_2)
+        update_BLD = self.out(self._attend(self.norm_1(tokens_BLD), num_queries))
+        tokens_BLD = tokens_BLD[:, :num_queries] + _scaled(update_BLD, self.scale_1)
+        update_BLD = self.down(self.activation(self.up(self.norm_2(tokens_BLD))))
+        return tokens_BLD + _scaled(update_BLD, self.scale_2)
 
     def _attend(self, tokens_BLD: torch.Tensor, num_queries: int) -> torch.Tensor:
         width = tokens_BLD.shape[2]
         if num_queries == tokens_BLD.shape[1]:
-            query_BLD, key_BLD, value_BLD = self.qkv(tokens_BLD).split(width, dim=-1)
+            query_BLD, key_BLD, value_BLD = self.qkv(tokens_BLD).chunk(3, dim=-1)
         else:
             query_BLD = self.qkv(tokens_BLD[:, :num_queries], slice(0, width))
-            key_BLD, value_BLD = self.qkv(tokens_BLD, slice(width, None)).split(width, dim=-1)
+            key_BLD, value_BLD = self.qkv(tokens_BLD, slice(width, None)).chunk(2, dim=-1)
         mixed_BNLK = functional.scaled_dot_product_attention(
-            *(self._heads(part_BLD) for part_BLD in (query_BLD, key_BLD, value_BLD))
+            self._heads(query_BLD), self._heads(key_BLD), self._heads(value_BLD)
         )
         return mixed_BNLK.transpose(1, 2).flatten(2)
 
     def _heads(self, part_BLD: torch.Tensor) -> torch.Tensor:
-        return part_BLD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        batch, num_tokens, _ = part_BLD.shape
+        return part_BLD.reshape(batch, num_tokens, self.num_heads, -1).transpose(1, 2)
 
 
 class _Linear(nn.Module):
@@ -168,6 +169,11 @@ class _Norm(nn.Module):
         shape = self.weight.shape
         normed = functional.layer_norm(values, shape, self.weight, self.bias, self.eps)
         return normed.to(self.dtype)
+
+
+def _scaled(update_BLD: torch.Tensor, scale_D: torch.Tensor | None) -> torch.Tensor:
+    """What a block adds, in float32."""
+    return update_BLD.float() if scale_D is None else update_BLD.float() * scale_D
 
 
 def _fold(record: EncoderRecord, parts: VitParts) -> tuple[torch.Tensor, torch.Tensor]:

@@ -151,9 +151,9 @@ def _from_open_clip(tower: Any) -> VitParts:
 
 
 def _from_timm(tower: Any, *, needs_cls: bool) -> VitParts:
-    from timm.layers import PatchEmbed
     from timm.layers.attention import Attention
     from timm.layers.mlp import Mlp
+    from timm.layers.patch_embed import PatchEmbed
     from timm.models.vision_transformer import Block, VisionTransformer
 
     _demand_type(tower, VisionTransformer)
@@ -220,7 +220,8 @@ def _activation(module: nn.Module) -> Activation:
         return functional.gelu
     if isinstance(module, activations.GELUTanh):
         return partial(functional.gelu, approximate="tanh")
-    _demand_type(module, nn.GELU)
+    if type(module) is not nn.GELU:
+        raise UnknownTowerError(_has(f"{type(module).__name__} in the place of GELU"))
     return partial(functional.gelu, approximate=module.approximate)
 
 
