@@ -17,10 +17,10 @@ from miner.config import ImageLimits
 from miner.encoders import TorchEncoder, load_encoder
 from miner.errors import ParityError
 from miner.images import CropSpec, cut, decode
-from miner.registry import EncoderRecord
+from miner.registry import REGISTRY, EncoderRecord
 from tests import wrong_engines
 from tests.small import PHOTOGRAPHS, small_encoders
-from tests.towers import dino_record, scenes, write_dino_weights
+from tests.towers import dino_record, scenes, write_clip_weights, write_dino_weights
 from tests.wrong_engines import Engine
 
 CLIP_ABOVE = 0.95
@@ -184,6 +184,23 @@ def test_bf16_passes_where_a_tower_is_wide_enough(tmp_path: Path) -> None:
     verdict = verify(pretending, wide, groups, threshold=DINO_BELOW, batch_size=BATCH_SIZE)
     with pytest.raises(ParityError, match=r"by fused in fp32 on cpu .* pair p99 of"):
         verdict.refuse()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["clip-vit-l-14", "dinov2-vit-l-14"])
+def test_bf16_passes_for_full_architectures(which: str, tmp_path: Path) -> None:
+    record, path = REGISTRY[which], tmp_path / "weights.safetensors"
+    if record.library == "open_clip":
+        write_clip_weights(path, record.model, layout="visual")
+    else:
+        write_dino_weights(path, record.model)
+    truth = load_encoder(record, weights=path)
+    images_HWC = [decoded(image.resize((300, 260))) for image in scenes(7)]
+    groups = [Group.of_images("scenes", truth.record, images_HWC, num_blends=13)]
+    engine = Engine(truth, fused=True, computes="bf16")
+    verdict = verify(engine, truth, groups, threshold=0.95, batch_size=8)
+    verdict.refuse()
+    assert verdict.deviation > 1e-4
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason="no photographs beside the repo")
