@@ -1,0 +1,152 @@
+"""`python -m export`, which is `blindpairs export-engine`: an encoder as an engine, proven equal.
+
+The command imports what it runs when it runs, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from export.cache import Entry
+    from export.engines import Prove, Source
+    from miner.engine_tensorrt import Flavour
+
+Gate = Callable[["Source", "torch.device"], "Prove"]
+"""Prepares the proof of an encoder's engines on a device; the command's context has it as `obj`."""
+
+
+@click.command("export-engine")
+@click.option(
+    "--encoder",
+    "name",
+    required=True,
+    help="A registry name or library:name:weights.",
+)
+@click.option("--to", required=True, type=click.Choice(["onnx", "tensorrt"]))
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Number format of the tower; pixels and lengths are computed in fp32.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="safetensors file; default: bundled, or the hub's local cache, or the hub.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:N: where the engine is to run, and is proven.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Largest batch of a TensorRT engine, and the one it is optimised for.",
+)
+@click.option(
+    "--flavour",
+    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
+    default="tensorrt",
+    show_default=True,
+    help="Which TensorRT: the one for data centres, or TensorRT for RTX.",
+)
+@click.option(
+    "--compute-capability",
+    help="Build for another machine's GPU, such as 8.9, without running it (tensorrt-rtx).",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Folder of exports and engines.  [default: ~/.cache/blindpairs/engines]",
+)
+@click.pass_obj
+def export_engine(
+    gate: Gate,
+    name: str,
+    to: str,
+    precision: str,
+    weights: Path | None,
+    device: str,
+    batch_size: int,
+    flavour: Flavour,
+    compute_capability: str | None,
+    cache: Path | None,
+) -> int:
+    """Export an encoder to ONNX or TensorRT, prove it equal, and keep it for mining."""
+    from export.cache import EngineCache
+    from export.engines import build_ahead, find_source, open_onnx, open_tensorrt
+    from miner.encoders import find_device
+
+    if compute_capability is not None and (to != "tensorrt" or flavour != "tensorrt-rtx"):
+        raise click.UsageError(
+            f"--compute-capability is {compute_capability}, which only --to tensorrt --flavour "
+            "tensorrt-rtx builds for; leave it out, or give both"
+        )
+    source = find_source(name, weights, precision)
+    engines = EngineCache(cache)
+    if compute_capability is not None:
+        built = build_ahead(
+            engines, source, compute_capability=compute_capability, max_batch=batch_size
+        )
+        _show(built, "built, never executed; mining does not load it")
+        return 0
+    where = find_device(_auto() if device == "auto" else device)
+    prove = gate(source, where)
+    if to == "onnx":
+        proven = open_onnx(engines, source, where, prove)
+    else:
+        proven = open_tensorrt(engines, source, where, prove, flavour=flavour, max_batch=batch_size)
+    _show(proven.entry, f"proven, largest deviation of a pair {proven.encoder.deviation:.1e}")
+    return 0
+
+
+def _auto() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _show(entry: Entry, verdict: str) -> None:
+    """What was made: its key, its files with their hashes, and the verdict."""
+    facts = [(name, str(value)) for name, value in entry.key.items() if value != ""]
+    for name, sha256 in entry.files.items():
+        facts += [("file", str((entry.folder / name).resolve())), ("sha256", sha256)]
+    for name, value in [*facts, ("verdict", verdict)]:
+        click.echo(f"{name.replace('_', ' '):<20} {value}")
+
+
+def run(gate: Gate, arguments: list[str] | None = None) -> int:
+    """Run the command; its exit code: 0, 2, 4, 5 or 130, as of `blindpairs`.
+
+    Args:
+        gate: prepares the proof of an engine.
+        arguments: the words after `python -m export`; None takes the process's own.
+    """
+    from miner.errors import MinerError
+
+    try:
+        return int(
+            export_engine.main(arguments, "python -m export", standalone_mode=False, obj=gate) or 0
+        )
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except (MinerError, ValueError) as error:
+        click.echo(f"export: {error}", err=True)
+        return getattr(error, "exit_code", click.UsageError.exit_code)
