@@ -92,13 +92,13 @@ def open_onnx(cache: EngineCache, source: Source, device: torch.device, prove: P
     """An encoder by ONNX Runtime, proven on this device.
 
     Raises:
-        ValueError: ONNX Runtime does not compute this precision there.
+        ValueError: ONNX Runtime does not compute this precision.
         ResourceError: it does not use the device.
         ParityError: it does not equal the encoder.
     """
     import onnxruntime
 
-    check_precision(source.precision, device)
+    check_precision(source.precision)
     graph = export_graph(cache, source)
     key = {
         **_key(source, graph, device),

@@ -66,9 +66,8 @@ def export_onnx(encoder: TorchEncoder, folder: Path) -> OnnxFiles:
     """
     import onnx
 
-    program, wanted = _trace(encoder)
     graph = folder / GRAPH_FILE
-    _write(program, graph)
+    wanted = _write(encoder, graph)
     # The protobuf that torch wrote tells where each node comes from, with paths of this machine.
     model = onnx.load(graph, load_external_data=False)
     found = _whole_nodes(model.graph)
@@ -83,34 +82,33 @@ def export_onnx(encoder: TorchEncoder, folder: Path) -> OnnxFiles:
             "weights_sha256": file_sha256(folder / WEIGHTS_FILE),
         },
     )
-    onnx.checker.check_model(model, full_check=False)
     graph.write_bytes(model.SerializeToString(deterministic=True))
+    # By its path, since the weights lie beside it.
+    onnx.checker.check_model(graph)
     return OnnxFiles(graph=graph, sha256=file_sha256(graph), nodes=found)
 
 
-def _trace(encoder: TorchEncoder) -> tuple[Any, Counter[str]]:
-    """The module as torch's graph, with any batch, and what it holds as a whole."""
+def _write(encoder: TorchEncoder, graph: Path) -> Counter[str]:
+    """Export with any batch; returns what torch computes as a whole, by the nodes' names."""
     size = encoder.record.image_size
     # Not 1, which would be taken for a constant.
     example_BCHW = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    batch = {"pixels_BCHW": {0: torch.export.Dim("batch")}}
+    shapes = {"pixels_BCHW": {0: torch.export.Dim("batch")}}
     with torch.no_grad():
-        program = torch.export.export(encoder.module, (example_BCHW,), dynamic_shapes=batch)
-    targets = Counter(str(node.target) for node in program.graph.nodes)
-    return program, Counter({_WHOLE[name]: targets[name] for name in _WHOLE})
-
-
-def _write(program: Any, graph: Path) -> None:
-    made = torch.onnx.export(
-        program,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+        program = torch.export.export(encoder.module, (example_BCHW,), dynamic_shapes=shapes)
+        made = torch.onnx.export(
+            program,
+            dynamic_shapes=shapes,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert made is not None
     made.save(graph, external_data=True)
+    targets = Counter(str(node.target) for node in program.graph.nodes)
+    return Counter({_WHOLE[name]: targets[name] for name in _WHOLE})
 
 
 def check_whole(encoder_id: str, wanted: Counter[str], found: dict[str, int]) -> None:

@@ -59,11 +59,11 @@ class OnnxEncoder:
         """Load a graph that `export.to_onnx` wrote.
 
         Raises:
-            ValueError: ONNX Runtime does not compute this precision on this device.
+            ValueError: ONNX Runtime does not compute this precision.
             ResourceError: it does not use the device.
             EngineError: the graph is another encoder's, or of another precision.
         """
-        check_precision(precision, device)
+        check_precision(precision)
         self.record = record
         self.encoder_id = record.encoder_id
         self.dim = record.dim
@@ -72,10 +72,10 @@ class OnnxEncoder:
         self.deviation = deviation
         self._stream = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             # With its number, where it had none.
             self.device = self._stream.device
-        self._session = _open(graph, self.device, self._stream)
+        self._session = _open(graph, precision, self.device, self._stream)
         check_provider(self._session, PROVIDERS[device.type])
         _check_graph(self, graph, self._session.get_modelmeta().custom_metadata_map)
 
@@ -115,21 +115,16 @@ class OnnxEncoder:
         return binding
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse what ONNX Runtime cannot compute, or computes wrongly.
+def check_precision(precision: str) -> None:
+    """Refuse what ONNX Runtime has no kernels for.
 
     Raises:
-        ValueError: bfloat16, or float16 on a CPU.
+        ValueError: it is bfloat16.
     """
     if precision == "bf16":
         raise ValueError(
-            "precision is bf16, which ONNX Runtime has no kernels for in these graphs; use "
-            "--precision fp16 or fp32, or --backend compile or tensorrt"
-        )
-    if precision == "fp16" and device.type == "cpu":
-        raise ValueError(
-            "precision is fp16 on a CPU, where ONNX Runtime is slower than in fp32 and its "
-            "optimiser can crash; use --precision fp32, or --device cuda"
+            "precision is bf16, for which ONNX Runtime has not all kernels; use --precision fp16 "
+            "or fp32, or --backend torch, compile or tensorrt"
         )
 
 
@@ -165,10 +160,17 @@ def check_provider(session: Any, provider: str) -> None:
         )
 
 
-def _open(graph: Path, device: torch.device, stream: torch.cuda.Stream | None) -> Any:
+def _open(
+    graph: Path, precision: str, device: torch.device, stream: torch.cuda.Stream | None
+) -> Any:
     import onnxruntime
 
+    levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
+    # With all of them, its optimiser crashes the process on float16 graphs of CLIP.
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_EXTENDED if precision == "fp16" else levels.ORT_ENABLE_ALL
+    )
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3

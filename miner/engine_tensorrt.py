@@ -67,7 +67,7 @@ class TensorRTEncoder:
         self.max_batch = max_batch
         trt = load_flavour(flavour)
         with torch.cuda.device(device):
-            self._stream = torch.cuda.Stream(device)
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             # With its number, where it had none.
             self.device: torch.device = self._stream.device
             self._messages = Messages(trt)
