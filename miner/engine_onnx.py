@@ -79,6 +79,11 @@ class OnnxEncoder:
         check_provider(self._session, PROVIDERS[device.type])
         _check_graph(self, graph, self._session.get_modelmeta().custom_metadata_map)
 
+    @property
+    def num_threads(self) -> int:
+        """CPU threads that compute one node together."""
+        return int(self._session.get_session_options().intra_op_num_threads)
+
     @torch.inference_mode()
     def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """[B, 3, S, S] uint8 on any device to [B, dim] float32, rows of unit length.
