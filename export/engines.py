@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from export.cache import EngineCache, Entry, make
 from export.to_onnx import GRAPH_FILE, WEIGHTS_FILE, OnnxFiles, export_onnx
-from export.to_tensorrt import ENGINE_FILE, EngineSettings, build_engine
+from export.to_tensorrt import ENGINE_FILE, EngineSettings, build_engine, check_target
 from miner.encoders import Encoder, find_record, load_encoder, locate
 from miner.engine_onnx import OnnxEncoder, check_precision
 from miner.engine_tensorrt import Flavour, TensorRTEncoder, check_gpu, load_flavour
@@ -138,16 +139,16 @@ def open_tensorrt(
         ParityError: it does not equal the encoder.
     """
     check_gpu(device)
-    graph = export_graph(cache, source)
     trt = load_flavour(flavour)
+    settings = _settings(cache, trt, device, flavour, max_batch)
+    check_target(trt, settings)
+    graph = export_graph(cache, source)
     key = {
         **_key(source, graph, device),
         "flavour": flavour,
         "version": trt.__version__,
         "max_batch": max_batch,
     }
-    timings = cache.root / "timings" / f"{flavour}-{trt.__version__}-{key['compute_capability']}"
-    settings = EngineSettings(flavour=flavour, max_batch=max_batch, timing_cache=timings)
 
     def build(folder: Path) -> list[Path]:
         with torch.cuda.device(device):
@@ -180,11 +181,13 @@ def build_ahead(
     settings = EngineSettings(
         flavour="tensorrt-rtx", max_batch=max_batch, compute_capability=compute_capability
     )
+    trt = load_flavour(settings.flavour)
+    check_target(trt, settings)
     graph = export_graph(cache, source)
     key = {
         **_key(source, graph, None),
         "flavour": settings.flavour,
-        "version": load_flavour(settings.flavour).__version__,
+        "version": trt.__version__,
         "compute_capability": compute_capability,
         "max_batch": max_batch,
     }
@@ -194,6 +197,18 @@ def build_ahead(
         key,
         lambda folder: ([build_engine(graph, folder, settings)], {"nodes": graph.nodes}),
     )
+
+
+def _settings(
+    cache: EngineCache, trt: Any, device: torch.device, flavour: Flavour, max_batch: int
+) -> EngineSettings:
+    """For this GPU. TensorRT finds it itself and times kernels; the other has to be told."""
+    if flavour == "tensorrt-rtx":
+        return EngineSettings(
+            flavour=flavour, max_batch=max_batch, compute_capability=_capability(device)
+        )
+    timings = cache.root / "timings" / f"{trt.__version__}-{_gpu(device)}".replace(" ", "_")
+    return EngineSettings(flavour=flavour, max_batch=max_batch, timing_cache=timings)
 
 
 def _open_proven(
@@ -226,14 +241,22 @@ def _open_proven(
 
 def _key(source: Source, graph: OnnxFiles, device: torch.device | None) -> Json:
     """What every engine's key has; a device of None is one that is not here."""
-    gpu, capability = "", ""
-    if device is not None and device.type == "cuda":
-        gpu = torch.cuda.get_device_name(device)
-        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
     return {
         "encoder_id": source.record.encoder_id,
         "onnx_sha256": graph.sha256,
         "precision": source.precision,
-        "gpu": gpu,
-        "compute_capability": capability,
+        "gpu": _gpu(device),
+        "compute_capability": _capability(device),
     }
+
+
+def _gpu(device: torch.device | None) -> str:
+    """A GPU's name; empty for a CPU, or for a machine that is not here."""
+    is_gpu = device is not None and device.type == "cuda"
+    return str(torch.cuda.get_device_name(device)) if is_gpu else ""
+
+
+def _capability(device: torch.device | None) -> str:
+    """A GPU's compute capability, such as 8.9; empty as above."""
+    is_gpu = device is not None and device.type == "cuda"
+    return ".".join(map(str, torch.cuda.get_device_capability(device))) if is_gpu else ""

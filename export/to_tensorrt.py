@@ -58,6 +58,7 @@ def build_engine(onnx: OnnxFiles, folder: Path, settings: EngineSettings) -> Pat
         EngineError: the graph cannot be parsed or built, or its network is in parts.
     """
     trt = load_flavour(settings.flavour)
+    check_target(trt, settings)
     messages = Messages(trt)
     builder = trt.Builder(messages.logger)
     # TensorRT 11 knows no other networks and ignores this; 10 has to be told.
@@ -81,6 +82,30 @@ def build_engine(onnx: OnnxFiles, folder: Path, settings: EngineSettings) -> Pat
     return path
 
 
+def check_target(trt: Any, settings: EngineSettings) -> None:
+    """Refuse a compute capability that a flavour does not build for.
+
+    Raises:
+        ValueError: it does not, or it builds for the GPU of this machine only.
+    """
+    wanted = settings.compute_capability
+    if wanted is None:
+        return
+    if settings.flavour != "tensorrt-rtx":
+        raise ValueError(
+            f"compute capability is {wanted}, and {settings.flavour} builds for the GPU it runs on "
+            "only; leave it out, or use --flavour tensorrt-rtx"
+        )
+    names = trt.ComputeCapability.__members__
+    if _target_name(wanted) not in names:
+        numbers = sorted(int(name[2:]) for name in names if name.startswith("SM"))
+        raise ValueError(
+            f"compute capability is {wanted}; {settings.flavour} {trt.__version__} builds for "
+            f"{', '.join(f'{number // 10}.{number % 10}' for number in numbers)}; give one of "
+            "these, or use --flavour tensorrt on such a GPU"
+        )
+
+
 def check_network(trt: Any, network: Any, onnx: OnnxFiles) -> None:
     """Hold a parsed network against its graph: attention native, normalisation whole.
 
@@ -96,8 +121,8 @@ def check_network(trt: Any, network: Any, onnx: OnnxFiles) -> None:
             f"{onnx.graph} became a network with {found['Attention']} attention layers of "
             f"{onnx.nodes['Attention']}, {found['LayerNormalization']} normalisation layers of "
             f"{onnx.nodes['LayerNormalization']} and {layers['SOFTMAX']} softmax layers of 0 in "
-            f"TensorRT {trt.__version__}; in parts it is slow and less exact: take another version "
-            "of TensorRT (10.14 is the first with attention), or --backend compile"
+            f"{trt.__name__} {trt.__version__}; in parts it is slow and less exact: take another "
+            "version (of TensorRT, 10.14 is the first with attention), or --backend compile"
         )
 
 
@@ -106,10 +131,11 @@ def _parse(parser: Any, onnx: OnnxFiles, flavour: str, version: str) -> None:
     if parser.parse_from_file(str(onnx.graph)):
         return
     first = parser.get_error(0)
+    where = f"node {first.node_name()} ({first.node_operator()})" if first.node_name() else "it"
     raise EngineError(
-        f"{onnx.graph}: {flavour} {version} cannot parse node {first.node_name() or first.node()} "
-        f"({first.node_operator() or 'no operator'}): {first.desc()} ({parser.num_errors} errors); "
-        "take a newer version of it (10.14 is the first with attention), or --backend compile"
+        f"{onnx.graph}: {flavour} {version} cannot parse {where}: {first.desc()} "
+        f"({parser.num_errors} errors); take a newer version (of TensorRT, 10.14 is the first with "
+        "attention), or --backend compile"
     )
 
 
@@ -124,7 +150,9 @@ def _configure(trt: Any, builder: Any, network: Any, settings: EngineSettings) -
     profile.set_shape(INPUT, min=(1, *shape), opt=largest, max=largest)
     config.add_optimization_profile(profile)
     if settings.compute_capability is not None:
-        _aim(trt, config, settings)
+        config.num_compute_capabilities = 1
+        target = getattr(trt.ComputeCapability, _target_name(settings.compute_capability))
+        config.set_compute_capability(target, 0)
     if settings.flavour == "tensorrt" and settings.timing_cache is not None:
         # TensorRT for RTX times nothing while it builds, and would ask for a GPU.
         known = settings.timing_cache
@@ -133,23 +161,8 @@ def _configure(trt: Any, builder: Any, network: Any, settings: EngineSettings) -
     return config
 
 
-def _aim(trt: Any, config: Any, settings: EngineSettings) -> None:
-    """Build for a compute capability instead of this machine's GPU."""
-    name = f"SM{(settings.compute_capability or '').replace('.', '')}"
-    known = getattr(trt, "ComputeCapability", None)
-    if known is None or settings.flavour != "tensorrt-rtx":
-        raise ValueError(
-            f"compute capability is {settings.compute_capability}, and {settings.flavour} builds "
-            "for the GPU it runs on only; leave it out, or use --flavour tensorrt-rtx"
-        )
-    if not hasattr(known, name):
-        targets = sorted(int(target[2:]) for target in known.__members__ if target.startswith("SM"))
-        raise ValueError(
-            f"compute capability is {settings.compute_capability}; {settings.flavour} "
-            f"{trt.__version__} builds for {', '.join(f'{t // 10}.{t % 10}' for t in targets)}"
-        )
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(known, name), 0)
+def _target_name(compute_capability: str) -> str:
+    return f"SM{compute_capability.replace('.', '')}"
 
 
 def _keep_timings(config: Any, settings: EngineSettings) -> None:

@@ -73,14 +73,9 @@ class TensorRTEncoder:
             self._messages = Messages(trt)
             # Both have to live as long as the context.
             self._runtime = trt.Runtime(self._messages.logger)
-            self._engine = _load(self._runtime, engine, self._messages)
-            _check_engine(trt, self._engine, engine, record, max_batch)
-            self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise EngineError(
-                f"{engine}: no memory or no kernels to run it ({self._messages.last()}); give a "
-                "smaller --batch-size"
-            )
+            self._engine = load_engine(self._runtime, engine, self._messages)
+            check_engine(trt, self._engine, engine, record, max_batch)
+            self._context = open_context(self._engine, engine, self._messages)
 
     @torch.inference_mode()
     def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
@@ -96,22 +91,14 @@ class TensorRTEncoder:
         with torch.cuda.device(self.device), in_order(self._stream):
             for start in range(0, len(pixels_BCHW), self.max_batch):
                 batch = slice(start, start + self.max_batch)
-                self._enqueue(pixels_BCHW[batch], vectors_BD[batch])
+                enqueue(
+                    self._context,
+                    self._stream.cuda_stream,
+                    pixels_BCHW[batch],
+                    vectors_BD[batch],
+                    self._messages,
+                )
         return vectors_BD
-
-    def _enqueue(self, pixels_BCHW: torch.Tensor, vectors_BD: torch.Tensor) -> None:
-        context = self._context
-        done = (
-            context.set_input_shape(INPUT, tuple(pixels_BCHW.shape))
-            and context.set_tensor_address(INPUT, pixels_BCHW.data_ptr())
-            and context.set_tensor_address(OUTPUT, vectors_BD.data_ptr())
-            and context.execute_async_v3(self._stream.cuda_stream)
-        )
-        if not done:
-            raise EngineError(
-                f"{self.encoder_id}: TensorRT refused a batch of {len(pixels_BCHW)} (at most "
-                f"{self.max_batch}): {self._messages.last()}; use --backend compile, and report it"
-            )
 
 
 class Messages:
@@ -183,7 +170,12 @@ def check_gpu(device: torch.device) -> None:
         )
 
 
-def _load(runtime: Any, engine: Path, messages: Messages) -> Any:
+def load_engine(runtime: Any, engine: Path, messages: Messages) -> Any:
+    """An engine from its file, on the current GPU.
+
+    Raises:
+        EngineError: it was built by another version or for another GPU, or is damaged.
+    """
     loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
     if loaded is None:
         raise EngineError(
@@ -192,10 +184,14 @@ def _load(runtime: Any, engine: Path, messages: Messages) -> Any:
     return loaded
 
 
-def _check_engine(
+def check_engine(
     trt: Any, loaded: Any, engine: Path, record: EncoderRecord, max_batch: int
 ) -> None:
-    """Refuse an engine whose input, output or largest batch are not those of the record."""
+    """Refuse an engine whose input, output or largest batch are not those of a record.
+
+    Raises:
+        EngineError: they differ.
+    """
     size = record.image_size
     wanted = {
         INPUT: (trt.uint8, (-1, 3, size, size)),
@@ -211,4 +207,44 @@ def _check_engine(
         raise EngineError(
             f"{engine} takes and gives {found} for up to {largest} images, {record.name} needs "
             f"{wanted} for {max_batch}; remove it and export again"
+        )
+
+
+def open_context(loaded: Any, engine: Path, messages: Messages) -> Any:
+    """What an engine computes in: its working memory on the GPU.
+
+    Raises:
+        EngineError: there is no memory for it.
+    """
+    context = loaded.create_execution_context()
+    if context is None:
+        raise EngineError(
+            f"{engine}: TensorRT cannot prepare to run it ({messages.last()}); give a smaller "
+            "--batch-size"
+        )
+    return context
+
+
+def enqueue(
+    context: Any,
+    stream_handle: int,
+    pixels_BCHW: torch.Tensor,
+    vectors_BD: torch.Tensor,
+    messages: Messages,
+) -> None:
+    """Put a batch on a stream; vectors are there when the stream has come to them.
+
+    Raises:
+        EngineError: TensorRT refused the batch.
+    """
+    done = (
+        context.set_input_shape(INPUT, tuple(pixels_BCHW.shape))
+        and context.set_tensor_address(INPUT, pixels_BCHW.data_ptr())
+        and context.set_tensor_address(OUTPUT, vectors_BD.data_ptr())
+        and context.execute_async_v3(stream_handle)
+    )
+    if not done:
+        raise EngineError(
+            f"TensorRT refused a batch of {len(pixels_BCHW)} ({messages.last()}); give a smaller "
+            "--batch-size, or use --backend compile"
         )

@@ -16,7 +16,7 @@ import torch
 
 import export.to_onnx
 from export.to_onnx import GRAPH_FILE, WEIGHTS_FILE, OnnxFiles, check_whole, export_onnx
-from miner.encoders import EncoderRecord, TorchEncoder, find_record, load_encoder
+from miner.encoders import TorchEncoder, find_record, load_encoder
 from miner.engine_onnx import OnnxEncoder
 from miner.errors import EngineError
 from miner.records import canonical, file_sha256
@@ -194,18 +194,12 @@ def test_graph_names_its_encoder_and_no_path(exported: Export) -> None:
     assert str(ROOT).encode() not in content
 
 
-def write_large(record: EncoderRecord, folder: Path) -> Path:
-    path = folder / "weights.safetensors"
-    if record.library == "open_clip":
-        return towers.write_clip_weights(path, record.model, layout="visual")
-    return towers.write_dino_weights(path, f"{record.model}.{record.weights}")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip-vit-l-14", "dinov2-vit-l-14"])
 def test_full_size_graph_computes_what_torch_computes(name: str, tmp_path: Path) -> None:
     record = find_record(name)
-    encoder = load_encoder(record, weights=write_large(record, tmp_path))
+    weights = towers.write_large_weights(record, tmp_path / "weights.safetensors")
+    encoder = load_encoder(record, weights=weights)
     files = export_onnx(encoder, tmp_path)
     norms = [m for m in encoder.module.modules() if isinstance(m, torch.nn.LayerNorm)]
     assert files.nodes == {"Attention": 24, "LayerNormalization": len(norms)}
