@@ -5,6 +5,7 @@ The command imports what it runs when it runs, so that `--help` does not wait fo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
     import torch
 
     from export.cache import Entry
-    from export.engines import Prove, Source
     from miner.engine_tensorrt import Flavour
 
-Gate = Callable[["Source", "torch.device"], "Prove"]
-"""Prepares the proof of an encoder's engines on a device; the command's context has it as `obj`."""
+INTERRUPTED = 130
+
+DefaultImages = Callable[[], "list[torch.Tensor]"]
+"""Gives the images of a proof where the command gets none: the `obj` of its context."""
 
 
 @click.command("export-engine")
@@ -63,6 +65,12 @@ Gate = Callable[["Source", "torch.device"], "Prove"]
     help="Which TensorRT: the one for data centres, or TensorRT for RTX.",
 )
 @click.option(
+    "--images",
+    multiple=True,
+    metavar="SHARD",
+    help="Shards whose first images the engine is proven on; take some of your own.",
+)
+@click.option(
     "--compute-capability",
     help="Build for another machine's GPU, such as 8.9, without running it (tensorrt-rtx).",
 )
@@ -73,7 +81,7 @@ Gate = Callable[["Source", "torch.device"], "Prove"]
 )
 @click.pass_obj
 def export_engine(
-    gate: Gate,
+    default_images: DefaultImages | None,
     name: str,
     to: str,
     precision: str,
@@ -81,12 +89,14 @@ def export_engine(
     device: str,
     batch_size: int,
     flavour: Flavour,
+    images: tuple[str, ...],
     compute_capability: str | None,
     cache: Path | None,
 ) -> int:
     """Export an encoder to ONNX or TensorRT, prove it equal, and keep it for mining."""
     from export.cache import EngineCache
     from export.engines import build_ahead, find_source, open_onnx, open_tensorrt
+    from export.gate import gate, read_images
     from miner.encoders import find_device
 
     if compute_capability is not None and (to != "tensorrt" or flavour != "tensorrt-rtx"):
@@ -103,7 +113,13 @@ def export_engine(
         _show(built, "built, never executed; mining does not load it")
         return 0
     where = find_device(_auto() if device == "auto" else device)
-    prove = gate(source, where)
+    if images:
+        pictures = read_images(images)
+    elif default_images is not None:
+        pictures = default_images()
+    else:
+        raise click.UsageError("an engine is proven on images before it is kept; give --images")
+    prove = gate(source, where, pictures)
     if to == "onnx":
         proven = open_onnx(engines, source, where, prove)
     else:
@@ -127,26 +143,34 @@ def _show(entry: Entry, verdict: str) -> None:
         click.echo(f"{name.replace('_', ' '):<20} {value}")
 
 
-def run(gate: Gate, arguments: list[str] | None = None) -> int:
+def run(arguments: list[str] | None = None) -> int:
     """Run the command; its exit code: 0, 2, 4, 5 or 130, as of `blindpairs`.
 
     Args:
-        gate: prepares the proof of an engine.
         arguments: the words after `python -m export`; None takes the process's own.
     """
-    from miner.errors import MinerError
+    from miner.errors import MinerError, ResourceError
 
     try:
-        return int(
-            export_engine.main(arguments, "python -m export", standalone_mode=False, obj=gate) or 0
-        )
+        return int(export_engine.main(arguments, "python -m export", standalone_mode=False) or 0)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        return 130
-    except (MinerError, ValueError) as error:
+        click.echo("interrupted; the same command goes on from here", err=True)
+        return INTERRUPTED
+    except MinerError as error:
         click.echo(f"export: {error}", err=True)
-        return getattr(error, "exit_code", click.UsageError.exit_code)
+        return error.exit_code
+    except ValueError as error:
+        click.echo(f"export: {error}", err=True)
+        return click.UsageError.exit_code
+    except OSError as error:
+        click.echo(f"export: {error}; see to it and run again", err=True)
+        return ResourceError.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(run())

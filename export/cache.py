@@ -55,16 +55,17 @@ class Entry:
 
 
 class EngineCache:
-    """The folder at `root`; made on first use, for its owner alone."""
+    """The folder at `root`; made when something is, for its owner alone."""
 
     def __init__(self, root: Path | None = None) -> None:
-        """Open the cache.
+        """Name the cache.
 
         Raises:
             EngineError: others can write to the folder.
         """
         self.root = (root or DEFAULT_ROOT).expanduser().absolute()
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.root.exists():
+            return
         status = self.root.stat()
         if status.st_uid != os.getuid() or status.st_mode & _OTHERS_MAY_WRITE:
             raise EngineError(
@@ -93,6 +94,7 @@ class EngineCache:
         """
         name = _digest(key)
         attempt = self.root / "unfinished" / f"{name}.{new_attempt()}"
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lock(state, name):
             attempt.mkdir(parents=True)
             try:

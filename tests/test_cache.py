@@ -199,6 +199,7 @@ def test_eight_processes_build_one_engine_once(tmp_path: Path) -> None:
 def test_who_waits_says_so(cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     words = [sys.executable, "-c", BUILDER, str(cache.root), str(cache.root / "log")]
+    cache.root.mkdir(mode=0o700)
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL):
         while not (cache.root / "log").exists():
             pass
@@ -208,11 +209,14 @@ def test_who_waits_says_so(cache: EngineCache, caplog: pytest.LogCaptureFixture)
     assert "another process makes unproven/" in caplog.text
 
 
-def test_the_folder_is_private(tmp_path: Path) -> None:
-    assert EngineCache(tmp_path / "cache").root.stat().st_mode & 0o777 == 0o700
-    os.chmod(tmp_path / "cache", 0o770)
+def test_the_folder_is_private(cache: EngineCache) -> None:
+    assert not cache.root.exists()
+    publish(cache)
+    assert cache.root.stat().st_mode & 0o777 == 0o700
+    EngineCache(cache.root)
+    os.chmod(cache.root, 0o770)
     with pytest.raises(EngineError, match=r"mode 770, so others can put engines there"):
-        EngineCache(tmp_path / "cache")
+        EngineCache(cache.root)
 
 
 def test_the_default_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
