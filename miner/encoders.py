@@ -29,6 +29,7 @@ __all__ = [
     "EncoderRecord",
     "TorchEncoder",
     "check_pixels",
+    "find_device",
     "find_record",
     "load_encoder",
     "locate",
@@ -193,7 +194,7 @@ def load_encoder(
     """
     record = find_record(name) if isinstance(name, str) else name
     torch_dtype = _find_dtype(dtype)
-    torch_device = _find_device(device)
+    torch_device = find_device(device)
     check_activation(record)
     record, path = locate(record, weights)
     # Without memory first: initial values would take seconds, and are thrown away.
@@ -235,7 +236,13 @@ def _find_dtype(dtype: str | torch.dtype) -> torch.dtype:
     raise ValueError(f"dtype is {name}; give float32 (fp32), bfloat16 (bf16) or float16 (fp16)")
 
 
-def _find_device(device: str | torch.device) -> torch.device:
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ValueError: it is none of cpu, cuda and cuda:N.
+        ResourceError: torch sees no such device.
+    """
     try:
         found = torch.device(device)
     except RuntimeError as error:

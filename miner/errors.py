@@ -7,6 +7,7 @@
     ├── StoreError              the run directory is missing or contradicts itself (4)
     │   └── FingerprintError    it holds work made with other settings (2)
     ├── ResourceError           weights, a device or a dependency is missing (exit code 4)
+    ├── EngineError             an engine cannot be exported, built or loaded (exit code 4)
     └── ParityError             an engine does not equal the encoder (exit code 5)
 
 Every message gives the fact, the values against their limits, and what to do.
@@ -60,6 +61,12 @@ class FingerprintError(StoreError):
 
 class ResourceError(MinerError):
     """Weights, a device or a dependency is missing."""
+
+    exit_code = 4
+
+
+class EngineError(MinerError):
+    """An engine cannot be exported, built or loaded."""
 
     exit_code = 4
 

@@ -5,8 +5,9 @@ from collections.abc import Generator
 import pytest
 
 from tests.commands import commands
+from tests.exports import exported
 
-__all__ = ["commands"]
+__all__ = ["commands", "exported"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -162,6 +162,13 @@ def write_dino_weights(
     return _write(path, _draw(shapes, seed, dtype))
 
 
+def write_large_weights(record: EncoderRecord, path: Path) -> Path:
+    """Write the seeded image tower of a record of the registry, at its full size."""
+    if record.library == "open_clip":
+        return write_clip_weights(path, record.model, layout="visual")
+    return write_dino_weights(path, f"{record.model}.{record.weights}")
+
+
 def scenes(number: int, seed: int = 0) -> list[Image.Image]:
     """Images of many sizes and shapes whose spectrum falls as a photograph's does."""
     generator = np.random.default_rng(seed)

@@ -1,0 +1,176 @@
+"""`python -m export`, which is `blindpairs export-engine`: an encoder as an engine, proven equal.
+
+The command imports what it runs when it runs, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from export.cache import Entry
+    from miner.engine_tensorrt import Flavour
+
+INTERRUPTED = 130
+
+DefaultImages = Callable[[], "list[torch.Tensor]"]
+"""Gives the images of a proof where the command gets none: the `obj` of its context."""
+
+
+@click.command("export-engine")
+@click.option(
+    "--encoder",
+    "name",
+    required=True,
+    help="A registry name or library:name:weights.",
+)
+@click.option("--to", required=True, type=click.Choice(["onnx", "tensorrt"]))
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Number format of the tower; pixels and lengths are computed in fp32.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="safetensors file; default: bundled, or the hub's local cache, or the hub.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:N: where the engine is to run, and is proven.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Largest batch of a TensorRT engine, and the one it is optimised for.",
+)
+@click.option(
+    "--flavour",
+    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
+    default="tensorrt",
+    show_default=True,
+    help="Which TensorRT: the one for data centres, or TensorRT for RTX.",
+)
+@click.option(
+    "--images",
+    multiple=True,
+    metavar="SHARD",
+    help="Shards whose first images the engine is proven on; take some of your own.",
+)
+@click.option(
+    "--compute-capability",
+    help="Build for another machine's GPU, such as 8.9, without running it (tensorrt-rtx).",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Folder of exports and engines.  [default: ~/.cache/blindpairs/engines]",
+)
+@click.pass_obj
+def export_engine(
+    default_images: DefaultImages | None,
+    name: str,
+    to: str,
+    precision: str,
+    weights: Path | None,
+    device: str,
+    batch_size: int,
+    flavour: Flavour,
+    images: tuple[str, ...],
+    compute_capability: str | None,
+    cache: Path | None,
+) -> int:
+    """Export an encoder to ONNX or TensorRT, prove it equal, and keep it for mining."""
+    from export.cache import EngineCache
+    from export.engines import build_ahead, find_source, open_onnx, open_tensorrt
+    from export.gate import gate, read_images
+    from miner.encoders import find_device
+
+    if compute_capability is not None and (to != "tensorrt" or flavour != "tensorrt-rtx"):
+        raise click.UsageError(
+            f"--compute-capability is {compute_capability}, which only --to tensorrt --flavour "
+            "tensorrt-rtx builds for; leave it out, or give both"
+        )
+    source = find_source(name, weights, precision)
+    engines = EngineCache(cache)
+    if compute_capability is not None:
+        built = build_ahead(
+            engines, source, compute_capability=compute_capability, max_batch=batch_size
+        )
+        _show(built, "built, never executed; mining does not load it")
+        return 0
+    where = find_device(_auto() if device == "auto" else device)
+    if images:
+        pictures = read_images(images)
+    elif default_images is not None:
+        pictures = default_images()
+    else:
+        raise click.UsageError("an engine is proven on images before it is kept; give --images")
+    prove = gate(source, where, pictures)
+    if to == "onnx":
+        proven = open_onnx(engines, source, where, prove)
+    else:
+        proven = open_tensorrt(engines, source, where, prove, flavour=flavour, max_batch=batch_size)
+    _show(proven.entry, f"proven, largest deviation of a pair {proven.encoder.deviation:.1e}")
+    return 0
+
+
+def _auto() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _show(entry: Entry, verdict: str) -> None:
+    """What was made: its key, its files with their hashes, and the verdict."""
+    facts = [(name, str(value)) for name, value in entry.key.items() if value != ""]
+    for name, sha256 in entry.files.items():
+        facts += [("file", str((entry.folder / name).resolve())), ("sha256", sha256)]
+    for name, value in [*facts, ("verdict", verdict)]:
+        click.echo(f"{name.replace('_', ' '):<20} {value}")
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command; its exit code: 0, 2, 4, 5 or 130, as of `blindpairs`.
+
+    Args:
+        arguments: the words after `python -m export`; None takes the process's own.
+    """
+    from miner.errors import MinerError, ResourceError
+
+    try:
+        return int(export_engine.main(arguments, "python -m export", standalone_mode=False) or 0)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; the same command goes on from here", err=True)
+        return INTERRUPTED
+    except MinerError as error:
+        click.echo(f"export: {error}", err=True)
+        return error.exit_code
+    except ValueError as error:
+        click.echo(f"export: {error}", err=True)
+        return click.UsageError.exit_code
+    except OSError as error:
+        click.echo(f"export: {error}; see to it and run again", err=True)
+        return ResourceError.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(run())
