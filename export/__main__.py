@@ -6,7 +6,6 @@ The command imports what it runs when it runs, so that `--help` does not wait fo
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
     from miner.engine_tensorrt import Flavour
 
 INTERRUPTED = 130
-
-DefaultImages = Callable[[], "list[torch.Tensor]"]
-"""Gives the images of a proof where the command gets none: the `obj` of its context."""
-
 
 @click.command("export-engine")
 @click.option(
@@ -68,7 +63,7 @@ DefaultImages = Callable[[], "list[torch.Tensor]"]
     "--images",
     multiple=True,
     metavar="SHARD",
-    help="Shards whose first images the engine is proven on; take some of your own.",
+    help="Shards whose first images the engine is proven on too, beside rendered scenes.",
 )
 @click.option(
     "--compute-capability",
@@ -79,9 +74,7 @@ DefaultImages = Callable[[], "list[torch.Tensor]"]
     type=click.Path(path_type=Path),
     help="Folder of exports and engines.  [default: ~/.cache/blindpairs/engines]",
 )
-@click.pass_obj
 def export_engine(
-    default_images: DefaultImages | None,
     name: str,
     to: str,
     precision: str,
@@ -96,8 +89,8 @@ def export_engine(
     """Export an encoder to ONNX or TensorRT, prove it equal, and keep it for mining."""
     from export.cache import EngineCache
     from export.engines import build_ahead, find_source, open_onnx, open_tensorrt
-    from export.gate import gate, read_images
-    from miner.encoders import find_device
+    from export.gate import Gate
+    from miner.encoders import find_device, load_encoder
 
     if compute_capability is not None and (to != "tensorrt" or flavour != "tensorrt-rtx"):
         raise click.UsageError(
@@ -113,19 +106,37 @@ def export_engine(
         _show(built, "built, never executed; mining does not load it")
         return 0
     where = find_device(_auto() if device == "auto" else device)
-    if images:
-        pictures = read_images(images)
-    elif default_images is not None:
-        pictures = default_images()
-    else:
-        raise click.UsageError("an engine is proven on images before it is kept; give --images")
-    prove = gate(source, where, pictures)
+    prove = Gate(
+        load_truth=lambda: load_encoder(source.record, device=where, weights=source.weights),
+        images_HWC=_images(images, where),
+        batch_size=batch_size,
+        threshold=source.record.clip_above or source.record.dino_below,
+        proofs=engines.root / "proofs",
+    )
     if to == "onnx":
         proven = open_onnx(engines, source, where, prove)
     else:
         proven = open_tensorrt(engines, source, where, prove, flavour=flavour, max_batch=batch_size)
     _show(proven.entry, f"proven, largest deviation of a pair {proven.encoder.deviation:.1e}")
     return 0
+
+
+def _images(patterns: tuple[str, ...], device: torch.device) -> list[torch.Tensor]:
+    """The user's own images, where shards are named."""
+    from export.gate import amounts_on, first_images
+    from export.verify import MIN_IMAGES
+    from miner.errors import ShardError
+    from miner.shards import list_shards
+
+    if not patterns:
+        return []
+    found = first_images(list_shards(patterns), amounts_on(device).read)
+    if len(found) < MIN_IMAGES:
+        raise ShardError(
+            f"{', '.join(patterns)}: {len(found)} images can be decoded, an engine is judged on "
+            f"{MIN_IMAGES} at least; give more shards, or leave --images out"
+        )
+    return found
 
 
 def _auto() -> str:

@@ -1,93 +1,141 @@
-"""Between an engine that was built and one that is published: a proof on real images."""
+"""The proof that every engine passes before it is used, and on which images.
+
+Everywhere on the scenes that come with the package, and on the user's own images where some are
+given: of those the pairs that are nearest by the engine's own vectors, and others far from all.
+Both kinds are blended too, so that pairs lie wherever the threshold is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
+from pathlib import Path
 
 import torch
 
-from export.engines import Prove, Source
+from export.cache import EngineCache
+from export.look import Group, pick_images
+from export.proofs import prove
+from export.scenes import bundled_scenes
+from export.verdict import Verdict
+from export.verify import MIN_IMAGES
 from miner.config import ImageLimits
-from miner.encoders import Encoder, load_encoder
-from miner.errors import ImageError, ParityError, ShardError
+from miner.encoders import Encoder, TorchEncoder
+from miner.errors import ImageError, ShardError
 from miner.images import cut, decode
 from miner.samples import Sample, ShardReader
-from miner.shards import list_shards
-
-NUM_IMAGES = 64
-"""Images on which an engine is proven: 2,016 pairs."""
-
-LIMITS = {"fp32": 2e-3, "fp16": 2e-3, "bf16": 5e-3}
-"""Most that a pair's cosine may be from the truth."""
-
-_BATCH_SIZE = 16
+from miner.shards import Shard
 
 
-def read_images(patterns: Sequence[str], number: int = NUM_IMAGES) -> list[torch.Tensor]:
-    """The first images of some shards: [H, W, 3] uint8 each.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """How many images a proof takes: what a GPU does in a moment takes a processor minutes.
 
-    Args:
-        patterns: shards, as every command takes them.
-        number: of images.
+    Attributes:
+        read: of the user's own.
+        picked: of those.
+        blends: to add to the scenes, and to the picked ones.
+    """
 
-    Raises:
-        ShardError: the shards cannot be read, or have too few images that can be decoded.
+    read: int
+    picked: int
+    blends: int
+
+
+AMOUNTS = {
+    "cuda": Amounts(read=256, picked=48, blends=24),
+    "cpu": Amounts(read=32, picked=16, blends=8),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """Proves the engines of one encoder.
+
+    Attributes:
+        load_truth: gives the encoder in float32; called only where there is no proof yet.
+        images_HWC: the user's own, [H, W, 3] uint8 each; fewer than 16 are not looked at.
+        batch_size: images to a batch, as in the run.
+        threshold: of the cosine, at which a run decides.
+        proofs: folder of what was proven on this machine before.
+        engine: what else decides the engine's vectors: a file's hash, a runtime's version.
+    """
+
+    load_truth: Callable[[], TorchEncoder]
+    images_HWC: Sequence[torch.Tensor]
+    batch_size: int
+    threshold: float | None = None
+    proofs: Path = field(default_factory=lambda: EngineCache().root / "proofs")
+    engine: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, encoder: Encoder) -> float:
+        """The largest deviation of a pair's cosine; becomes the engine's `deviation`.
+
+        Raises:
+            ParityError: the engine is not equal to its encoder.
+        """
+        return self.verdict(encoder).deviation
+
+    def verdict(self, encoder: Encoder) -> Verdict:
+        """Every figure of an engine that passes.
+
+        Raises:
+            ParityError: the engine is not equal to its encoder.
+        """
+        return prove(
+            encoder,
+            self.load_truth,
+            groups_for(encoder, self.images_HWC, self.batch_size),
+            folder=self.proofs,
+            threshold=self.threshold,
+            batch_size=self.batch_size,
+            engine=self.engine,
+        )
+
+
+def groups_for(
+    encoder: Encoder, images_HWC: Sequence[torch.Tensor], batch_size: int
+) -> list[Group]:
+    """The images that an engine is judged on: scenes, and some of the user's own."""
+    record, amounts = encoder.record, amounts_on(encoder.device)
+    of_images = partial(Group.of_images, record=record, num_blends=amounts.blends)
+    groups = [of_images("scenes", images_HWC=bundled_scenes())]
+    if len(images_HWC) < MIN_IMAGES:
+        return groups
+    pixels_NCHW = torch.stack([cut(image_HWC, record.crop) for image_HWC in images_HWC])
+    vectors_ND = torch.cat([encoder(part).cpu() for part in pixels_NCHW.split(batch_size)])
+    # Of a broken engine the choice is odd; it then falls over the scenes.
+    picked = pick_images(torch.nan_to_num(vectors_ND), amounts.picked)
+    return [*groups, of_images("own", images_HWC=[images_HWC[row] for row in picked])]
+
+
+def amounts_on(device: torch.device) -> Amounts:
+    """How many images a proof takes on a device."""
+    return AMOUNTS["cpu" if device.type == "cpu" else "cuda"]
+
+
+def first_images(shards: Iterable[Shard], number: int) -> list[torch.Tensor]:
+    """The first images of some shards: [H, W, 3] uint8 each, fewer where there are no more.
+
+    Which images a run refuses, it says itself; here others take their places. So does a shard that
+    cannot be read.
     """
     limits = ImageLimits()
     images_HWC: list[torch.Tensor] = []
-    samples = chain.from_iterable(ShardReader(shard, limits) for shard in list_shards(patterns))
-    for sample in samples:
+    for sample in chain.from_iterable(_samples(shard, limits) for shard in shards):
+        try:
+            images_HWC.append(decode(sample.data, limits).pixels_HWC)
+        except ImageError:
+            continue
         if len(images_HWC) == number:
             break
-        if isinstance(sample, Sample):
-            try:
-                images_HWC.append(decode(sample.data, limits).pixels_HWC)
-            except ImageError:
-                # Which images a run refuses, it says itself; here others take their places.
-                continue
-    if len(images_HWC) < number:
-        raise ShardError(
-            f"{', '.join(patterns)}: {len(images_HWC)} images can be decoded, an engine is proven "
-            f"on {number}; give more shards"
-        )
     return images_HWC
 
 
-def gate(source: Source, device: torch.device, images_HWC: Sequence[torch.Tensor]) -> Prove:
-    """The proof of an encoder's engines on a device.
-
-    Args:
-        source: the encoder.
-        device: on which `TorchEncoder` computes the truth in float32.
-        images_HWC: [H, W, 3] uint8 each, decoded.
-
-    Returns:
-        What gives an engine's largest deviation of a pair's cosine, or raises ParityError.
-    """
-    crop = source.record.crop
-    pixels_BCHW = torch.stack([cut(image_HWC, crop) for image_HWC in images_HWC])
-
-    def prove(encoder: Encoder) -> float:
-        truth = load_encoder(source.record, device=device, weights=source.weights)
-        left_BB, right_BB = (_cosines(one, pixels_BCHW) for one in (encoder, truth))
-        deviation = (left_BB - right_BB).abs().max().item()
-        limit = LIMITS[encoder.precision]
-        # NaN is not within a limit.
-        if not deviation <= limit:
-            raise ParityError(
-                f"{encoder.encoder_id} by {encoder.backend} in {encoder.precision}: cosines of "
-                f"pairs differ from TorchEncoder's in float32 by up to {deviation:.2g} (limit "
-                f"{limit:.0e}, {len(images_HWC)} images); use another --precision, or --backend "
-                "torch"
-            )
-        return deviation
-
-    return prove
-
-
-def _cosines(encoder: Encoder, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-    starts = range(0, len(pixels_BCHW), _BATCH_SIZE)
-    parts = [encoder(pixels_BCHW[start : start + _BATCH_SIZE]) for start in starts]
-    vectors_BD = torch.cat(parts).double().cpu()
-    return vectors_BD @ vectors_BD.T
+def _samples(shard: Shard, limits: ImageLimits) -> Iterable[Sample]:
+    try:
+        yield from (item for item in ShardReader(shard, limits) if isinstance(item, Sample))
+    except ShardError:
+        return

@@ -1,4 +1,4 @@
-"""Rendered scenes that come with the package: what every engine is judged on, wherever it is made.
+"""Rendered pictures that come with the package: what every engine is judged on.
 
 H rows, W columns, C = 3 channels
 """
@@ -18,7 +18,7 @@ SCENES = Path(__file__).parent / "scenes.tar"
 
 
 def bundled_scenes() -> list[torch.Tensor]:
-    """The scenes, [256, 256, 3] uint8 each; half of them differ from another in one thing only."""
+    """[256, 256, 3] uint8 each: 24 scenes, of which 14 have a twin, and 8 patterns."""
     images_HWC = []
     with tarfile.open(SCENES) as tar:
         for member in tar:

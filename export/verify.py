@@ -50,7 +50,8 @@ NEAR = 0.05
 """Pairs within this of the threshold are near; without a threshold, those above 0.9."""
 
 MIN_NEAR_PAIRS = 8
-"""Pairs near the threshold, without which nothing is known of the pairs that matter."""
+"""Pairs that are near at least: those nearest to a threshold, however far; but of pairs above 0.9
+there have to be so many, since nothing is known of the pairs that matter without them."""
 
 _SINGLES = 3
 """Images that are also encoded alone."""
@@ -91,10 +92,10 @@ def verify(
     spread = float(cosines_P.max() - cosines_P.min())
     if not spread >= MIN_SPREAD:
         raise _unjudged(encoder, f"the images' cosines spread by {spread:.3f}", MIN_SPREAD)
-    near_NN = cosines_NN > 0.9 if threshold is None else (cosines_NN - threshold).abs() <= NEAR
+    near_NN = _near(cosines_NN, threshold)
     num_near_pairs = int(near_NN[_pairs(len(truth_ND))].sum())
     if num_near_pairs < MIN_NEAR_PAIRS:
-        what = f"{num_near_pairs} pairs lie near the threshold"
+        what = f"{num_near_pairs} pairs have a cosine above 0.9"
         raise _unjudged(encoder, what, MIN_NEAR_PAIRS)
     vectors_ND = _encode(encoder, pixels_NCHW, batch_size)
     error_NN = (vectors_ND @ vectors_ND.T - cosines_NN).abs()
@@ -151,6 +152,15 @@ def _pairs(num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """[P] and [P]: rows and columns of all pairs, each once."""
     rows_P, columns_P = torch.triu_indices(num_images, num_images, 1)
     return rows_P, columns_P
+
+
+def _near(cosines_NN: torch.Tensor, threshold: float | None) -> torch.Tensor:
+    """[N, N] bool: the pairs that matter most."""
+    if threshold is None:
+        return cosines_NN > 0.9
+    distance_NN = (cosines_NN - threshold).abs()
+    nearest_P = distance_NN[_pairs(len(distance_NN))].sort().values
+    return distance_NN <= max(NEAR, float(nearest_P[:MIN_NEAR_PAIRS][-1]))
 
 
 def _shape_checks(vectors_ND: torch.Tensor) -> Iterator[Check]:
