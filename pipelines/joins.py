@@ -38,8 +38,8 @@ def with_own_thresholds(store: Store, clip: str, dino: str, how: JoinSettings) -
     """
     given = {name: getattr(how, name) for name in how.model_fields_set}
     for encoder_id, name in ((clip, "clip_above"), (dino, "dino_below")):
-        for shard_id in store.committed(f"vectors/{encoder_id}")[:1]:
-            own = store.record(f"vectors/{encoder_id}", shard_id)["encoder"][name]
+        for commit in store.committed(f"vectors/{encoder_id}")[:1]:
+            own = store.record(f"vectors/{encoder_id}", commit)["encoder"][name]
             if own is not None:
                 given.setdefault(name, own)
     try:
