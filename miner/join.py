@@ -72,6 +72,8 @@ def join(
     if (lazy or settings.recheck) and late is None:
         raise ValueError("a lazy join and a re-check encode images; give `late`, the encoders")
     stores = runs_to_join(store, settings.against)
+    # Where DINO has seen everything already, there is nothing left to be lazy about.
+    lazy = lazy and any(joined_shards(s, clip) != joined_shards(s, clip, dino) for s in stores)
     seen_all = (clip,) if lazy else (clip, dino)
     shards = [joined_shards(each, *seen_all) for each in stores]
     task = JoinTask(

@@ -63,7 +63,7 @@ def image_steps(store: Store, record: Json) -> list[Step]:
         num_decodable += commit["num_decodable"]
         refused.update(run.table(commit, "quarantine")["reason"].to_pylist())
         for commit in (record for each in vectors[run.root] for record in each.records(shard_id)):
-            if commit["num_quarantined"]:
+            if any(file["path"].startswith("quarantine/") for file in commit["files"]):
                 nonfinite.update(run.table(commit, "quarantine")["reason"].to_pylist())
     later = len(found) - counts["shards"]
     copies = "near-copies" if record["collapse"] == "near" else "copies with equal bytes"

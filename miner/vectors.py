@@ -88,7 +88,7 @@ class EncoderVectors:
         """The images of a shard for which the encoder gave no finite vector."""
         found: set[str] = set()
         for record in self.records(shard_id, kind):
-            if record["num_quarantined"]:
+            if any(file["path"].startswith("quarantine/") for file in record["files"]):
                 shard = self.store.record("samples", shard_id)["shard"]
                 keys = self.store.table(record, "quarantine", ["key"])["key"].to_pylist()
                 found |= {f"{shard['dataset']}/{shard['stem']}/{key}" for key in keys}

@@ -20,6 +20,8 @@ from miner.rows import runs_of, samples_of, vectors_of
 from miner.select import KEPT, verdicts
 from miner.store import Store, read_parts
 
+THRESHOLDS = {"clip": "clip_above", "dino": "dino_below"}
+
 NOT_COMPARED = "not compared: both images are of one run, and the join was against another"
 
 
@@ -160,8 +162,8 @@ def _cosine(
     stored = _cosine_of(vectors_of(runs, record[side], (first, second)))
     if stored is None or record["rechecked"] is None:
         return stored
-    above_below = {"clip": "clip_above", "dino": "dino_below"}[side]
-    thresholds = (record[above_below], record[f"keep_{side}"] or record[above_below])
+    threshold, kept = record[THRESHOLDS[side]], record[f"keep_{side}"]
+    thresholds = (threshold, threshold if kept is None else kept)
     band = record["rechecked"][f"{side}_band"]
     if not near_threshold(torch.tensor([stored]), thresholds, band).any():
         return stored

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,16 +15,20 @@ import torch
 from miner.audit import collect_garbage
 from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
 from miner.embed import embed_shard, reading_fingerprint
-from miner.encoders import TorchEncoder, find_record, load_encoder
-from miner.errors import FingerprintError, ResourceError, ShardError
+from miner.encoders import Encoder, TorchEncoder, find_record, load_encoder
+from miner.errors import FingerprintError, ResourceError, ShardError, StoreError
+from miner.partial import Late, embed_rest
 from miner.records import Json
 from miner.registry import EncoderRecord
+from miner.rows import joined_shards
 from miner.shards import Shard, list_shards
 from miner.stats import Stats
 from miner.store import Store
+from miner.vectors import FP32, EncoderVectors
 from miner.versions import versions
 from miner.weights import locate
-from pipelines.joins import join_and_select
+from pipelines.joins import join_and_select, with_own_thresholds
+from pipelines.modes import AUTO_SAMPLES, Choice, choice_made, choose, embedding_of
 from pipelines.progress import ShardProgress
 from pipelines.settle import settle
 
@@ -40,19 +44,21 @@ class Embedded:
         dino: encoder_id.
         stats: of the work done in this run only.
         num_shards: listed shards.
-        num_new: shards on which there was work to do.
+        new: ids of shards on which there was work to do.
         failed: shard_id to error, of shards that could not be read.
         damaged: ids of committed shards that are damaged.
         num_samples: over all listed and committed shards.
         num_quarantined: likewise.
         max_bad_fraction: the limit above which a run is partial.
+        choice: whether DINO saw every image, and why.
     """
 
     clip: str
     dino: str
+    choice: Choice = field(default=Choice(mode="eager", because="asked for"))
     stats: Stats = field(default_factory=Stats)
     num_shards: int = 0
-    num_new: int = 0
+    new: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
     num_samples: int = 0
@@ -98,7 +104,7 @@ class Encoders:
             locate(find_record(settings.clip), settings.clip_weights),
             locate(find_record(settings.dino), settings.dino_weights),
         ]
-        self._loaded: dict[str, TorchEncoder] = {}
+        self._loaded: dict[tuple[str, str], TorchEncoder] = {}
         clip, dino = (record.encoder_id for record in self.records)
         if clip == dino:
             raise ValueError(
@@ -110,21 +116,46 @@ class Encoders:
         """CLIP's record and DINO's."""
         return [record for record, _ in self._located]
 
-    def load(self) -> list[TorchEncoder]:
-        """Both encoders on their device."""
-        for record, path in self._located:
-            if record.encoder_id not in self._loaded:
-                log.info("loading %s on %s from %s", record.encoder_id, self._device, path)
-                self._loaded[record.encoder_id] = load_encoder(
-                    record, device=self._device, dtype=self._settings.precision, weights=path
-                )
-        return [self._loaded[record.encoder_id] for record in self.records]
+    def load(self, encoder_id: str) -> Encoder:
+        """An encoder on its device, as the settings want it computed."""
+        return self._load(encoder_id, self._settings.precision)
+
+    def load_truth(self, encoder_id: str) -> Encoder:
+        """An encoder on its device, in float32 by torch."""
+        return self._load(encoder_id, "fp32")
+
+    def late(self, store: Store) -> Late:
+        """Both, for a join that finds out which images they have to see."""
+        return Late(
+            load=lambda encoder_id, kind: (
+                self.load_truth(encoder_id) if kind == FP32 else self.load(encoder_id)
+            ),
+            batch_size=self._settings.batch_size,
+            on_shard=lambda shard_id, stats: _append_metrics(store, shard_id, stats),
+        )
+
+    def _load(self, encoder_id: str, precision: str) -> TorchEncoder:
+        key = (encoder_id, precision)
+        if key not in self._loaded:
+            found = {record.encoder_id: (record, path) for record, path in self._located}
+            record, path = found[encoder_id]
+            log.info("loading %s on %s from %s", encoder_id, self._device, path)
+            self._loaded[key] = load_encoder(
+                record, device=self._device, dtype=precision, weights=path
+            )
+        return self._loaded[key]
 
 
 def embed(
-    patterns: Sequence[str], store: Store, read: ReadSettings, encode: EmbedSettings, command: Json
+    patterns: Sequence[str],
+    store: Store,
+    read: ReadSettings,
+    encode: EmbedSettings,
+    command: Json,
+    how: JoinSettings | None = None,
+    encoders: Encoders | None = None,
 ) -> Embedded:
-    """Embed every listed shard that is not committed yet.
+    """Embed every listed shard that is not committed yet; where DINO is lazy, with CLIP alone.
 
     Args:
         patterns: shards, as `miner.shards.list_shards` takes them.
@@ -132,6 +163,8 @@ def embed(
         read: how shards are read.
         encode: which encoders, on what.
         command: what to log in run.json.
+        how: thresholds, by which `--dino-mode auto` chooses; default: the encoders' own.
+        encoders: made of `encode`, where the caller has them already.
 
     Raises:
         MinerError: shards cannot be listed or were changed, or weights or a device are missing. A
@@ -141,7 +174,7 @@ def embed(
     root = os.path.realpath(store.root)
     if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
-    encoders = Encoders(encode)
+    encoders = encoders or Encoders(encode)
     shards = settle(listed, store, dataset_given=read.dataset is not None)
     clip, dino = (record.encoder_id for record in encoders.records)
     seen = {shard.shard_id: _whereabouts(shard) for shard in shards}
@@ -149,32 +182,92 @@ def embed(
     done = Embedded(
         clip=clip, dino=dino, num_shards=len(shards), max_bad_fraction=read.max_bad_fraction
     )
+    task = _Embedding(store=store, shards=shards, encoders=encoders, read=read, encode=encode)
     with store.writing(), ShardProgress(len(shards)) as progress:
-        left = read.limit
-        for shard in shards:
-            if left is not None and left <= 0:
-                break
-            try:
-                stats = _embed_one(shard, store, encoders, read, encode, left, progress)
-            except ShardError as error:
-                log.error("shard %s failed: %s", shard.shard_id, error)
-                done.failed[shard.shard_id] = str(error)
-                progress.advance()
-                continue
-            num_samples = _account(done, store, shard.shard_id, stats)
-            left = None if left is None else left - num_samples
-            progress.advance()
+        if encode.dino_mode == "auto":
+            done.choice = _choose(task, done, how or JoinSettings(), progress)
+        elif encode.dino_mode == "lazy":
+            done.choice = Choice(mode="lazy", because="asked for")
+        wanted = [clip] if done.choice.mode == "lazy" else [clip, dino]
+        _embed_all(task, wanted, done, progress)
     # A join that was killed goes on with what it had packed.
     collect_garbage(store, spare=("packed",))
     return done
 
 
-def _account(done: Embedded, store: Store, shard_id: str, stats: Stats) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Embedding:
+    """What is embedded, where and how."""
+
+    store: Store
+    shards: list[Shard]
+    encoders: Encoders
+    read: ReadSettings
+    encode: EmbedSettings
+
+
+def _embed_all(
+    task: _Embedding,
+    wanted: list[str],
+    done: Embedded,
+    progress: ShardProgress,
+    *,
+    most_samples: int | None = None,
+) -> None:
+    """Embed shard by shard with some encoders, and count; stop early at a number of samples."""
+    left = task.read.limit
+    for shard in task.shards:
+        if left is not None and left <= 0:
+            break
+        try:
+            stats = _embed_one(shard, task, wanted, left, progress)
+        except ShardError as error:
+            log.error("shard %s failed: %s", shard.shard_id, error)
+            done.failed[shard.shard_id] = str(error)
+            progress.advance()
+            continue
+        num_samples = _account(done, task.store, shard.shard_id, stats, wanted)
+        left = None if left is None else left - num_samples
+        if most_samples is not None:
+            if done.num_samples >= most_samples:
+                break
+            continue
+        progress.advance()
+
+
+def _choose(task: _Embedding, done: Embedded, how: JoinSettings, progress: ShardProgress) -> Choice:
+    """Choose by the first shards, seen by CLIP alone, unless an earlier command chose already."""
+    # Not at the top: a plan imports this file.
+    from pipelines.plan import flops_per_image
+
+    store, clip, dino = task.store, done.clip, done.dino
+    choice = choice_made(store, clip, dino)
+    if choice is None:
+        head = Embedded(clip=clip, dino=dino, max_bad_fraction=done.max_bad_fraction)
+        _embed_all(task, [clip], head, progress, most_samples=AUTO_SAMPLES)
+        done.stats, done.new = head.stats, head.new
+        num_bytes = sum(shard.num_bytes for shard in task.shards)
+        known = {shard.shard_id: shard for shard in task.shards}
+        seen = [known[i] for i in joined_shards(store, clip) if i in known]
+        num_seen = sum(store.record("samples", s.shard_id)["num_decodable"] for s in seen)
+        num_images = round(num_seen * num_bytes / max(sum(s.num_bytes for s in seen), 1))
+        num_images = min(num_images, task.read.limit or num_images)
+        first, second = (float(flops_per_image(record)) for record in task.encoders.records)
+        how = with_own_thresholds(store, clip, dino, how)
+        choice = choose(store, (clip, dino), (first, second), num_images, how)
+        chosen = {"dino_mode": choice.mode, "because": choice.because}
+        store.log_command({**command_of("auto", {}), "encoders": [clip, dino], "chosen": chosen})
+    log.warning("--dino-mode auto: %s, since %s", choice.mode, choice.because)
+    return choice
+
+
+def _account(done: Embedded, store: Store, shard_id: str, stats: Stats, wanted: list[str]) -> int:
     """Add a committed shard to the totals; its number of samples."""
     record = store.record("samples", shard_id)
-    vectors = [store.record(f"vectors/{e}", shard_id) for e in (done.clip, done.dino)]
+    vectors = [store.record(f"vectors/{encoder_id}", shard_id) for encoder_id in wanted]
     done.stats += stats
-    done.num_new += bool(stats.counts)
+    if stats.counts:
+        done.new.add(shard_id)
     done.num_samples += record["num_samples"]
     done.num_quarantined += record["num_quarantined"]
     done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
@@ -184,14 +277,13 @@ def _account(done: Embedded, store: Store, shard_id: str, stats: Stats) -> int:
 
 def _embed_one(
     shard: Shard,
-    store: Store,
-    encoders: Encoders,
-    read: ReadSettings,
-    encode: EmbedSettings,
+    task: _Embedding,
+    wanted: list[str],
     quota: int | None,
     progress: ShardProgress,
 ) -> Stats:
-    stages = ["samples", *(f"vectors/{record.encoder_id}" for record in encoders.records)]
+    store = task.store
+    stages = ["samples", *(f"vectors/{encoder_id}" for encoder_id in wanted)]
     if store.commit_path("samples", shard.shard_id).exists():
         record = store.record("samples", shard.shard_id)
         cut_after = record["cut_after"]
@@ -203,25 +295,32 @@ def _embed_one(
             )
     if all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
         return Stats()
-    stats = embed_shard(
+    stats = Stats()
+    late = replace(task.encoders.late(store), on_image=progress.image)
+    for encoder_id in wanted if store.commit_path("samples", shard.shard_id).exists() else []:
+        vectors = EncoderVectors(store, encoder_id)
+        if shard.shard_id not in vectors.whole and vectors.names(shard.shard_id):
+            # A lazy join had a part of it looked at.
+            stats += embed_rest(store, shard.shard_id, task.encoders.load(encoder_id), late)
+    stats += embed_shard(
         shard,
-        encoders.load(),
+        [task.encoders.load(encoder_id) for encoder_id in wanted],
         store=store,
-        settings=read,
-        batch_size=encode.batch_size,
+        settings=task.read,
+        batch_size=task.encode.batch_size,
         quota=quota,
         on_image=progress.image,
     )
-    _append_metrics(store, shard, stats)
+    _append_metrics(store, shard.shard_id, stats)
     return stats
 
 
-def _append_metrics(store: Store, shard: Shard, stats: Stats) -> None:
+def _append_metrics(store: Store, shard_id: str, stats: Stats) -> None:
     path = store.root / "metrics" / "embed.jsonl"
     path.parent.mkdir(exist_ok=True)
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "shard": shard.shard_id,
+        "shard": shard_id,
         "counts": dict(stats.counts),
         "seconds": {stage: round(elapsed_s, 4) for stage, elapsed_s in stats.seconds.items()},
     }
@@ -259,8 +358,63 @@ def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Em
     """
     store = Store(out)
     command = command_of("mine", settings.model_dump(mode="json", exclude_defaults=True))
-    embedded = embed(
-        patterns, store, settings.part(ReadSettings), settings.part(EmbedSettings), command
+    encode, how = settings.part(EmbedSettings), settings.part(JoinSettings)
+    if how.recheck and (encode.backend, encode.precision) == ("torch", "fp32"):
+        _refuse_idle_recheck(store)
+    encoders = Encoders(encode)
+    embedded = embed(patterns, store, settings.part(ReadSettings), encode, command, how, encoders)
+    record = join_and_select(
+        store,
+        embedded.clip,
+        embedded.dino,
+        how,
+        settings.part(SelectSettings),
+        lazy=embedded.choice.mode == "lazy",
+        late=encoders.late(store),
     )
-    how, which = settings.part(JoinSettings), settings.part(SelectSettings)
-    return embedded, join_and_select(store, embedded.clip, embedded.dino, how, which)
+    return embedded, record
+
+
+def _refuse_idle_recheck(store: Store) -> None:
+    """Refuse before hours of work what the join would refuse after them."""
+    if not store.encoder_ids():
+        raise ValueError(
+            "--recheck has no effect on vectors that torch computes in fp32, which is what it "
+            "would compare with; leave it out, or give another --backend or --precision"
+        )
+
+
+def join_again(
+    store: Store, clip: str, dino: str, how: JoinSettings, which: SelectSettings
+) -> Json:
+    """Join what a run has; images that encoders still have to see are seen as they were before.
+
+    Args:
+        store: the run directory.
+        clip: encoder_id.
+        dino: encoder_id.
+        how: thresholds and implementation.
+        which: what is selected.
+
+    Raises:
+        StoreError: encoders are wanted, and no command tells how both were used.
+        FingerprintError: the weights that were used then are others now.
+        MinerError: see `miner.join.join` and `miner.select.select`.
+    """
+    last = embedding_of(store, clip, dino)
+    lazy = last is not None and last[1] == "lazy"
+    if not lazy and not how.recheck:
+        return join_and_select(store, clip, dino, how, which)
+    if last is None:
+        raise StoreError(
+            f"no command embedded {store.root} with {clip} and {dino}, so --recheck does not know "
+            "their weights; run `blindpairs embed` with both"
+        )
+    encoders = Encoders(last[0])
+    now = [record.encoder_id for record in encoders.records]
+    if now != [clip, dino]:
+        raise FingerprintError(
+            f"{store.root} was embedded with {clip} and {dino}, and their weights files are those "
+            f"of {' and '.join(now)} now; restore them"
+        )
+    return join_and_select(store, clip, dino, how, which, lazy=lazy, late=encoders.late(store))

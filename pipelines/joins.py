@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,21 +12,30 @@ from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
 from miner.pairs import join_name
+from miner.partial import Late
 from miner.records import Json
 from miner.select import select
 from miner.store import Store
 from miner.why import Explanation, explain
-from pipelines.progress import PartProgress
+from pipelines.progress import JoinProgress
 
 
 def join_and_select(
-    store: Store, clip: str, dino: str, how: JoinSettings, which: SelectSettings
+    store: Store,
+    clip: str,
+    dino: str,
+    how: JoinSettings,
+    which: SelectSettings,
+    *,
+    lazy: bool = False,
+    late: Late | None = None,
 ) -> Json:
     """Join two encoders' vectors and select from the pairs; the content of join.json."""
     how = with_own_thresholds(store, clip, dino, how)
     with store.writing():
-        with PartProgress(1) as progress:
-            join(store, clip, dino, how, which, lambda _, number: progress.advance(of=number))
+        with JoinProgress() as progress:
+            late = late and replace(late, on_image=progress.image)
+            join(store, clip, dino, how, which, progress.at, lazy=lazy, late=late)
         record = select(store, store.root / "pairs" / join_name(clip, dino, how), which)
     collect_garbage(store)
     return record

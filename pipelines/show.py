@@ -43,11 +43,12 @@ def facts(console: Console, pairs: Facts) -> None:
 
 def embedded(console: Console, done: Embedded) -> None:
     """What was embedded, what was refused, and what failed."""
+    by = " by CLIP; DINO waits for the candidates" if done.choice.mode == "lazy" else ""
     facts(
         console,
         [
-            ("shards", f"{done.num_shards}, of which {done.num_new} had work to do"),
-            ("images", f"{done.num_samples - done.num_quarantined} embedded"),
+            ("shards", f"{done.num_shards}, of which {len(done.new)} had work to do"),
+            ("images", f"{done.num_samples - done.num_quarantined} embedded{by}"),
             (
                 "quarantined",
                 f"{done.num_quarantined} of {done.num_samples} samples "
@@ -80,11 +81,25 @@ def joined(console: Console, root: Path, record: Json) -> None:
             if counts["cut_pairs"]
             else []
         ),
+        *_encoded_late(record),
         *([("recall", _recall(record["search"]["knn"]))] if record["impl"] == "knn" else []),
         ("selected", f"{selection.get('kept', 0)}"),
         ("table", str(root / record["selection"]["file"]["path"])),
     ]
     facts(console, lines)
+
+
+def _encoded_late(record: Json) -> Facts:
+    """What a lazy join or a re-check had encoders look at."""
+    lazy, rechecked = record["lazy"], record["rechecked"]
+    if lazy is not None:
+        yield "seen by DINO", f"{lazy['covered']} distinct images, those with a candidate"
+    if rechecked is not None:
+        yield (
+            "re-checked",
+            f"{rechecked['pairs']} borderline pairs in float32: {rechecked['became_blind']} became "
+            f"blind, {rechecked['ceased_to_be_blind']} ceased to be",
+        )
 
 
 def _recall(knn: Json | None) -> str:
