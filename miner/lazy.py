@@ -80,7 +80,7 @@ def lazy_sides(task: JoinTask, late: Late, progress: Progress) -> Joined:
             for number, rows in enumerate(sides)
         ),
         num_distinct=num_distinct,
-        lazy={"covered": sum(map(len, packs)), "screened_above": above},
+        lazy={"covered": int(sum(mask.sum() for mask in masks)), "screened_above": above},
     )
     assert joined.lazy is not None
     joined.lazy["random_pairs"] = None if joined.covers_all else NO_RANDOM

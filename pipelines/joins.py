@@ -94,6 +94,8 @@ def pick_join(store: Store, name: str | None) -> Path:
 def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, str]:
     """The encoder_ids, among those of a run, that two names stand for.
 
+    An encoder that was named and has seen nothing yet, as DINO has when it is lazy, is found too.
+
     Args:
         store: the run directory.
         clip: a registry name, an encoder_id, or None for the last command's.
@@ -105,9 +107,12 @@ def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, 
     last = next((c for c in reversed(store.run()["commands"]) if "encoders" in c), None)
     names = [clip or (last and last["encoders"][0]), dino or (last and last["encoders"][1])]
     found = []
-    for name in names:
-        ids = store.encoder_ids()
-        matching = [i for i in ids if name in (i, i[: -len("-01234567")])]
+    ids = store.encoder_ids()
+    for number, name in enumerate(names):
+        known = [c["encoders"][number] for c in store.run()["commands"] if "encoders" in c]
+        matching = [i for i in ids if _is_called(i, name)] or [
+            i for i in dict.fromkeys(known) if _is_called(i, name)
+        ]
         if len(matching) != 1:
             raise StoreError(
                 f"{store.root} has vectors of {', '.join(ids) or 'no encoder'}; "
@@ -115,3 +120,7 @@ def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, 
             )
         found += matching
     return found[0], found[1]
+
+
+def _is_called(encoder_id: str, name: str | None) -> bool:
+    return name in (encoder_id, encoder_id[: -len("-01234567")])
