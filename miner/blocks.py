@@ -5,7 +5,7 @@ Shape suffixes: P pairs.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 
@@ -119,11 +119,18 @@ class BlockSearch:
 
 
 def known_groups(store: Store, stage: str, side: int) -> list[tuple[str, ...]]:
-    """Groups of shards that blocks of an earlier join, or of a killed one, were made of."""
+    """Groups of shards that blocks of an earlier join, or of a killed one, were made of.
+
+    They come in the order that they had then, since a block's name has its two sides in order:
+    within one run the k-th group is the second side of k blocks.
+    """
     groups: dict[tuple[str, ...], None] = {}
+    as_second: Counter[tuple[str, ...]] = Counter()
     for name in store.committed(stage):
-        groups[tuple(store.record(stage, name)["shards"][side])] = None
-    return list(groups)
+        shards = store.record(stage, name)["shards"]
+        groups[tuple(shards[side])] = None
+        as_second[tuple(shards[1])] += 1
+    return sorted(groups, key=as_second.__getitem__)
 
 
 def withdraw_others(store: Store, stage: str, names: Collection[str]) -> None:

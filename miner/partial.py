@@ -205,7 +205,8 @@ def reads_through(rows: Sequence[Json]) -> bool:
     """Whether reading a shard from front to back beats a request for each of its wanted images."""
     if len(rows) < 2:
         return False
-    span = max(row["offset"] for row in rows) - min(row["offset"] for row in rows)
+    ends = [row["offset"] + row["num_bytes"] for row in rows]
+    span = max(ends) - min(row["offset"] for row in rows)
     unread = span - sum(row["num_bytes"] for row in rows)
     return bool(unread <= READ_THROUGH_BYTES * (len(rows) - 1))
 
