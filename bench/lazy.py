@@ -123,16 +123,19 @@ def threshold(run: Run, num_pairs: int) -> float:
     return float((pairs.clip_cos[best[-2]] + pairs.clip_cos[best[-1]]) / 2)
 
 
+def raw_parts(run: Run, name: str) -> list[bytes]:
+    """The parts of `raw` of a join."""
+    return [path.read_bytes() for path in sorted(run.store.root.glob(f"pairs/{name}/raw/*"))]
+
+
 def check(eager: Run, lazy: Run, num_pairs: int) -> None:
     """Compare what both runs found.
 
     Raises:
         click.ClickException: other pairs, or DINO saw other images than it had to.
     """
-    parts = [
-        [path.read_bytes() for path in sorted(run.store.root.glob(f"pairs/{name}/raw/*"))]
-        for run, name in ((eager, lazy.record["name"]), (lazy, lazy.record["name"]))
-    ]
+    name = str(lazy.record["name"])
+    parts = [raw_parts(run, name) for run in (eager, lazy)]
     said = lazy.record["lazy"]
     if parts[0] != parts[1] or not parts[0]:
         raise click.ClickException("lazy and eager runs found other pairs; no row is written")
