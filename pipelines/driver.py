@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
 from miner.errors import FingerprintError, StoreError
+from miner.partial import Late
 from miner.records import Json
 from miner.store import Store
 from pipelines.embedding import Embedded, command_of, embed
 from pipelines.joins import join_and_select
-from pipelines.loading import Encoders, device_of
+from pipelines.loading import Encoders, append_metrics, device_of
 from pipelines.modes import embedding_of
 
 __all__ = ["Embedded", "Encoders", "command_of", "device_of", "embed", "join_again", "mine"]
@@ -36,8 +38,7 @@ def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Em
     encode, how = settings.part(EmbedSettings), settings.part(JoinSettings)
     if how.recheck and (encode.backend, encode.precision) == ("torch", "fp32"):
         _refuse_idle_recheck(store)
-    encoders = Encoders(encode)
-    embedded = embed(patterns, store, settings.part(ReadSettings), encode, command, how, encoders)
+    embedded = embed(patterns, store, settings.part(ReadSettings), encode, command, how)
     record = join_and_select(
         store,
         embedded.clip,
@@ -45,7 +46,7 @@ def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Em
         how,
         settings.part(SelectSettings),
         lazy=embedded.choice.mode == "lazy",
-        late=encoders.late(store),
+        late=embedded.encoders.late(store),
     )
     return embedded, record
 
@@ -85,11 +86,26 @@ def join_again(
             f"no command embedded {store.root} with {clip} and {dino}, so --recheck does not know "
             "their weights; run `blindpairs embed` with both"
         )
-    encoders = Encoders(last[0])
-    now = [record.encoder_id for record in encoders.records]
-    if now != [clip, dino]:
-        raise FingerprintError(
-            f"{store.root} was embedded with {clip} and {dino}, and their weights files are those "
-            f"of {' and '.join(now)} now; restore them"
-        )
-    return join_and_select(store, clip, dino, how, which, lazy=lazy, late=encoders.late(store))
+    late = _late_as_before(store, last[0], (clip, dino))
+    return join_and_select(store, clip, dino, how, which, lazy=lazy, late=late)
+
+
+def _late_as_before(store: Store, settings: EmbedSettings, ids: tuple[str, str]) -> Late:
+    """The encoders of an earlier command, found when they are needed."""
+
+    @cache
+    def found() -> Late:
+        encoders = Encoders(settings)
+        now = tuple(record.encoder_id for record in encoders.records)
+        if now != ids:
+            raise FingerprintError(
+                f"{store.root} was embedded with {' and '.join(ids)}, and their weights files are "
+                f"those of {' and '.join(now)} now; restore them"
+            )
+        return encoders.late(store)
+
+    return Late(
+        load=lambda encoder_id, kind: found().load(encoder_id, kind),
+        batch_size=settings.batch_size,
+        on_shard=lambda shard_id, stats: append_metrics(store, shard_id, stats),
+    )

@@ -44,11 +44,13 @@ class Embedded:
         num_samples: over all listed and committed shards.
         num_quarantined: likewise.
         max_bad_fraction: the limit above which a run is partial.
+        encoders: both; those that were used are loaded.
         choice: whether DINO saw every image, and why.
     """
 
     clip: str
     dino: str
+    encoders: Encoders
     choice: Choice = field(default=Choice(mode="eager", because="asked for"))
     stats: Stats = field(default_factory=Stats)
     num_shards: int = 0
@@ -78,7 +80,6 @@ def embed(
     encode: EmbedSettings,
     command: Json,
     how: JoinSettings | None = None,
-    encoders: Encoders | None = None,
 ) -> Embedded:
     """Embed every listed shard that is not committed yet; where DINO is lazy, with CLIP alone.
 
@@ -89,7 +90,6 @@ def embed(
         encode: which encoders, on what.
         command: what to log in run.json.
         how: thresholds, by which `--dino-mode auto` chooses; default: the encoders' own.
-        encoders: made of `encode`, where the caller has them already.
 
     Raises:
         MinerError: shards cannot be listed or were changed, or weights or a device are missing. A
@@ -99,15 +99,26 @@ def embed(
     root = os.path.realpath(store.root)
     if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
-    encoders = encoders or Encoders(encode)
+    encoders = Encoders(encode)
     shards = settle(listed, store, dataset_given=read.dataset is not None)
     clip, dino = (record.encoder_id for record in encoders.records)
     seen = {shard.shard_id: _whereabouts(shard) for shard in shards}
     store.update_run(reading_fingerprint(read), seen, {**command, "encoders": [clip, dino]})
     done = Embedded(
-        clip=clip, dino=dino, num_shards=len(shards), max_bad_fraction=read.max_bad_fraction
+        clip=clip,
+        dino=dino,
+        encoders=encoders,
+        num_shards=len(shards),
+        max_bad_fraction=read.max_bad_fraction,
     )
-    task = _Embedding(store=store, shards=shards, encoders=encoders, read=read, encode=encode)
+    task = _Embedding(
+        store=store,
+        shards=shards,
+        encoders=encoders,
+        read=read,
+        encode=encode,
+        before={encoder_id: EncoderVectors(store, encoder_id) for encoder_id in (clip, dino)},
+    )
     with store.writing(), ShardProgress(len(shards)) as progress:
         if encode.dino_mode == "auto":
             done.choice = _choose(task, done, how or JoinSettings(), progress)
@@ -122,13 +133,14 @@ def embed(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Embedding:
-    """What is embedded, where and how."""
+    """What is embedded, where and how; and the vectors that were there before, by encoder_id."""
 
     store: Store
     shards: list[Shard]
     encoders: Encoders
     read: ReadSettings
     encode: EmbedSettings
+    before: dict[str, EncoderVectors]
 
 
 def _embed_all(
@@ -168,7 +180,12 @@ def _choose(task: _Embedding, done: Embedded, how: JoinSettings, progress: Shard
     store, clip, dino = task.store, done.clip, done.dino
     choice = choice_made(store, clip, dino)
     if choice is None:
-        head = Embedded(clip=clip, dino=dino, max_bad_fraction=done.max_bad_fraction)
+        head = Embedded(
+            clip=clip,
+            dino=dino,
+            encoders=task.encoders,
+            max_bad_fraction=done.max_bad_fraction,
+        )
         _embed_all(task, [clip], head, progress, most_samples=AUTO_SAMPLES)
         done.stats, done.new = head.stats, head.new
         num_bytes = sum(shard.num_bytes for shard in task.shards)
@@ -220,13 +237,7 @@ def _embed_one(
             )
     if all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
         return Stats()
-    stats = Stats()
-    late = replace(task.encoders.late(store), on_image=progress.image)
-    for encoder_id in wanted if store.commit_path("samples", shard.shard_id).exists() else []:
-        vectors = EncoderVectors(store, encoder_id)
-        if shard.shard_id not in vectors.whole and vectors.names(shard.shard_id):
-            # A lazy join had a part of it looked at.
-            stats += embed_rest(store, shard.shard_id, task.encoders.load(encoder_id), late)
+    stats = _embed_rest(shard, task, wanted, progress)
     stats += embed_shard(
         shard,
         [task.encoders.load(encoder_id) for encoder_id in wanted],
@@ -237,6 +248,19 @@ def _embed_one(
         on_image=progress.image,
     )
     append_metrics(store, shard.shard_id, stats)
+    return stats
+
+
+def _embed_rest(
+    shard: Shard, task: _Embedding, wanted: list[str], progress: ShardProgress
+) -> Stats:
+    """Of a shard of which lazy joins had a part looked at: the rest."""
+    stats = Stats()
+    late = replace(task.encoders.late(task.store), on_image=progress.image)
+    for encoder_id in wanted:
+        is_whole = task.store.commit_path(f"vectors/{encoder_id}", shard.shard_id).exists()
+        if not is_whole and task.before[encoder_id].names(shard.shard_id):
+            stats += embed_rest(task.store, shard.shard_id, task.encoders.load(encoder_id), late)
     return stats
 
 
