@@ -10,6 +10,7 @@ import numpy as np
 from miner.errors import MinerError, StoreError
 from miner.records import Json, read_record
 from miner.store import Store
+from miner.vectors import EncoderVectors, shard_of
 
 UNIT_TOLERANCE = 2e-3
 """How far float16 storage may take a vector's length from 1."""
@@ -42,6 +43,8 @@ def verify(store: Store) -> list[Finding]:
 def collect_garbage(store: Store, *, spare: tuple[str, ...] = ()) -> list[str]:
     """Remove files that no commit names, unless somebody writes to the run just now.
 
+    Parts of vectors go with them where their shard has all its vectors by now.
+
     Args:
         store: the run directory.
         spare: folders of the run that are left alone.
@@ -51,6 +54,8 @@ def collect_garbage(store: Store, *, spare: tuple[str, ...] = ()) -> list[str]:
     """
     removed = []
     with store.alone() as alone:
+        if alone:
+            removed += _withdraw_superseded(store)
         for path in store.leftovers() if alone else []:
             if path.relative_to(store.root).parts[0] in spare:
                 continue
@@ -60,6 +65,17 @@ def collect_garbage(store: Store, *, spare: tuple[str, ...] = ()) -> list[str]:
                 if folder == store.root or any(folder.iterdir()):
                     break
                 folder.rmdir()
+    return removed
+
+
+def _withdraw_superseded(store: Store) -> list[str]:
+    """Take back parts that nobody reads any more; their paths."""
+    removed = []
+    for encoder_id in store.encoder_ids():
+        vectors = EncoderVectors(store, encoder_id)
+        for name in vectors.superseded():
+            removed += [file["path"] for file in store.record(vectors.stage, name)["files"]]
+            store.withdraw(vectors.stage, name)
     return removed
 
 
@@ -97,15 +113,20 @@ def _samples_problems(store: Store, shard_id: str, record: Json) -> Iterator[str
         yield f"{sum(record['bytes'].values())} of {num_bytes} bytes are accounted for"
 
 
-def _vectors_problems(store: Store, shard_id: str, record: Json) -> Iterator[str]:
+def _vectors_problems(store: Store, name: str, record: Json) -> Iterator[str]:
+    shard_id = shard_of(name)
     samples = store.record("samples", shard_id)
     if record["samples_sha256"] != samples["files"][0]["sha256"]:
         yield "the vectors were made from other samples than are committed"
-    image_ids, vectors_ND = store.vectors(record["encoder_id"], shard_id)
+    image_ids, vectors_ND = store.vectors(record["encoder_id"], name)
     num_refused = sum(f["rows"] for f in record["files"] if f["path"].startswith("quarantine/"))
     known = set(store.samples(shard_id)["image_id"].to_pylist())
-    if set(image_ids) - known or len(image_ids) + num_refused != len(known):
+    # A part is of some images, but of none that the samples do not have.
+    is_whole = name == shard_id
+    if set(image_ids) - known or (is_whole and len(image_ids) + num_refused != len(known)):
         yield f"{len(image_ids)} vectors and {num_refused} refusals for {len(known)} samples"
+    if num_refused != record["num_quarantined"]:
+        yield f"{num_refused} refusals, and {record['num_quarantined']} are said"
     lengths = np.linalg.norm(vectors_ND.astype(np.float64), axis=1)
     # Negated, so that NaN counts as wrong.
     wrong = np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE))
@@ -116,7 +137,7 @@ def _vectors_problems(store: Store, shard_id: str, record: Json) -> Iterator[str
 def _block_problems(store: Store, name: str, record: Json) -> Iterator[str]:
     found = store.table(record, "blocks").num_rows
     if found != record["num_kept"]:
-        yield f"block {name} has {found} pairs, its record says {record['num_kept']}"
+        yield f"block {name} has {found} rows, its record says {record['num_kept']}"
 
 
 CHECKS = {"samples": _samples_problems, "vectors": _vectors_problems, "blocks": _block_problems}

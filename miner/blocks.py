@@ -5,8 +5,8 @@ Shape suffixes: P pairs.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -74,9 +74,9 @@ def blocks_of(first: Pack, second: Pack | None) -> list[Block]:
 class BlockSearch:
     """Finds the candidates of blocks; what a segment needs for that is made once."""
 
-    def __init__(self, first: Pack, second: Pack | None, impl: str, settings: JoinSettings) -> None:
+    def __init__(self, first: Pack, second: Pack | None, impl: str, clip_above: float) -> None:
         self.first, self.second = first, first if second is None else second
-        self.impl, self.clip_above = impl, settings.keep_clip_above
+        self.impl, self.clip_above = impl, clip_above
         self.knn = KnnSearch() if impl == "knn" else None
         self._prepared: OrderedDict[str, Prepared] = OrderedDict()
         self._plan: Plan | None = None
@@ -116,6 +116,27 @@ class BlockSearch:
             with exact_products(None):
                 self._prepared[segment.name] = prepare(rows_ND, self._plan)
         return self._prepared[segment.name]
+
+
+def known_groups(store: Store, stage: str, side: int) -> list[tuple[str, ...]]:
+    """Groups of shards that blocks of an earlier join, or of a killed one, were made of.
+
+    They come in the order that they had then, since a block's name has its two sides in order:
+    within one run the k-th group is the second side of k blocks.
+    """
+    groups: dict[tuple[str, ...], None] = {}
+    as_second: Counter[tuple[str, ...]] = Counter()
+    for name in store.committed(stage):
+        shards = store.record(stage, name)["shards"]
+        groups[tuple(shards[side])] = None
+        as_second[tuple(shards[1])] += 1
+    return sorted(groups, key=as_second.__getitem__)
+
+
+def withdraw_others(store: Store, stage: str, names: Collection[str]) -> None:
+    """Take back the blocks of a stage that are not among these."""
+    for name in set(store.committed(stage)) - set(names):
+        store.withdraw(stage, name)
 
 
 def is_committed(store: Store, stage: str, name: str) -> bool:

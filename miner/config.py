@@ -83,6 +83,9 @@ class EmbedSettings(Settings):
     batch_size: int = Field(default=64, gt=0)
     """Images to a batch; a batch never crosses shards."""
 
+    dino_mode: Literal["eager", "lazy", "auto"] = "eager"
+    """DINO sees every image, or those in a CLIP candidate pair alone, or whichever costs less."""
+
 
 class JoinSettings(Settings):
     """Which pairs are blind, and how they are found."""
@@ -107,6 +110,9 @@ class JoinSettings(Settings):
 
     max_partners: int = Field(default=1000, gt=0)
     """Partners that an image keeps in `raw`, of the highest CLIP cosine; the rest are counted."""
+
+    recheck: bool = False
+    """Encode the images of borderline pairs anew in float32, and decide these pairs by that."""
 
     against: Path | None = None
     """Another run: its images are sought as partners of this run's, and no others."""

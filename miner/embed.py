@@ -26,6 +26,7 @@ from miner.schema import Reason
 from miner.shards import Shard, checksum
 from miner.stats import Stats
 from miner.store import Store, table_of, vector_table
+from miner.vectors import vectors_record
 from miner.versions import versions
 
 
@@ -262,19 +263,12 @@ def _commit_vectors(
     files = [store.write_table(table, f"vectors/{encoder.encoder_id}", name)]
     if refused:
         files.append(store.write_table(table_of(refused, schema.QUARANTINE), "quarantine", name))
-    record: Json = {
-        "stage": "vectors",
-        "encoder_id": encoder.encoder_id,
-        "encoder": encoder.record.model_dump(mode="json"),
-        "backend": encoder.backend,
-        "precision": encoder.precision,
-        "device": str(encoder.device),
-        "deviation": encoder.deviation,
-        "batch_size": batches.batch_size,
-        "num_quarantined": len(refused),
-        "samples_sha256": store.record("samples", shard.shard_id)["files"][0]["sha256"],
-        "versions": versions(),
-    }
+    record = vectors_record(
+        encoder,
+        batch_size=batches.batch_size,
+        num_quarantined=len(refused),
+        samples_sha256=store.record("samples", shard.shard_id)["files"][0]["sha256"],
+    )
     store.commit(f"vectors/{encoder.encoder_id}", shard.shard_id, files, record)
     return len(refused)
 

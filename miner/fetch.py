@@ -78,8 +78,14 @@ class ShardFile:
 class ImageFetcher:
     """Reads single images by what `samples` records; keeps the last few shards open."""
 
-    def __init__(self, max_open: int = 8) -> None:
-        self._max_open = max_open
+    def __init__(self, max_open: int = 8, *, in_order: bool = False) -> None:
+        """Open nothing yet.
+
+        Args:
+            max_open: files that are kept open.
+            in_order: most of a shard will be read, from front to back, so reading ahead pays.
+        """
+        self._max_open, self._in_order = max_open, in_order
         self._open: OrderedDict[str, ShardFile] = OrderedDict()
 
     def read(self, url: str, member: str, offset: int, num_bytes: int) -> bytes:
@@ -100,7 +106,7 @@ class ImageFetcher:
         if url in self._open:
             self._open.move_to_end(url)
         else:
-            self._open[url] = ShardFile(url, in_order=False)
+            self._open[url] = ShardFile(url, in_order=self._in_order)
             if len(self._open) > self._max_open:
                 self._open.popitem(last=False)[1].close()
         return self._open[url].read(offset, num_bytes)

@@ -45,6 +45,8 @@ def gather(
     names: list[str],
     packs: list[Pack],
     settings: JoinSettings,
+    *,
+    with_random: bool = True,
 ) -> Gathered:
     """Read all blocks, and cut what images with very many partners have too much.
 
@@ -55,6 +57,7 @@ def gather(
         names: what they are committed as.
         packs: the rows of the join, one pack or two.
         settings: what was sought.
+        with_random: whether random pairs are drawn; not where the rows are no random images.
     """
     first, second = packs[0], packs[-1]
     partners = Partners(settings, len(first), None if len(packs) == 1 else len(second))
@@ -75,7 +78,8 @@ def gather(
             searched.update({name: done[name] for name in done if name.startswith("num_")})
         _add(partners, block, held, record, packs)
     kept = partners.kept()
-    _count_random(histogram, packs)
+    if with_random:
+        _count_random(histogram, packs)
     if screens:
         search |= {"screens": sorted(screens), **dict(sorted(searched.items()))}
     counts = {

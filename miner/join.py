@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 from kernels.bounds import float32_slack
 from miner.blind import BlindPairs, blind_pairs
-from miner.blocks import BlockSearch, blocks_of, commit_block, is_committed
+from miner.blocks import BlockSearch, blocks_of, commit_block, is_committed, withdraw_others
 from miner.config import JoinSettings, SelectSettings
-from miner.gather import gather
+from miner.gather import Gathered, gather
 from miner.implementations import IMPLEMENTATIONS, implementation, why_chosen
+from miner.lazy import lazy_sides
 from miner.packs import as_one_segment
 from miner.pairs import join_name, raw_pairs, raw_table
+from miner.partial import Late
 from miner.publish import PART_ROWS, publish
+from miner.recheck import Rechecked, recheck, refuse_idle, widened
 from miner.records import Json, digest, replace_record
 from miner.rows import inputs, joined_shards
-from miner.sides import bands, load_sides, pack_side, runs_to_join, sizes
+from miner.sides import BORDERLINE, Joined, JoinTask, band, eager_sides, runs_to_join
 from miner.store import Store
+from miner.vectors import FP32, LAZY, EncoderVectors, files_read, still_read
 from miner.versions import versions
 
 __all__ = ["IMPLEMENTATIONS", "BlindPairs", "blind_pairs", "implementation", "join"]
@@ -37,6 +41,9 @@ def join(
     settings: JoinSettings,
     near: SelectSettings,
     progress: Progress = lambda done, number: None,
+    *,
+    lazy: bool = False,
+    late: Late | None = None,
 ) -> Json:
     """Find the blind pairs of a run and commit them, unless that was done already.
 
@@ -50,103 +57,174 @@ def join(
         settings: thresholds and implementation.
         near: what a near-copy is, for `collapse="near"`.
         progress: called after every block.
+        lazy: DINO sees only images with a candidate, and sees them now.
+        late: the encoders, for `lazy` and for a re-check.
 
     Returns:
         The content of join.json.
 
     Raises:
-        StoreError: no shard has vectors of both encoders.
+        StoreError: no shard has vectors of both encoders (of CLIP, where lazy).
+        ValueError: a setting has no effect on these vectors, or encoders are wanted and not given.
+        ShardError: images have to be encoded now, and a shard cannot be read.
+        FingerprintError: likewise, and an image is not what was committed.
     """
-    folder = store.root / "pairs" / join_name(clip, dino, settings)
+    if (lazy or settings.recheck) and late is None:
+        raise ValueError("a lazy join and a re-check encode images; give `late`, the encoders")
     stores = runs_to_join(store, settings.against)
-    clip_band, dino_band = bands(stores, clip, dino)
+    # Where DINO has seen everything already, there is nothing left to be lazy about.
+    lazy = lazy and any(joined_shards(s, clip) != joined_shards(s, clip, dino) for s in stores)
+    seen_all = (clip,) if lazy else (clip, dino)
+    shards = [joined_shards(each, *seen_all) for each in stores]
+    task = JoinTask(
+        stores=stores,
+        folder=store.root / "pairs" / join_name(clip, dino, settings),
+        clip=clip,
+        dino=dino,
+        settings=settings,
+        near=near,
+        impl=implementation(settings.join),
+    )
     fingerprint = digest(
         {
             "settings": settings.model_dump(exclude={"join", "against"}),
             "near": [near.near_clip, near.near_dino] if settings.collapse == "near" else None,
-            "inputs": [inputs(each, clip, dino) for each in stores],
-            "bands": [clip_band, dino_band],
+            "inputs": [
+                inputs(each, seen_all, ids) for each, ids in zip(stores, shards, strict=True)
+            ],
+            "bands": [band(stores, each, shards) for each in seen_all],
+            "lazy": lazy,
         }
     )
-    with store.lock(folder.name):
-        done = store.join_record(folder)
+    with store.lock(task.folder.name):
+        done = store.join_record(task.folder)
         where = None if settings.against is None else str(stores[1].root.resolve())
-        if done is not None and done["fingerprint"] == fingerprint:
+        if done is not None and done["fingerprint"] == fingerprint and _stands(task, done):
             if done["against"] != where:
                 # The other run was moved since.
                 done["against"] = where
-                replace_record(folder / "join.json", done)
+                replace_record(task.folder / "join.json", done)
             return done
-        record: Json = {"name": folder.name, "fingerprint": fingerprint, "clip": clip, "dino": dino}
-        record |= {"against": where, "borderline_clip": clip_band, "borderline_dino": dino_band}
-        return _join(stores, folder, record, settings, near, progress)
+        record: Json = {"name": task.folder.name, "fingerprint": fingerprint}
+        record |= {"clip": clip, "dino": dino, "against": where, "shards": shards}
+        return _join(task, record, lazy, late, progress)
 
 
-def _join(
-    stores: list[Store],
-    folder: Path,
-    record: Json,
-    settings: JoinSettings,
-    near: SelectSettings,
-    progress: Progress,
-) -> Json:
+def _join(task: JoinTask, record: Json, lazy: bool, late: Late | None, progress: Progress) -> Json:
     """Search, and publish what was found under the record."""
-    store, clip, dino = stores[0], record["clip"], record["dino"]
-    stage, packed = f"blocks/{folder.name}", store.root / "packed" / folder.name
-    sides = load_sides(stores, clip, dino)
-    packs = [
-        pack_side(each, packed / str(n), record, rows, settings, near, _known(store, stage, n))
-        for n, (each, rows) in enumerate(zip(stores, sides, strict=True))
-    ]
-    impl = implementation(settings.join)
-    if impl == "knn":
-        # Neighbours are sought among all rows, not among those of a segment.
-        packs = [as_one_segment(pack) for pack in packs]
-    first, second = packs[0], packs[1] if len(packs) > 1 else None
-    blocks = blocks_of(first, second)
-    search = BlockSearch(first, second, impl, settings)
-    names = [block.name(settings, impl) for block in blocks]
-    for place, (block, name) in enumerate(zip(blocks, names, strict=True)):
-        if not is_committed(store, stage, name):
-            commit_block(store, stage, block, search, settings)
-        progress(place + 1, len(blocks))
-    found = gather(store, stage, blocks, names, packs, settings)
-    sets = (packs[0].rows, packs[-1].rows)
-    raw = raw_pairs(
-        sets, found.pairs, settings, (record["borderline_clip"], record["borderline_dino"])
-    )
+    store, settings, shards = task.stores[0], task.settings, record["shards"]
+    both = (task.clip, task.dino)
+    joined = _sides(task, shards, lazy, late, progress)
+    bands = band(task.stores, task.clip, shards), band(task.stores, task.dino, shards)
+    sought = widened(settings, bands) if settings.recheck else settings
+    names, found = _search(task, joined, sought, progress)
+    sets = (joined.packs[0].rows, joined.packs[-1].rows)
+    pairs, rechecked = found.pairs, None
+    if settings.recheck:
+        assert late is not None
+        rechecked = recheck(task.stores, both, joined.packs, pairs, settings, bands, late)
+        pairs = rechecked.pairs
+        # What was decided by float32 deviates no more, and the rest lies outside the bands.
+        bands = BORDERLINE, BORDERLINE
+    raw = raw_pairs(sets, pairs, settings, bands)
+    clip_width = joined.packs[0].clip_ND.shape[1]
     record |= {
         **settings.model_dump(exclude={"join", "against"}),
-        "near_clip": near.near_clip if settings.collapse == "near" else None,
-        "near_dino": near.near_dino if settings.collapse == "near" else None,
-        "impl": impl,
-        "impl_because": why_chosen(settings.join, impl),
-        "bound": {"clip_slack": float32_slack(first.clip_ND.shape[1])} if impl == "cpu" else None,
+        "near_clip": task.near.near_clip if settings.collapse == "near" else None,
+        "near_dino": task.near.near_dino if settings.collapse == "near" else None,
+        "borderline_clip": bands[0],
+        "borderline_dino": bands[1],
+        "impl": task.impl,
+        "impl_because": why_chosen(settings.join, task.impl),
+        "bound": {"clip_slack": float32_slack(clip_width)} if task.impl == "cpu" else None,
+        "lazy": joined.lazy,
+        "rechecked": rechecked and rechecked.counts,
+        "read": {
+            kind: _files_read(task, shards, kind)
+            for kind, is_read in ((LAZY, lazy), (FP32, settings.recheck))
+            if is_read
+        },
         "counts": {
-            **sizes(stores, record, sides, packs),
+            "shards": sum(map(len, shards)),
+            **joined.sizes(),
             **found.counts,
+            **(_cut(found, rechecked) if rechecked else {}),
             "kept": len(raw),
             "blind": int(raw.blind.sum()),
             "borderline": int((raw.blind & raw.borderline).sum()),
         },
         "search": found.search,
-        "shards": [joined_shards(each, clip, dino) for each in stores],
         "versions": versions(),
     }
     parts = (
         raw_table(sets, raw, slice(start, start + PART_ROWS), with_blind=settings.keeps_more)
         for start in range(0, max(1, len(raw)), PART_ROWS)
     )
-    record = publish(store, folder, parts, found.histogram.table(), record)
-    shutil.rmtree(packed, ignore_errors=True)
-    for name in set(store.committed(stage)) - set(names):
-        store.withdraw(stage, name)
+    record = publish(store, task.folder, parts, found.histogram.table(), record)
+    shutil.rmtree(task.packed, ignore_errors=True)
+    withdraw_others(store, task.stage, names)
     return record
 
 
-def _known(store: Store, stage: str, side: int) -> list[tuple[str, ...]]:
-    """Groups of shards that blocks of an earlier join, or of a killed one, were made of."""
-    groups: dict[tuple[str, ...], None] = {}
-    for name in store.committed(stage):
-        groups[tuple(store.record(stage, name)["shards"][side])] = None
-    return list(groups)
+def _sides(
+    task: JoinTask, shards: list[list[str]], lazy: bool, late: Late | None, progress: Progress
+) -> Joined:
+    """The rows that are joined; where DINO is lazy, it sees them now."""
+    settings = task.settings
+    if not lazy:
+        if settings.recheck:
+            refuse_idle(task.stores, task.clip, task.dino, shards)
+        return eager_sides(task)
+    assert late is not None
+    if settings.recheck:
+        # Images of pairs that float32 may find have to be seen, too.
+        wide = widened(settings, (band(task.stores, task.clip, shards), 0.0))
+        joined = lazy_sides(replace(task, settings=wide), late, progress)
+        refuse_idle(task.stores, task.clip, task.dino, shards)
+        return joined
+    return lazy_sides(task, late, progress)
+
+
+def _search(
+    task: JoinTask, joined: Joined, settings: JoinSettings, progress: Progress
+) -> tuple[list[str], Gathered]:
+    """Search block by block; the blocks' names, and what all of them found."""
+    store, packs = task.stores[0], joined.packs
+    if task.impl == "knn":
+        # Neighbours are sought among all rows, not among those of a segment.
+        packs = [as_one_segment(pack) for pack in packs]
+    first, second = packs[0], packs[1] if len(packs) > 1 else None
+    blocks = blocks_of(first, second)
+    search = BlockSearch(first, second, task.impl, settings.keep_clip_above)
+    names = [block.name(settings, task.impl) for block in blocks]
+    for place, (block, name) in enumerate(zip(blocks, names, strict=True)):
+        if not is_committed(store, task.stage, name):
+            commit_block(store, task.stage, block, search, settings)
+        progress(place + 1, len(blocks))
+    return names, gather(
+        store, task.stage, blocks, names, packs, settings, with_random=joined.covers_all
+    )
+
+
+def _cut(found: Gathered, rechecked: Rechecked) -> Json:
+    """What images with very many partners had too much: in the search, and when it was decided."""
+    pairs, images = rechecked.cut
+    return {"cut_pairs": found.counts["cut_pairs"] + pairs, "cut_images": images}
+
+
+def _files_read(task: JoinTask, shards: list[list[str]], kind: str) -> list[Json]:
+    """For each run the commits of parts, and of what stands for them, that a join read."""
+    return [files_read(_vectors(task, number), ids, kind) for number, ids in enumerate(shards)]
+
+
+def _stands(task: JoinTask, done: Json) -> bool:
+    """Whether the parts that a join read are still those that it would read."""
+    return all(
+        still_read(files, _vectors(task, number), kind)
+        for kind, of_runs in done["read"].items()
+        for number, files in enumerate(of_runs)
+    )
+
+
+def _vectors(task: JoinTask, number: int) -> list[EncoderVectors]:
+    return [EncoderVectors(task.stores[number], each) for each in (task.clip, task.dino)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from miner.errors import StoreError
 from miner.records import Json, digest, read_json, replace_json
 from miner.rows import Rows
 from miner.store import Store
+from miner.vectors import EncoderVectors
 
 SEGMENT_ROWS = 131_072
 MOST_SEGMENTS = 64
@@ -56,7 +58,7 @@ class Pack:
         places: [N] int64, for each row of the pack its place among `rows`. A pack lies by segment,
             then by image_id.
         clip_ND: [N, D] float16 of unit length, memory-mapped.
-        dino_NE: [N, E] float16 of unit length, memory-mapped.
+        dino_NE: [N, E] float16 of unit length, memory-mapped; [N, 1] where DINO has no say.
         segments: in the order of their rows.
     """
 
@@ -112,20 +114,23 @@ def group_shards(rows: Rows, known: list[tuple[str, ...]]) -> list[tuple[str, ..
 def build_pack(
     store: Store,
     folder: Path,
-    encoders: tuple[str, str],
+    encoders: tuple[str, str | None],
     rows: Rows,
     groups: list[tuple[str, ...]],
     hashes: dict[str, str],
+    *,
+    may_lack: bool = False,
 ) -> Pack:
     """Copy the vectors of some rows into memory-mapped files, unless they lie there already.
 
     Args:
         store: the run directory.
         folder: where to; replaced where it holds other rows.
-        encoders: encoder_ids of CLIP and DINO.
+        encoders: encoder_ids of CLIP and DINO; None where DINO has no say, and every cosine is 1.
         rows: which images.
         groups: of shards, from `group_shards`.
         hashes: of the files that each shard's rows come from.
+        may_lack: whether rows may have no DINO vector; they get any, so nobody may look at it.
     """
     group_of = {shard_id: place for place, group in enumerate(groups) for shard_id in group}
     of_shard = np.array([group_of[shard_id] for shard_id in rows.shard_ids], np.int64)
@@ -137,13 +142,18 @@ def build_pack(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name, encoder_id in zip(("clip", "dino"), encoders, strict=True):
-            _copy_vectors(store, folder / f"{name}.npy", encoder_id, packed)
+            if encoder_id is not None:
+                lack = may_lack and name == "dino"
+                _copy_vectors(store, folder / f"{name}.npy", encoder_id, packed, may_lack=lack)
         replace_json(folder / "pack.json", wanted)
     # Mapped privately, since torch wants a writable array; nothing is written back. Nothing at all
     # cannot be mapped.
+    mode: Literal["c"] | None = "c" if len(packed) else None
     clip_ND, dino_NE = (
-        torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c" if len(packed) else None))
-        for name in ("clip", "dino")
+        torch.ones(len(packed), 1, dtype=torch.float16)
+        if encoder_id is None
+        else torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode=mode))
+        for name, encoder_id in zip(("clip", "dino"), encoders, strict=True)
     )
     return Pack(
         rows=rows,
@@ -192,22 +202,30 @@ def _segments(
     return segments
 
 
-def _copy_vectors(store: Store, path: Path, encoder_id: str, rows: Rows) -> None:
+def _copy_vectors(store: Store, path: Path, encoder_id: str, rows: Rows, *, may_lack: bool) -> None:
     """Write the vectors of rows, shard by shard, in the rows' order."""
+    vectors = EncoderVectors(store, encoder_id)
+    if len(rows) == 0:
+        np.save(path, np.empty((0, vectors.dim), np.float16))
+        return
     target_ND: np.ndarray | None = None
     by_shard = np.argsort(rows.shard, kind="stable")
     borders = np.searchsorted(rows.shard[by_shard], np.arange(len(rows.shard_ids) + 1))
     for place, shard_id in enumerate(rows.shard_ids):
         places = by_shard[borders[place] : borders[place + 1]]
-        image_ids, vectors_ND = store.vectors(encoder_id, shard_id)
+        if len(places) == 0:
+            continue
+        image_ids, vectors_ND = vectors.read(shard_id)
         if target_ND is None:
-            if len(rows) == 0:
-                np.save(path, vectors_ND[:0])
-                return
             shape = (len(rows), vectors_ND.shape[1])
             target_ND = np.lib.format.open_memmap(path, "w+", np.float16, shape)
         _refuse_bad(vectors_ND, image_ids, encoder_id, store)
         row_of = {image_id: row for row, image_id in enumerate(image_ids)}
+        if may_lack:
+            lacking = [p for p in places if rows.image_ids[p] not in row_of]
+            # A length of 1, so that it is a vector; nobody looks at where it points.
+            target_ND[lacking, 0] = 1
+            places = np.array([p for p in places if rows.image_ids[p] in row_of], np.int64)
         target_ND[places] = vectors_ND[[row_of[rows.image_ids[p]] for p in places]]
     assert isinstance(target_ND, np.memmap)
     target_ND.flush()

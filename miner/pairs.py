@@ -23,23 +23,32 @@ RANDOM_SEED = 20240111
 
 def join_name(clip: str, dino: str, settings: JoinSettings) -> str:
     """The readable default name of a join: encoders, thresholds, and what is not the default."""
-    parts = [clip, dino, _decimals(settings.clip_above), _decimals(settings.dino_below)]
+    parts = [clip, dino, decimals(settings.clip_above), decimals(settings.dino_below)]
     if settings.collapse != "exact":
         parts.append(f"collapse-{settings.collapse}")
     if settings.keep_clip is not None:
-        parts.append(f"keep-clip-{_decimals(settings.keep_clip)}")
+        parts.append(f"keep-clip-{decimals(settings.keep_clip)}")
     if settings.keep_dino is not None:
-        parts.append(f"keep-dino-{_decimals(settings.keep_dino)}")
-    if settings.against is not None:
-        # The first command tells runs of one name apart, and stays with a run that is moved.
-        first = Store(settings.against).run()["commands"][0]
-        parts.append(f"against-{settings.against.resolve().name}-{digest(first)[:8]}")
+        parts.append(f"keep-dino-{decimals(settings.keep_dino)}")
+    parts += against_part(settings)
+    if settings.recheck:
+        parts.append("recheck")
     if settings.join == "knn":
         parts.append("knn")
     return "~".join(parts)
 
 
-def _decimals(value: float) -> str:
+def against_part(settings: JoinSettings) -> list[str]:
+    """The word of a name that says which other run was joined against, if any was."""
+    if settings.against is None:
+        return []
+    # The first command tells runs of one name apart, and stays with a run that is moved.
+    first = Store(settings.against).run()["commands"][0]
+    return [f"against-{settings.against.resolve().name}-{digest(first)[:8]}"]
+
+
+def decimals(value: float) -> str:
+    """A threshold as it stands in a name."""
     # Two decimals where they are exact, else as many as tell the value from any other.
     return f"{value:.2f}" if float(f"{value:.2f}") == value else repr(value)
 

@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from miner.records import Json
-from miner.rows import joined_shards, runs_of
+from miner.rows import encoders_of_all, joined_shards, runs_of
 from miner.store import Store
+from miner.vectors import EncoderVectors
 
 DROPPED = {
     "not_blind": "kept beyond the thresholds only",
@@ -46,8 +47,14 @@ def image_steps(store: Store, record: Json) -> list[Step]:
     found = [
         (run, shard_id)
         for run in runs_of(store, record)
-        for shard_id in joined_shards(run, record["clip"], record["dino"])
+        for shard_id in joined_shards(run, *encoders_of_all(record))
     ]
+    vectors = {
+        run.root: [
+            EncoderVectors(run, encoder_id) for encoder_id in (record["clip"], record["dino"])
+        ]
+        for run in runs_of(store, record)
+    }
     refused, nonfinite = Counter[str](), Counter[str]()
     num_samples = num_decodable = 0
     for run, shard_id in found:
@@ -55,10 +62,9 @@ def image_steps(store: Store, record: Json) -> list[Step]:
         num_samples += commit["num_samples"]
         num_decodable += commit["num_decodable"]
         refused.update(run.table(commit, "quarantine")["reason"].to_pylist())
-        for encoder_id in (record["clip"], record["dino"]):
-            files = run.record(f"vectors/{encoder_id}", shard_id)
-            if any(file["path"].startswith("quarantine/") for file in files["files"]):
-                nonfinite.update(run.table(files, "quarantine")["reason"].to_pylist())
+        for commit in (record for each in vectors[run.root] for record in each.records(shard_id)):
+            if any(file["path"].startswith("quarantine/") for file in commit["files"]):
+                nonfinite.update(run.table(commit, "quarantine")["reason"].to_pylist())
     later = len(found) - counts["shards"]
     copies = "near-copies" if record["collapse"] == "near" else "copies with equal bytes"
     return [
@@ -72,7 +78,7 @@ def image_steps(store: Store, record: Json) -> list[Step]:
         Step(
             name="images",
             count=counts["images"],
-            note="with two vectors",
+            note="with two vectors" if record["lazy"] is None else "that CLIP has seen",
             dropped=_sorted(nonfinite),
         ),
         Step(
@@ -80,6 +86,22 @@ def image_steps(store: Store, record: Json) -> list[Step]:
             count=counts["distinct"],
             dropped=_sorted(Counter({copies: counts["images"] - counts["distinct"]})),
         ),
+        *_seen_late(record),
+    ]
+
+
+def _seen_late(record: Json) -> list[Step]:
+    """Where DINO is lazy, how many images it saw."""
+    if record["lazy"] is None:
+        return []
+    note = "had a CLIP candidate, so DINO looked at them"
+    missing = record["lazy"]["random_pairs"]
+    return [
+        Step(
+            name="seen by DINO",
+            count=record["lazy"]["covered"],
+            note=note if missing is None else f"{note}; {missing}",
+        )
     ]
 
 

@@ -15,11 +15,12 @@ import numpy as np
 from miner.errors import StoreError
 from miner.records import Json, digest
 from miner.store import Store
+from miner.vectors import LAZY, EncoderVectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Images that have both vectors, ordered by image_id.
+    """Images of a join, ordered by image_id.
 
     Attributes:
         image_ids: [N], ascending.
@@ -49,47 +50,57 @@ class Rows:
         )
 
 
-def joined_shards(store: Store, clip: str, dino: str) -> list[str]:
-    """Shards whose samples and vectors of both encoders are committed, sorted."""
-    stages = ("samples", f"vectors/{clip}", f"vectors/{dino}")
-    return sorted(set.intersection(*(set(store.committed(stage)) for stage in stages)))
+def joined_shards(store: Store, *encoder_ids: str) -> list[str]:
+    """Shards whose samples, and all vectors of these encoders, are committed, sorted."""
+    whole = [EncoderVectors(store, encoder_id).whole for encoder_id in encoder_ids]
+    return sorted(set.intersection(set(store.committed("samples")), *whole))
 
 
-def inputs(store: Store, clip: str, dino: str) -> dict[str, str]:
-    """A hash over the files that a join of two encoders reads, for each shard."""
+def encoders_of_all(record: Json) -> tuple[str, ...]:
+    """The encoders that have seen every image of a join, by its join.json."""
+    return (record["clip"],) if record["lazy"] else (record["clip"], record["dino"])
+
+
+def inputs(store: Store, encoder_ids: Sequence[str], shard_ids: Sequence[str]) -> dict[str, str]:
+    """A hash over the files that a join of encoders reads, for each of some shards."""
+    vectors = [EncoderVectors(store, encoder_id) for encoder_id in encoder_ids]
     return {
         shard_id: digest(
             [
-                store.record(stage, shard_id)["files"][0]["sha256"]
-                for stage in ("samples", f"vectors/{clip}", f"vectors/{dino}")
+                record["files"][0]["sha256"]
+                for record in [
+                    store.record("samples", shard_id),
+                    *(record for each in vectors for record in each.records(shard_id)),
+                ]
             ]
         )
-        for shard_id in joined_shards(store, clip, dino)
+        for shard_id in shard_ids
     }
 
 
 def deviations(store: Store, encoder_id: str, shard_ids: Sequence[str]) -> float:
     """Largest deviation of a pair's cosine that the commits of some shards' vectors state."""
-    stage = f"vectors/{encoder_id}"
-    return max((float(store.record(stage, s)["deviation"]) for s in shard_ids), default=0.0)
+    vectors = EncoderVectors(store, encoder_id)
+    records = (record for shard_id in shard_ids for record in vectors.records(shard_id))
+    return max((float(record["deviation"]) for record in records), default=0.0)
 
 
-def load_rows(store: Store, clip: str, dino: str) -> Rows:
-    """All images of a store that have vectors of both encoders; copies are not collapsed yet.
+def load_rows(store: Store, *encoder_ids: str) -> Rows:
+    """All images of a store that have vectors of some encoders; copies are not collapsed yet.
 
     Args:
         store: the run directory.
-        clip: encoder_id.
-        dino: encoder_id.
+        encoder_ids: of one encoder or two; shards count that have all their vectors.
 
     Raises:
-        StoreError: no shard has both, or vectors name images that the samples do not.
+        StoreError: no shard has them, or vectors name images that the samples do not.
     """
-    shard_ids = joined_shards(store, clip, dino)
+    shard_ids = joined_shards(store, *encoder_ids)
     if not shard_ids:
         raise StoreError(
-            f"{store.root} has no shard with vectors of both {clip} and {dino} (it has vectors of "
-            f"{', '.join(store.encoder_ids()) or 'no encoder'}); run `blindpairs embed` first"
+            f"{store.root} has no shard with vectors of {' and '.join(encoder_ids)} (it has "
+            f"vectors of {', '.join(store.encoder_ids()) or 'no encoder'}); run `blindpairs embed` "
+            "first"
         )
     image_ids: list[str] = []
     sha256: list[str] = []
@@ -97,11 +108,11 @@ def load_rows(store: Store, clip: str, dino: str) -> Rows:
     for place, shard_id in enumerate(shard_ids):
         samples = store.samples(shard_id).select(["image_id", "sha256"]).to_pydict()
         sha256_of = dict(zip(samples["image_id"], samples["sha256"], strict=True))
-        seen = [_ids_of_vectors(store, encoder, shard_id, sha256_of) for encoder in (clip, dino)]
-        both = [image_id for image_id in sha256_of if all(image_id in ids for ids in seen)]
-        image_ids += both
-        sha256 += [sha256_of[image_id] for image_id in both]
-        shard.append(np.full(len(both), place, dtype=np.int64))
+        seen = [_ids_of_vectors(store, encoder, shard_id, sha256_of) for encoder in encoder_ids]
+        everywhere = [image_id for image_id in sha256_of if all(image_id in ids for ids in seen)]
+        image_ids += everywhere
+        sha256 += [sha256_of[image_id] for image_id in everywhere]
+        shard.append(np.full(len(everywhere), place, dtype=np.int64))
     order = np.array(sorted(range(len(image_ids)), key=image_ids.__getitem__), dtype=np.int64)
     return Rows(
         image_ids=[image_ids[place] for place in order],
@@ -146,13 +157,21 @@ def runs_of(store: Store, record: Json) -> list[Store]:
 
 
 def vectors_of(
-    runs: Sequence[Store], encoder_id: str, wanted: Collection[str]
+    runs: Sequence[Store], encoder_id: str, wanted: Collection[str], kind: str = LAZY
 ) -> dict[str, np.ndarray]:
-    """The stored vectors of some images, by image_id; images without one are left out."""
+    """The stored vectors of some images, by image_id; images without one are left out.
+
+    Args:
+        runs: where to look.
+        encoder_id: whose vectors.
+        wanted: image_ids.
+        kind: which parts count where a shard is in parts (`miner.vectors`).
+    """
     found: dict[str, np.ndarray] = {}
     for store in runs:
-        for shard_id, named in _by_shard(store, f"vectors/{encoder_id}", wanted).items():
-            ids, vectors_ND = store.vectors(encoder_id, shard_id)
+        vectors = EncoderVectors(store, encoder_id)
+        for shard_id, named in by_shard(store, wanted).items():
+            ids, vectors_ND = vectors.read(shard_id, kind)
             found |= {name: vectors_ND[row] for row, name in enumerate(ids) if name in named}
     return found
 
@@ -165,19 +184,19 @@ def samples_of(runs: Sequence[Store], wanted: Collection[str]) -> dict[str, Json
     found: dict[str, Json] = {}
     for store in runs:
         seen = store.run()["shards"]
-        for shard_id, named in _by_shard(store, "samples", wanted).items():
+        for shard_id, named in by_shard(store, wanted).items():
             place = {"shard": seen[shard_id]["url"]} if shard_id in seen else {}
             rows = store.samples(shard_id).to_pylist()
             found |= {row["image_id"]: row | place for row in rows if row["image_id"] in named}
     return found
 
 
-def _by_shard(store: Store, stage: str, wanted: Collection[str]) -> dict[str, set[str]]:
-    """Image ids by the committed shard that their first two parts name."""
-    committed = set(store.committed(stage))
-    by_shard: dict[str, set[str]] = defaultdict(set)
+def by_shard(store: Store, wanted: Collection[str]) -> dict[str, set[str]]:
+    """Image ids by the shard, of those with committed samples, that their first parts name."""
+    committed = set(store.committed("samples"))
+    found: dict[str, set[str]] = defaultdict(set)
     for image_id in wanted:
         shard_id = ".".join(image_id.split("/", 2)[:2])
         if shard_id in committed:
-            by_shard[shard_id].add(image_id)
-    return by_shard
+            found[shard_id].add(image_id)
+    return found

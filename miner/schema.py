@@ -135,6 +135,15 @@ BLOCK = pa.schema(
 """What a block of a join found: rows of its two segments, and the float64 cosines."""
 
 
+SCREENED = pa.schema(
+    [
+        pa.field("side", pa.int8(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+    ]
+)
+"""What a block of a screening found: rows of its first (0) or second (1) segment with a partner."""
+
+
 def vectors(dim: int) -> pa.Schema:
     """Schema of one encoder's vectors: unit length, float16, [dim] each."""
     return pa.schema(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from kernels.reference import cosines
 from miner.config import SelectSettings
 from miner.errors import StoreError
 from miner.pairs import pair_id
+from miner.recheck import near_threshold, true_vectors
 from miner.records import Json, read_record
 from miner.rows import runs_of, samples_of, vectors_of
 from miner.select import KEPT, verdicts
 from miner.store import Store, read_parts
+
+THRESHOLDS = {"clip": "clip_above", "dino": "dino_below"}
 
 NOT_COMPARED = "not compared: both images are of one run, and the join was against another"
 
@@ -72,8 +76,8 @@ def explain(store: Store, folder: Path, image_1: str, image_2: str) -> Explanati
             raise StoreError(
                 f"{image_id} is no sample of {store.root}; {_refusal(store, image_id)}"
             )
-    clip_cos = _cosine(runs, record["clip"], first, second)
-    dino_cos = _cosine(runs, record["dino"], first, second)
+    clip_cos = _cosine(runs, record, "clip", first, second)
+    dino_cos = _cosine(runs, record, "dino", first, second)
     stands_for = [_first_copy(runs, samples[image_id], record) for image_id in (first, second)]
     return Explanation(
         image_1=first,
@@ -105,6 +109,13 @@ def _verdict(
     clip_cos, dino_cos = cosine
     if stands_for[0] == stands_for[1]:
         return "the two images are the same bytes: copies are collapsed before the join"
+    if clip_cos is not None and dino_cos is None and record["lazy"] is not None:
+        above = record["lazy"]["screened_above"]
+        if clip_cos <= above:
+            return (
+                f"no candidate: CLIP cosine {clip_cos:.6f} is not above {above}, "
+                "and DINO looked only at images with a candidate"
+            )
     if clip_cos is None or dino_cos is None:
         return "an encoder gave no finite vector for one of the images"
     raw = read_parts(folder)
@@ -144,11 +155,27 @@ def _verdict(
     )
 
 
-def _cosine(runs: Sequence[Store], encoder_id: str, first: str, second: str) -> float | None:
-    vectors = vectors_of(runs, encoder_id, (first, second))
+def _cosine(
+    runs: Sequence[Store], record: Json, side: Literal["clip", "dino"], first: str, second: str
+) -> float | None:
+    """The cosine that decided: of the stored vectors, or of those of a re-check."""
+    stored = _cosine_of(vectors_of(runs, record[side], (first, second)))
+    if stored is None or record["rechecked"] is None:
+        return stored
+    threshold, kept = record[THRESHOLDS[side]], record[f"keep_{side}"]
+    thresholds = (threshold, threshold if kept is None else kept)
+    band = record["rechecked"][f"{side}_band"]
+    if not near_threshold(torch.tensor([stored]), thresholds, band).any():
+        return stored
+    truth = _cosine_of(true_vectors(runs, record[side], {first, second}))
+    return stored if truth is None else truth
+
+
+def _cosine_of(vectors: dict[str, np.ndarray]) -> float | None:
+    """Float64 cosine of two vectors; None where one is missing."""
     if len(vectors) < 2:
         return None
-    both = torch.from_numpy(np.stack([vectors[first], vectors[second]]))
+    both = torch.from_numpy(np.stack(list(vectors.values())))
     return float(cosines(both, both, torch.tensor([0]), torch.tensor([1]))[0])
 
 

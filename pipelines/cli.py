@@ -145,6 +145,12 @@ def embed(patterns: Sequence[str], out: Path, config_file: Path | None, **flags:
         driver.command_of("embed", settings.model_dump(mode="json", exclude_defaults=True)),
     )
     show.embedded(out_console, embedded)
+    if embedded.choice.mode == "lazy":
+        show.next_step(
+            out_console,
+            f"blindpairs join {out}",
+            "to let DINO see the images with a candidate, and to find the pairs",
+        )
     return PARTIAL if embedded.partial else 0
 
 
@@ -162,7 +168,7 @@ def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
     log = driver.command_of("join", settings.model_dump(mode="json", exclude_defaults=True))
     store.log_command({**log, "encoders": [clip, dino]})
     how, which = settings.part(JoinSettings), settings.part(SelectSettings)
-    show.joined(out_console, folder, joins.join_and_select(store, clip, dino, how, which))
+    show.joined(out_console, folder, driver.join_again(store, clip, dino, how, which))
     show.next_step(out_console, f"blindpairs report {folder}", "to look at the pairs")
     return 0
 

@@ -1,246 +1,22 @@
-"""The run: plan, hand out shards, collect reports, join, select."""
+"""The run: embed, join, select; and its join alone."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
-import torch
-
-from miner.audit import collect_garbage
 from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
-from miner.embed import embed_shard, reading_fingerprint
-from miner.encoders import TorchEncoder, find_record, load_encoder
-from miner.errors import FingerprintError, ResourceError, ShardError
+from miner.errors import FingerprintError, StoreError
+from miner.partial import Late
 from miner.records import Json
-from miner.registry import EncoderRecord
-from miner.shards import Shard, list_shards
-from miner.stats import Stats
 from miner.store import Store
-from miner.versions import versions
-from miner.weights import locate
+from pipelines.embedding import Embedded, command_of, embed
 from pipelines.joins import join_and_select
-from pipelines.progress import ShardProgress
-from pipelines.settle import settle
+from pipelines.loading import Encoders, append_metrics, device_of
+from pipelines.modes import embedding_of
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class Embedded:
-    """What an embedding run did and found.
-
-    Attributes:
-        clip: encoder_id.
-        dino: encoder_id.
-        stats: of the work done in this run only.
-        num_shards: listed shards.
-        num_new: shards on which there was work to do.
-        failed: shard_id to error, of shards that could not be read.
-        damaged: ids of committed shards that are damaged.
-        num_samples: over all listed and committed shards.
-        num_quarantined: likewise.
-        max_bad_fraction: the limit above which a run is partial.
-    """
-
-    clip: str
-    dino: str
-    stats: Stats = field(default_factory=Stats)
-    num_shards: int = 0
-    num_new: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    damaged: list[str] = field(default_factory=list)
-    num_samples: int = 0
-    num_quarantined: int = 0
-    max_bad_fraction: float
-
-    @property
-    def bad_fraction(self) -> float:
-        """Share of the samples that was refused."""
-        return self.num_quarantined / max(self.num_samples, 1)
-
-    @property
-    def partial(self) -> bool:
-        """Whether something is missing that was asked for (exit code 3)."""
-        too_many = self.bad_fraction > self.max_bad_fraction
-        return bool(self.failed or self.damaged) or too_many
-
-
-def device_of(name: str) -> str:
-    """The device that a setting stands for.
-
-    Raises:
-        ResourceError: a GPU is asked for and there is none.
-    """
-    has_gpu = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if has_gpu else "cpu"
-    if name.startswith("cuda") and not has_gpu:
-        raise ResourceError(
-            f"--device {name}: torch {torch.__version__} sees no GPU; give --device cpu, or see "
-            "`blindpairs doctor`"
-        )
-    return name
-
-
-class Encoders:
-    """The two encoders of a run: known at once, loaded when first needed."""
-
-    def __init__(self, settings: EmbedSettings) -> None:
-        self._settings = settings
-        self._device = device_of(settings.device)
-        self._located = [
-            locate(find_record(settings.clip), settings.clip_weights),
-            locate(find_record(settings.dino), settings.dino_weights),
-        ]
-        self._loaded: dict[str, TorchEncoder] = {}
-        clip, dino = (record.encoder_id for record in self.records)
-        if clip == dino:
-            raise ValueError(
-                f"--clip and --dino are both {clip}; a blind pair takes two encoders that differ"
-            )
-
-    @property
-    def records(self) -> list[EncoderRecord]:
-        """CLIP's record and DINO's."""
-        return [record for record, _ in self._located]
-
-    def load(self) -> list[TorchEncoder]:
-        """Both encoders on their device."""
-        for record, path in self._located:
-            if record.encoder_id not in self._loaded:
-                log.info("loading %s on %s from %s", record.encoder_id, self._device, path)
-                self._loaded[record.encoder_id] = load_encoder(
-                    record, device=self._device, dtype=self._settings.precision, weights=path
-                )
-        return [self._loaded[record.encoder_id] for record in self.records]
-
-
-def embed(
-    patterns: Sequence[str], store: Store, read: ReadSettings, encode: EmbedSettings, command: Json
-) -> Embedded:
-    """Embed every listed shard that is not committed yet.
-
-    Args:
-        patterns: shards, as `miner.shards.list_shards` takes them.
-        store: the run directory.
-        read: how shards are read.
-        encode: which encoders, on what.
-        command: what to log in run.json.
-
-    Raises:
-        MinerError: shards cannot be listed or were changed, or weights or a device are missing. A
-            shard that cannot be read does not raise; it is reported in `failed`.
-    """
-    listed = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
-    root = os.path.realpath(store.root)
-    if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
-        raise ValueError(f"--out {store.root} is the folder of the images; give another one")
-    encoders = Encoders(encode)
-    shards = settle(listed, store, dataset_given=read.dataset is not None)
-    clip, dino = (record.encoder_id for record in encoders.records)
-    seen = {shard.shard_id: _whereabouts(shard) for shard in shards}
-    store.update_run(reading_fingerprint(read), seen, {**command, "encoders": [clip, dino]})
-    done = Embedded(
-        clip=clip, dino=dino, num_shards=len(shards), max_bad_fraction=read.max_bad_fraction
-    )
-    with store.writing(), ShardProgress(len(shards)) as progress:
-        left = read.limit
-        for shard in shards:
-            if left is not None and left <= 0:
-                break
-            try:
-                stats = _embed_one(shard, store, encoders, read, encode, left, progress)
-            except ShardError as error:
-                log.error("shard %s failed: %s", shard.shard_id, error)
-                done.failed[shard.shard_id] = str(error)
-                progress.advance()
-                continue
-            num_samples = _account(done, store, shard.shard_id, stats)
-            left = None if left is None else left - num_samples
-            progress.advance()
-    # A join that was killed goes on with what it had packed.
-    collect_garbage(store, spare=("packed",))
-    return done
-
-
-def _account(done: Embedded, store: Store, shard_id: str, stats: Stats) -> int:
-    """Add a committed shard to the totals; its number of samples."""
-    record = store.record("samples", shard_id)
-    vectors = [store.record(f"vectors/{e}", shard_id) for e in (done.clip, done.dino)]
-    done.stats += stats
-    done.num_new += bool(stats.counts)
-    done.num_samples += record["num_samples"]
-    done.num_quarantined += record["num_quarantined"]
-    done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
-    done.damaged += [shard_id] if record["damaged"] else []
-    return int(record["num_samples"])
-
-
-def _embed_one(
-    shard: Shard,
-    store: Store,
-    encoders: Encoders,
-    read: ReadSettings,
-    encode: EmbedSettings,
-    quota: int | None,
-    progress: ShardProgress,
-) -> Stats:
-    stages = ["samples", *(f"vectors/{record.encoder_id}" for record in encoders.records)]
-    if store.commit_path("samples", shard.shard_id).exists():
-        record = store.record("samples", shard.shard_id)
-        cut_after = record["cut_after"]
-        if cut_after is not None and cut_after != quota:
-            raise FingerprintError(
-                f"{shard.shard_id} was committed with --limit, after {cut_after} of its samples; "
-                f"now {'all' if quota is None else quota} are asked for; give the same --limit, "
-                "or another --out"
-            )
-    if all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
-        return Stats()
-    stats = embed_shard(
-        shard,
-        encoders.load(),
-        store=store,
-        settings=read,
-        batch_size=encode.batch_size,
-        quota=quota,
-        on_image=progress.image,
-    )
-    _append_metrics(store, shard, stats)
-    return stats
-
-
-def _append_metrics(store: Store, shard: Shard, stats: Stats) -> None:
-    path = store.root / "metrics" / "embed.jsonl"
-    path.parent.mkdir(exist_ok=True)
-    line = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "shard": shard.shard_id,
-        "counts": dict(stats.counts),
-        "seconds": {stage: round(elapsed_s, 4) for stage, elapsed_s in stats.seconds.items()},
-    }
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def _whereabouts(shard: Shard) -> Json:
-    return {"url": shard.url, "num_bytes": shard.num_bytes, "modified": shard.modified}
-
-
-def command_of(name: str, settings: Json) -> Json:
-    """What run.json remembers of a command."""
-    return {
-        "command": name,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": settings,
-        "versions": versions(),
-    }
+__all__ = ["Embedded", "Encoders", "command_of", "device_of", "embed", "join_again", "mine"]
 
 
 def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Embedded, Json]:
@@ -259,8 +35,77 @@ def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Em
     """
     store = Store(out)
     command = command_of("mine", settings.model_dump(mode="json", exclude_defaults=True))
-    embedded = embed(
-        patterns, store, settings.part(ReadSettings), settings.part(EmbedSettings), command
+    encode, how = settings.part(EmbedSettings), settings.part(JoinSettings)
+    if how.recheck and (encode.backend, encode.precision) == ("torch", "fp32"):
+        _refuse_idle_recheck(store)
+    embedded = embed(patterns, store, settings.part(ReadSettings), encode, command, how)
+    record = join_and_select(
+        store,
+        embedded.clip,
+        embedded.dino,
+        how,
+        settings.part(SelectSettings),
+        lazy=embedded.choice.mode == "lazy",
+        late=embedded.encoders.late(store),
     )
-    how, which = settings.part(JoinSettings), settings.part(SelectSettings)
-    return embedded, join_and_select(store, embedded.clip, embedded.dino, how, which)
+    return embedded, record
+
+
+def _refuse_idle_recheck(store: Store) -> None:
+    """Refuse before hours of work what the join would refuse after them."""
+    if not store.encoder_ids():
+        raise ValueError(
+            "--recheck has no effect on vectors that torch computes in fp32, which is what it "
+            "would compare with; leave it out, or give another --backend or --precision"
+        )
+
+
+def join_again(
+    store: Store, clip: str, dino: str, how: JoinSettings, which: SelectSettings
+) -> Json:
+    """Join what a run has; images that encoders still have to see are seen as they were before.
+
+    Args:
+        store: the run directory.
+        clip: encoder_id.
+        dino: encoder_id.
+        how: thresholds and implementation.
+        which: what is selected.
+
+    Raises:
+        StoreError: encoders are wanted, and no command tells how both were used.
+        FingerprintError: the weights that were used then are others now.
+        MinerError: see `miner.join.join` and `miner.select.select`.
+    """
+    last = embedding_of(store, clip, dino)
+    lazy = last is not None and last[1] == "lazy"
+    if not lazy and not how.recheck:
+        return join_and_select(store, clip, dino, how, which)
+    if last is None:
+        raise StoreError(
+            f"no command embedded {store.root} with {clip} and {dino}, so --recheck does not know "
+            "their weights; run `blindpairs embed` with both"
+        )
+    late = _late_as_before(store, last[0], (clip, dino))
+    return join_and_select(store, clip, dino, how, which, lazy=lazy, late=late)
+
+
+def _late_as_before(store: Store, settings: EmbedSettings, ids: tuple[str, str]) -> Late:
+    """The encoders of an earlier command, found when they are needed."""
+
+    @cache
+    def found() -> Late:
+        encoders = Encoders(settings)
+        now = tuple(record.encoder_id for record in encoders.records)
+        if now != ids:
+            raise FingerprintError(
+                f"{store.root} was embedded with {' and '.join(ids)}, and their weights files are "
+                f"those of {' and '.join(now)} now; restore them"
+            )
+        return encoders.late(store)
+
+    return Late(
+        load=lambda encoder_id, kind: found().load(encoder_id, kind),
+        batch_size=settings.batch_size,
+        on_shard=lambda shard_id, stats: append_metrics(store, shard_id, stats),
+    )

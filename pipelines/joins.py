@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,21 +12,30 @@ from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
 from miner.pairs import join_name
+from miner.partial import Late
 from miner.records import Json
 from miner.select import select
 from miner.store import Store
 from miner.why import Explanation, explain
-from pipelines.progress import PartProgress
+from pipelines.progress import JoinProgress
 
 
 def join_and_select(
-    store: Store, clip: str, dino: str, how: JoinSettings, which: SelectSettings
+    store: Store,
+    clip: str,
+    dino: str,
+    how: JoinSettings,
+    which: SelectSettings,
+    *,
+    lazy: bool = False,
+    late: Late | None = None,
 ) -> Json:
     """Join two encoders' vectors and select from the pairs; the content of join.json."""
     how = with_own_thresholds(store, clip, dino, how)
     with store.writing():
-        with PartProgress(1) as progress:
-            join(store, clip, dino, how, which, lambda _, number: progress.advance(of=number))
+        with JoinProgress() as progress:
+            late = late and replace(late, on_image=progress.image)
+            join(store, clip, dino, how, which, progress.at, lazy=lazy, late=late)
         record = select(store, store.root / "pairs" / join_name(clip, dino, how), which)
     collect_garbage(store)
     return record
@@ -38,8 +48,8 @@ def with_own_thresholds(store: Store, clip: str, dino: str, how: JoinSettings) -
     """
     given = {name: getattr(how, name) for name in how.model_fields_set}
     for encoder_id, name in ((clip, "clip_above"), (dino, "dino_below")):
-        for shard_id in store.committed(f"vectors/{encoder_id}")[:1]:
-            own = store.record(f"vectors/{encoder_id}", shard_id)["encoder"][name]
+        for commit in store.committed(f"vectors/{encoder_id}")[:1]:
+            own = store.record(f"vectors/{encoder_id}", commit)["encoder"][name]
             if own is not None:
                 given.setdefault(name, own)
     try:
@@ -84,6 +94,8 @@ def pick_join(store: Store, name: str | None) -> Path:
 def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, str]:
     """The encoder_ids, among those of a run, that two names stand for.
 
+    An encoder that was named and has seen nothing yet, as DINO has when it is lazy, is found too.
+
     Args:
         store: the run directory.
         clip: a registry name, an encoder_id, or None for the last command's.
@@ -95,9 +107,12 @@ def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, 
     last = next((c for c in reversed(store.run()["commands"]) if "encoders" in c), None)
     names = [clip or (last and last["encoders"][0]), dino or (last and last["encoders"][1])]
     found = []
-    for name in names:
-        ids = store.encoder_ids()
-        matching = [i for i in ids if name in (i, i[: -len("-01234567")])]
+    ids = store.encoder_ids()
+    for number, name in enumerate(names):
+        known = [c["encoders"][number] for c in store.run()["commands"] if "encoders" in c]
+        matching = [i for i in ids if _is_called(i, name)] or [
+            i for i in dict.fromkeys(known) if _is_called(i, name)
+        ]
         if len(matching) != 1:
             raise StoreError(
                 f"{store.root} has vectors of {', '.join(ids) or 'no encoder'}; "
@@ -105,3 +120,7 @@ def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, 
             )
         found += matching
     return found[0], found[1]
+
+
+def _is_called(encoder_id: str, name: str | None) -> bool:
+    return name in (encoder_id, encoder_id[: -len("-01234567")])

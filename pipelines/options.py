@@ -76,13 +76,14 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
         "--" + name.replace("_", "-"),
         name,
         type=_parameter_type(field.annotation),
+        is_flag=field.annotation is bool,
         default=None,
         help=f"{field.description or ''}{_default(field)}",
     )
 
 
 def _default(field: FieldInfo) -> str:
-    return "" if field.default is None else f"  [default: {field.default}]"
+    return "" if field.default in (None, False) else f"  [default: {field.default}]"
 
 
 def _parameter_type(annotation: Any) -> Any:

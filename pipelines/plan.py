@@ -24,15 +24,13 @@ from miner.shards import Shard, list_shards
 from miner.store import Store
 from pipelines.driver import device_of
 from pipelines.joins import encoders_of, with_own_thresholds
+from pipelines.modes import JOIN_SAMPLE, Sampled, costs, sample_candidates
 
 SAMPLES_READ = 200
 """Samples that are read to learn how many images the shards hold."""
 
 CODE_BYTES = 140
 """Bytes that a join on CPU cores holds of each image: its code and its place."""
-
-JOIN_SAMPLE = 20_000
-"""Most rows of an earlier run that are joined to learn how many pairs to expect."""
 
 MATMUL_SHAPE = (2048, 1024, 4096)
 """Rows, depth and columns of the product whose speed stands for the encoders'."""
@@ -91,7 +89,7 @@ def make_plan(
             "matrix product",
             f"{rate / 1e12:.3f} TFLOP/s on {device} in {encode.precision}, measured now",
         ),
-        ("encoding", f"at least {_duration(num_images * sum(flops) / rate)} at that rate"),
+        *_encoding(store, encode, how, (flops[0], flops[1]), records[0].dim, num_images, rate),
         ("vectors", f"{_size(num_images * widths * 2)} as float16, on disk and in memory"),
         ("join", f"{impl}, {why_chosen(how.join, impl)}; {num_pairs:,} pairs"),
         ("joining", _joining(impl, num_pairs, records[0].dim, rate)),
@@ -102,6 +100,50 @@ def make_plan(
         ("candidates", num_candidates),
         ("blind pairs", num_blind),
     ]
+
+
+def _encoding(
+    store: Store | None,
+    encode: EmbedSettings,
+    how: JoinSettings,
+    flops: tuple[float, float],
+    width: int,
+    num_images: int,
+    rate: float,
+) -> list[tuple[str, str]]:
+    """How long the encoders take in either `--dino-mode`, and which of them would be taken."""
+    eager_s = num_images * sum(flops) / rate
+    eager = ("encoding, eager", f"at least {_duration(eager_s)} at that rate")
+    learnt = _sampled(store, encode, how)
+    if learnt is None:
+        unknown = "unknown; embed a few shards with CLIP and give that run as --out"
+        return [
+            eager,
+            ("encoding, lazy", unknown),
+            ("--dino-mode", f"{encode.dino_mode}, asked for"),
+        ]
+    share = learnt.share(num_images)
+    found = costs(*flops, width, num_images, share)
+    lazy_s = num_images * (flops[0] + share * flops[1]) / rate
+    lazy = (
+        f"at least {_duration(lazy_s)}: {(learnt.degrees > 0).mean():.1%} of {learnt.num_rows:,} "
+        f"images of that run have a candidate, {share:.1%} of {num_images:,} are expected to"
+    )
+    mode, why = encode.dino_mode, "asked for"
+    if mode == "auto":
+        mode, why = found.mode, f"since {found.because}"
+    return [eager, ("encoding, lazy", lazy), ("--dino-mode", f"{mode}, {why}")]
+
+
+def _sampled(store: Store | None, encode: EmbedSettings, how: JoinSettings) -> Sampled | None:
+    """How many images of an earlier run have a candidate; None where there is no such run."""
+    if store is None or not store.exists():
+        return None
+    clip, dino = encoders_of(store, encode.clip, encode.dino)
+    if not joined_shards(store, clip):
+        return None
+    how = with_own_thresholds(store, clip, dino, how.part(JoinSettings))
+    return sample_candidates(store, clip, how.keep_clip_above)
 
 
 def flops_per_image(record: EncoderRecord) -> int:

@@ -116,3 +116,24 @@ class ShardProgress(PartProgress):
     def _detail(self) -> str:
         elapsed_s = max(time.monotonic() - self._start_s, 1e-9)
         return f"{self._num_images} images, {self._num_images / elapsed_s:.1f}/s"
+
+
+class JoinProgress(PartProgress):
+    """Counts blocks, and the images that are encoded on the way; call `at` after every block."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(1, console)
+        self._num_images = 0
+
+    def at(self, num_done: int, num_parts: int) -> None:
+        """So many blocks are done, of so many; a screening before the join counts for itself."""
+        self._num_done, self._num_parts = num_done, num_parts
+        self._bar.update(self._task, completed=num_done, total=num_parts, detail=self._detail())
+
+    def image(self) -> None:
+        """One more image was decoded to be encoded now."""
+        self._num_images += 1
+        self._bar.update(self._task, detail=self._detail())
+
+    def _detail(self) -> str:
+        return f"{self._num_images} images encoded" if self._num_images else ""

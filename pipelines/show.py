@@ -12,6 +12,7 @@ from rich.markup import escape
 from miner.records import Json
 from miner.registry import REGISTRY
 from miner.store import Store
+from miner.vectors import EncoderVectors
 from miner.why import Explanation
 from pipelines.driver import Embedded
 
@@ -42,11 +43,12 @@ def facts(console: Console, pairs: Facts) -> None:
 
 def embedded(console: Console, done: Embedded) -> None:
     """What was embedded, what was refused, and what failed."""
+    by = " by CLIP; DINO waits for the candidates" if done.choice.mode == "lazy" else ""
     facts(
         console,
         [
-            ("shards", f"{done.num_shards}, of which {done.num_new} had work to do"),
-            ("images", f"{done.num_samples - done.num_quarantined} embedded"),
+            ("shards", f"{done.num_shards}, of which {len(done.new)} had work to do"),
+            ("images", f"{done.num_samples - done.num_quarantined} embedded{by}"),
             (
                 "quarantined",
                 f"{done.num_quarantined} of {done.num_samples} samples "
@@ -79,11 +81,25 @@ def joined(console: Console, root: Path, record: Json) -> None:
             if counts["cut_pairs"]
             else []
         ),
+        *_encoded_late(record),
         *([("recall", _recall(record["search"]["knn"]))] if record["impl"] == "knn" else []),
         ("selected", f"{selection.get('kept', 0)}"),
         ("table", str(root / record["selection"]["file"]["path"])),
     ]
     facts(console, lines)
+
+
+def _encoded_late(record: Json) -> Facts:
+    """What a lazy join or a re-check had encoders look at."""
+    lazy, rechecked = record["lazy"], record["rechecked"]
+    if lazy is not None:
+        yield "seen by DINO", f"{lazy['covered']} distinct images, those with a candidate"
+    if rechecked is not None:
+        yield (
+            "re-checked",
+            f"{rechecked['pairs']} borderline pairs in float32: {rechecked['became_blind']} became "
+            f"blind, {rechecked['ceased_to_be_blind']} ceased to be",
+        )
 
 
 def _recall(knn: Json | None) -> str:
@@ -113,17 +129,20 @@ def status(console: Console, store: Store) -> None:
     rows = [("shard", *stages, "decodable", "quarantined", "")]
     reasons: Counter[str] = Counter()
     totals: Counter[str] = Counter()
+    vectors = {stage: EncoderVectors(store, stage.partition("/")[2]) for stage in stages[1:]}
     for shard_id in sorted(run["shards"].keys() | committed["samples"]):
-        marks = ["done" if shard_id in committed[stage] else "missing" for stage in stages]
+        marks = [
+            "done" if shard_id in committed[stage] else _parts(vectors.get(stage), shard_id)
+            for stage in stages
+        ]
         if shard_id not in committed["samples"]:
             rows.append((shard_id, *marks, "", "", ""))
             continue
         record = store.record("samples", shard_id)
         totals.update(decodable=record["num_decodable"], quarantined=record["num_quarantined"])
         reasons.update(store.quarantine(shard_id)["reason"].to_pylist())
-        for stage in stages[1:]:
-            if shard_id in committed[stage]:
-                reasons["nonfinite"] += store.record(stage, shard_id)["num_quarantined"]
+        for found in (found for each in vectors.values() for found in each.records(shard_id)):
+            reasons["nonfinite"] += found["num_quarantined"]
         numbers = (str(record["num_decodable"]), str(record["num_quarantined"]))
         rows.append((shard_id, *marks, *numbers, "damaged" if record["damaged"] else ""))
     columns(console, rows, header=True)
@@ -132,6 +151,13 @@ def status(console: Console, store: Store) -> None:
     facts(console, lines)
     for folder in store.joins():
         console.print(f"join: {folder.name}", markup=False)
+
+
+def _parts(vectors: EncoderVectors | None, shard_id: str) -> str:
+    """How much there is of a shard that has not all its vectors."""
+    if vectors is None or not vectors.names(shard_id):
+        return "missing"
+    return f"{len(vectors.ids(shard_id))} in part"
 
 
 def explanation(console: Console, what: Explanation) -> None:

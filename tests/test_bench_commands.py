@@ -19,7 +19,7 @@ import torch
 from click.testing import CliRunner, Result
 from matplotlib import image
 
-from bench import copies, join, join_gpu, plot, roofline, rows
+from bench import copies, join, join_gpu, lazy, plot, roofline, rows
 from bench.choices import chosen
 from bench.growth import Pace, growth_rows
 from bench.memory import measure
@@ -32,6 +32,8 @@ from bench.rows import Row, append_rows, blank_row, read_rows
 from bench.targets import judged
 from bench.truth import keys_of
 from bench.vectors import synthetic
+from miner.registry import REGISTRY
+from tests.towers import clip_record, dino_record
 
 SMALL = ("--dim", "64", "--dino-dim", "48", "--repeats", "2")
 
@@ -423,3 +425,52 @@ def test_plot_of_nothing_is_an_error(tmp_path: Path) -> None:
     ran = run(plot.main, tmp_path / "empty.csv", tmp_path / "empty.png")
     assert ran.exit_code == 1
     assert "no row with the metric `time`" in ran.output
+
+
+@pytest.fixture
+def small_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the benchmark adds to the registry is taken out again."""
+    for record in (clip_record(), dino_record()):
+        monkeypatch.setitem(REGISTRY, record.name, record)
+
+
+@pytest.mark.usefixtures("small_registry")
+def test_lazy_compares_modes_that_find_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "lazy.csv"
+    words = ("--towers", "small", "--images", 20, "--pairs", 2, "--repeats", 1, "--out", out)
+    ran = run(lazy.main, *words)
+    assert ran.exit_code == 0, ran.output
+    found = {row.metric: row for row in read_rows(out)}
+    assert found["time, lazy"].note == "4 of 20 images have a candidate"
+    assert found["time of DINO, eager"].median is not None
+    assert 0 < found["time of DINO, eager"].median < found["time, eager"].median
+    judged_row = judged(replace(found["time / (eager - 90 % of DINO)"], provider="l14"))
+    assert "target <= 1.1" in judged_row.note
+
+
+@pytest.mark.usefixtures("small_registry")
+def test_lazy_writes_no_row_where_modes_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--towers", "small", "--images", 16, "--pairs", 2, "--repeats", 1)
+    out = tmp_path / "lazy.csv"
+    real = lazy.join_and_select
+
+    def loses(*given: Any) -> Any:
+        record = real(*given)
+        next(given[0].root.glob(f"pairs/{record['name']}/raw/*")).write_bytes(b"")
+        return record
+
+    monkeypatch.setattr(lazy, "join_and_select", loses)
+    ran = run(lazy.main, *words, "--out", out)
+    assert "lazy and eager runs found other pairs; no row is written" in ran.output
+    monkeypatch.setattr(lazy, "join_and_select", real)
+    alike = lazy.scenes(1)
+    monkeypatch.setattr(lazy, "scenes", lambda number: alike * number)
+    ran = run(lazy.main, *words, "--out", out)
+    assert "are more alike to CLIP than a planted pair; no row is written" in ran.output
+    assert not out.exists()
+    wrong = SimpleNamespace(record={"lazy": {"covered": 3}, "name": "join"}, store=None)
+    monkeypatch.setattr(lazy, "raw_parts", lambda *_: [b"same"])
+    with pytest.raises(click.ClickException, match="was to see 4 images and saw others"):
+        lazy.check(wrong, wrong, 2)  # type: ignore[arg-type]

@@ -134,17 +134,17 @@ def test_shard_that_cannot_be_read_does_not_stop_the_others(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from miner.errors import ShardError
-    from pipelines import driver
+    from pipelines import embedding
 
     write_corpus(tmp_path / "corpus", num_shards=3)
-    real = driver.embed_shard
+    real = embedding.embed_shard
 
     def fail_once(shard, *args, **options):  # type: ignore[no-untyped-def]
         if shard.stem == "00001":
             raise ShardError("the disk is on fire; put it out")
         return real(shard, *args, **options)
 
-    monkeypatch.setattr(driver, "embed_shard", fail_once)
+    monkeypatch.setattr(embedding, "embed_shard", fail_once)
     run = tmp_path / "run"
     ran = commands.mine(tmp_path / "corpus", "--out", run)
     assert ran.code == 3
@@ -319,13 +319,13 @@ def test_missing_weights_and_devices_are_resources(commands: Commands, tmp_path:
 def test_interrupt_is_130_and_says_that_work_goes_on(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import driver
+    from pipelines import embedding
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     write_corpus(tmp_path / "corpus", num_shards=1)
-    monkeypatch.setattr(driver, "embed_shard", interrupt)
+    monkeypatch.setattr(embedding, "embed_shard", interrupt)
     ran = commands.mine(tmp_path / "corpus", "--out", tmp_path / "run")
     assert ran.code == 130
     assert "the same command goes on from here" in ran.err

@@ -140,3 +140,21 @@ def test_a_server_that_does_not_tell_sizes(server: Server) -> None:
 def test_nothing_at_a_url(server: Server) -> None:
     with pytest.raises(ShardError, match="nothing found"):
         list_shards([f"{server.url}/laion/00000.tar"])
+
+
+def test_reading_in_order_takes_few_requests(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "READAHEAD_BYTES", 4096)
+    data = good_tar()
+    server.files = {"/laion/00000.tar": data}
+    requests = []
+    for in_order in (False, True):
+        before = server.num_requests
+        with ImageFetcher(in_order=in_order) as fetcher:
+            for start in range(0, 4000, 400):
+                url = f"{server.url}/laion/00000.tar"
+                assert fetcher.read(url, "", start, 400) == data[start : start + 400]
+        requests.append(server.num_requests - before)
+    assert requests[0] >= 10
+    assert requests[1] <= 4

@@ -14,12 +14,15 @@ import pytest
 
 from miner.audit import verify
 from miner.store import Store
+from tests.near_corpora import THRESHOLDS, write_near_corpus
 from tests.small import write_corpus, write_weights
 
 NUM_COMMITS = 3 * 6 + 1
 """Of samples and two encoders' vectors for each of six shards, and the one block of the join."""
 
 NUM_KILLS = 20
+
+NUM_LAZY_KILLS = 4
 
 
 def mine(words: list[str]) -> None:
@@ -148,3 +151,44 @@ def test_three_runs_at_once_share_the_work(processes: ForkServerContext, tmp_pat
     assert verify(Store(run)) == []
     assert Store(run).leftovers() == []
     assert len(list(run.glob("pairs/*/report/index.html"))) == 1
+
+
+def test_killed_lazy_runs_end_byte_equal(processes: ForkServerContext, tmp_path: Path) -> None:
+    write_near_corpus(tmp_path / "corpus", num_shards=4, images=10)
+    clip, dino = write_weights(tmp_path / "weights")
+    options = [
+        *("mine", str(tmp_path / "corpus"), *THRESHOLDS, "--batch-size", "4"),
+        *("--clip", "small-clip", "--clip-weights", str(clip)),
+        *("--dino", "small-dino", "--dino-weights", str(dino)),
+    ]
+    finish(processes, [*options, "--out", str(tmp_path / "eager")])
+    lazy = [*options, "--dino-mode", "lazy"]
+    begin_s, end_s = watched(processes, [*lazy, "--out", str(tmp_path / "undisturbed")])
+    truth = raw_parts(tmp_path / "eager")
+    assert raw_parts(tmp_path / "undisturbed") == truth
+    names = committed(tmp_path / "undisturbed").keys()
+    # Samples, CLIP and a part of DINO for each shard, a screened and a joined block.
+    assert len(names) == 3 * 4 + 2
+    moments = random.Random(3)
+    num_cut_short = 0
+    for number in range(NUM_LAZY_KILLS):
+        run = tmp_path / f"killed{number}"
+        words = [*lazy, "--out", str(run)]
+        process = start(processes, words)
+        # Mostly in the second half, when CLIP is done and DINO looks at single images.
+        moment = 0.4 + 0.6 * (number + moments.random()) / NUM_LAZY_KILLS
+        time.sleep(begin_s + (end_s - begin_s) * moment)
+        if process.is_alive():
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+        process.join(30)
+        before = committed(run)
+        num_cut_short += 0 < len(before) < len(names)
+        finish(processes, words)
+        after = committed(run)
+        assert after.keys() == names
+        assert {name: after[name] for name in before} == before
+        assert raw_parts(run) == truth
+        assert verify(Store(run)) == []
+        assert Store(run).leftovers() == []
+    assert num_cut_short >= 1

@@ -24,6 +24,9 @@ class Knobs(Settings):
     weights: Path | None = None
     """A file."""
 
+    twice: bool = False
+    """Whether again."""
+
 
 @click.command()
 @settings_options(Knobs)
@@ -36,16 +39,19 @@ def said(*words: str) -> str:
 
 
 def test_flags_become_settings() -> None:
-    assert said() == "Knobs(width=3, ratio=None, colour='red', weights=None)\n"
+    assert said() == "Knobs(width=3, ratio=None, colour='red', weights=None, twice=False)\n"
     text = said("--width", "5", "--ratio", "0.5", "--colour", "blue", "--weights", "a/b")
     assert "width=5, ratio=0.5, colour='blue'" in text
     assert "a/b" in text
+    assert "twice=True" in said("--twice")
 
 
 def test_help_is_the_fields_own_sentence() -> None:
     text = said("--help")
     assert "How wide.  [default: 3]" in text
     assert "[red|blue]" in text
+    assert "--twice " in text
+    assert "Whether again.\n" in text
 
 
 def test_wrong_values_name_the_flag() -> None:

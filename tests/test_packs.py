@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from miner import packs
 from miner.packs import build_pack, group_shards
-from miner.rows import Rows, inputs, load_rows
+from miner.rows import Rows, inputs, joined_shards, load_rows
 from tests.runs import CLIP, DINO, make_store
 
 
@@ -50,7 +50,7 @@ def test_pack_holds_the_stored_vectors_and_is_built_once(tmp_path: Path) -> None
     store = make_store(tmp_path / "run", num_shards=5)
     rows = load_rows(store, CLIP, DINO)
     groups = [("set.00003", "set.00001"), ("set.00000", "set.00002", "set.00004")]
-    hashes = inputs(store, CLIP, DINO)
+    hashes = inputs(store, (CLIP, DINO), joined_shards(store, CLIP, DINO))
     pack = build_pack(store, tmp_path / "pack", (CLIP, DINO), rows, groups, hashes)
     stored = {
         encoder: {
@@ -79,7 +79,10 @@ def test_pack_holds_the_stored_vectors_and_is_built_once(tmp_path: Path) -> None
 
 def test_segments_are_named_by_their_rows_and_files(tmp_path: Path) -> None:
     store = make_store(tmp_path / "run", num_shards=2)
-    rows, hashes = load_rows(store, CLIP, DINO), inputs(store, CLIP, DINO)
+    rows, hashes = (
+        load_rows(store, CLIP, DINO),
+        inputs(store, (CLIP, DINO), joined_shards(store, CLIP, DINO)),
+    )
     groups = [("set.00000",), ("set.00001",)]
 
     def names(rows: Rows, hashes: dict[str, str]) -> list[str]:
@@ -95,7 +98,10 @@ def test_segments_are_named_by_their_rows_and_files(tmp_path: Path) -> None:
 
 def test_pack_that_was_cut_is_built_again(tmp_path: Path) -> None:
     store = make_store(tmp_path / "run", num_shards=2)
-    rows, hashes = load_rows(store, CLIP, DINO), inputs(store, CLIP, DINO)
+    rows, hashes = (
+        load_rows(store, CLIP, DINO),
+        inputs(store, (CLIP, DINO), joined_shards(store, CLIP, DINO)),
+    )
     groups = group_shards(rows, [])
     folder = tmp_path / "pack"
     whole = build_pack(store, folder, (CLIP, DINO), rows, groups, hashes).clip_ND.numpy().copy()

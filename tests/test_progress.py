@@ -58,3 +58,16 @@ def test_a_short_join_says_nothing() -> None:
         blocks.advance(of=1)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == ""
+
+
+def test_a_join_that_encodes_says_how_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.02)
+    console = Console(file=io.StringIO(), width=100)
+    with progress.JoinProgress(console) as blocks:
+        blocks.at(3, 3)
+        blocks.image()
+        # The join after the screening counts anew.
+        blocks.at(1, 2)
+        time.sleep(0.2)
+    assert isinstance(console.file, io.StringIO)
+    assert "joined 1/2 blocks, 1 images encoded\n" in console.file.getvalue()

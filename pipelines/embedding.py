@@ -1,0 +1,278 @@
+"""Shards to embeddings: hand them out, account for them, and choose how lazy DINO is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from miner.audit import collect_garbage
+from miner.config import EmbedSettings, JoinSettings, ReadSettings
+from miner.embed import embed_shard, reading_fingerprint
+from miner.errors import FingerprintError, ShardError
+from miner.partial import embed_rest
+from miner.records import Json
+from miner.rows import joined_shards
+from miner.shards import Shard, list_shards
+from miner.stats import Stats
+from miner.store import Store
+from miner.vectors import EncoderVectors
+from miner.versions import versions
+from pipelines.joins import with_own_thresholds
+from pipelines.loading import Encoders, append_metrics
+from pipelines.modes import AUTO_SAMPLES, Choice, choice_made, choose
+from pipelines.progress import ShardProgress
+from pipelines.settle import settle
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Embedded:
+    """What an embedding run did and found.
+
+    Attributes:
+        clip: encoder_id.
+        dino: encoder_id.
+        stats: of the work done in this run only.
+        num_shards: listed shards.
+        new: ids of shards on which there was work to do.
+        failed: shard_id to error, of shards that could not be read.
+        damaged: ids of committed shards that are damaged.
+        num_samples: over all listed and committed shards.
+        num_quarantined: likewise.
+        max_bad_fraction: the limit above which a run is partial.
+        encoders: both; those that were used are loaded.
+        choice: whether DINO saw every image, and why.
+    """
+
+    clip: str
+    dino: str
+    encoders: Encoders
+    choice: Choice = field(default=Choice(mode="eager", because="asked for"))
+    stats: Stats = field(default_factory=Stats)
+    num_shards: int = 0
+    new: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
+    num_samples: int = 0
+    num_quarantined: int = 0
+    max_bad_fraction: float
+
+    @property
+    def bad_fraction(self) -> float:
+        """Share of the samples that was refused."""
+        return self.num_quarantined / max(self.num_samples, 1)
+
+    @property
+    def partial(self) -> bool:
+        """Whether something is missing that was asked for (exit code 3)."""
+        too_many = self.bad_fraction > self.max_bad_fraction
+        return bool(self.failed or self.damaged) or too_many
+
+
+def embed(
+    patterns: Sequence[str],
+    store: Store,
+    read: ReadSettings,
+    encode: EmbedSettings,
+    command: Json,
+    how: JoinSettings | None = None,
+) -> Embedded:
+    """Embed every listed shard that is not committed yet; where DINO is lazy, with CLIP alone.
+
+    Args:
+        patterns: shards, as `miner.shards.list_shards` takes them.
+        store: the run directory.
+        read: how shards are read.
+        encode: which encoders, on what.
+        command: what to log in run.json.
+        how: thresholds, by which `--dino-mode auto` chooses; default: the encoders' own.
+
+    Raises:
+        MinerError: shards cannot be listed or were changed, or weights or a device are missing. A
+            shard that cannot be read does not raise; it is reported in `failed`.
+    """
+    listed = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
+    root = os.path.realpath(store.root)
+    if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
+        raise ValueError(f"--out {store.root} is the folder of the images; give another one")
+    encoders = Encoders(encode)
+    shards = settle(listed, store, dataset_given=read.dataset is not None)
+    clip, dino = (record.encoder_id for record in encoders.records)
+    seen = {shard.shard_id: _whereabouts(shard) for shard in shards}
+    store.update_run(reading_fingerprint(read), seen, {**command, "encoders": [clip, dino]})
+    done = Embedded(
+        clip=clip,
+        dino=dino,
+        encoders=encoders,
+        num_shards=len(shards),
+        max_bad_fraction=read.max_bad_fraction,
+    )
+    task = _Embedding(
+        store=store,
+        shards=shards,
+        encoders=encoders,
+        read=read,
+        encode=encode,
+        before={encoder_id: EncoderVectors(store, encoder_id) for encoder_id in (clip, dino)},
+    )
+    with store.writing(), ShardProgress(len(shards)) as progress:
+        if encode.dino_mode == "auto":
+            done.choice = _choose(task, done, how or JoinSettings(), progress)
+        elif encode.dino_mode == "lazy":
+            done.choice = Choice(mode="lazy", because="asked for")
+        wanted = [clip] if done.choice.mode == "lazy" else [clip, dino]
+        _embed_all(task, wanted, done, progress)
+    # A join that was killed goes on with what it had packed.
+    collect_garbage(store, spare=("packed",))
+    return done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Embedding:
+    """What is embedded, where and how; and the vectors that were there before, by encoder_id."""
+
+    store: Store
+    shards: list[Shard]
+    encoders: Encoders
+    read: ReadSettings
+    encode: EmbedSettings
+    before: dict[str, EncoderVectors]
+
+
+def _embed_all(
+    task: _Embedding,
+    wanted: list[str],
+    done: Embedded,
+    progress: ShardProgress,
+    *,
+    most_samples: int | None = None,
+) -> None:
+    """Embed shard by shard with some encoders, and count; stop early at a number of samples."""
+    left = task.read.limit
+    for shard in task.shards:
+        if left is not None and left <= 0:
+            break
+        try:
+            stats = _embed_one(shard, task, wanted, left, progress)
+        except ShardError as error:
+            log.error("shard %s failed: %s", shard.shard_id, error)
+            done.failed[shard.shard_id] = str(error)
+            progress.advance()
+            continue
+        num_samples = _account(done, task.store, shard.shard_id, stats, wanted)
+        left = None if left is None else left - num_samples
+        if most_samples is not None:
+            if done.num_samples >= most_samples:
+                break
+            continue
+        progress.advance()
+
+
+def _choose(task: _Embedding, done: Embedded, how: JoinSettings, progress: ShardProgress) -> Choice:
+    """Choose by the first shards, seen by CLIP alone, unless an earlier command chose already."""
+    # Not at the top: a plan imports this file.
+    from pipelines.plan import flops_per_image
+
+    store, clip, dino = task.store, done.clip, done.dino
+    choice = choice_made(store, clip, dino)
+    if choice is None:
+        head = Embedded(
+            clip=clip,
+            dino=dino,
+            encoders=task.encoders,
+            max_bad_fraction=done.max_bad_fraction,
+        )
+        _embed_all(task, [clip], head, progress, most_samples=AUTO_SAMPLES)
+        done.stats, done.new = head.stats, head.new
+        num_bytes = sum(shard.num_bytes for shard in task.shards)
+        known = {shard.shard_id: shard for shard in task.shards}
+        seen = [known[i] for i in joined_shards(store, clip) if i in known]
+        num_seen = sum(store.record("samples", s.shard_id)["num_decodable"] for s in seen)
+        num_images = round(num_seen * num_bytes / max(sum(s.num_bytes for s in seen), 1))
+        num_images = min(num_images, task.read.limit or num_images)
+        first, second = (float(flops_per_image(record)) for record in task.encoders.records)
+        how = with_own_thresholds(store, clip, dino, how)
+        choice = choose(store, (clip, dino), (first, second), num_images, how)
+        chosen = {"dino_mode": choice.mode, "because": choice.because}
+        store.log_command({**command_of("auto", {}), "encoders": [clip, dino], "chosen": chosen})
+    log.warning("--dino-mode auto: %s, since %s", choice.mode, choice.because)
+    return choice
+
+
+def _account(done: Embedded, store: Store, shard_id: str, stats: Stats, wanted: list[str]) -> int:
+    """Add a committed shard to the totals; its number of samples."""
+    record = store.record("samples", shard_id)
+    vectors = [store.record(f"vectors/{encoder_id}", shard_id) for encoder_id in wanted]
+    done.stats += stats
+    if stats.counts:
+        done.new.add(shard_id)
+    done.num_samples += record["num_samples"]
+    done.num_quarantined += record["num_quarantined"]
+    done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
+    done.damaged += [shard_id] if record["damaged"] else []
+    return int(record["num_samples"])
+
+
+def _embed_one(
+    shard: Shard,
+    task: _Embedding,
+    wanted: list[str],
+    quota: int | None,
+    progress: ShardProgress,
+) -> Stats:
+    store = task.store
+    stages = ["samples", *(f"vectors/{encoder_id}" for encoder_id in wanted)]
+    if store.commit_path("samples", shard.shard_id).exists():
+        record = store.record("samples", shard.shard_id)
+        cut_after = record["cut_after"]
+        if cut_after is not None and cut_after != quota:
+            raise FingerprintError(
+                f"{shard.shard_id} was committed with --limit, after {cut_after} of its samples; "
+                f"now {'all' if quota is None else quota} are asked for; give the same --limit, "
+                "or another --out"
+            )
+    if all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
+        return Stats()
+    stats = _embed_rest(shard, task, wanted, progress)
+    stats += embed_shard(
+        shard,
+        [task.encoders.load(encoder_id) for encoder_id in wanted],
+        store=store,
+        settings=task.read,
+        batch_size=task.encode.batch_size,
+        quota=quota,
+        on_image=progress.image,
+    )
+    append_metrics(store, shard.shard_id, stats)
+    return stats
+
+
+def _embed_rest(
+    shard: Shard, task: _Embedding, wanted: list[str], progress: ShardProgress
+) -> Stats:
+    """Of a shard of which lazy joins had a part looked at: the rest."""
+    stats = Stats()
+    late = replace(task.encoders.late(task.store), on_image=progress.image)
+    for encoder_id in wanted:
+        is_whole = task.store.commit_path(f"vectors/{encoder_id}", shard.shard_id).exists()
+        if not is_whole and task.before[encoder_id].names(shard.shard_id):
+            stats += embed_rest(task.store, shard.shard_id, task.encoders.load(encoder_id), late)
+    return stats
+
+
+def _whereabouts(shard: Shard) -> Json:
+    return {"url": shard.url, "num_bytes": shard.num_bytes, "modified": shard.modified}
+
+
+def command_of(name: str, settings: Json) -> Json:
+    """What run.json remembers of a command."""
+    return {
+        "command": name,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": settings,
+        "versions": versions(),
+    }

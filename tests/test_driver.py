@@ -1,0 +1,154 @@
+"""Runs whose encoders look at images when the join asks for them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from miner.store import Store
+from tests.commands import Commands
+from tests.lazy_runs import raw_bytes
+from tests.near_corpora import THRESHOLDS, write_near_corpus
+
+SEEK = THRESHOLDS[:4]
+"""The thresholds alone, as `join` takes them."""
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    write_near_corpus(tmp_path / "corpus")
+    return tmp_path / "corpus"
+
+
+def dino_of(store: Store) -> str:
+    return next(i for i in store.encoder_ids() if i.startswith("small-dino"))
+
+
+def selected(run: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in run.glob("pairs/*/selected.parquet")}
+
+
+def test_mine_lazily_and_again(commands: Commands, corpus: Path, tmp_path: Path) -> None:
+    words = (corpus, *THRESHOLDS, "--batch-size", 4)
+    assert commands.mine(*words, "--out", tmp_path / "eager").code == 0
+    lazy = (*words, "--dino-mode", "lazy", "--out", tmp_path / "lazy")
+    ran = commands.mine(*lazy)
+    assert ran.code == 0, ran.err
+    assert "39 embedded by CLIP; DINO waits for the candidates" in ran.out
+    assert re.search(r"seen by DINO\s+18 distinct images", ran.out)
+    stores = [Store(tmp_path / name) for name in ("eager", "lazy")]
+    assert raw_bytes(stores[0]) == raw_bytes(stores[1])
+    assert selected(tmp_path / "eager") == selected(tmp_path / "lazy")
+    page = (next((tmp_path / "lazy").glob("pairs/*/report/index.html"))).read_text()
+    assert "had a CLIP candidate, so DINO looked at them; no random pairs" in page
+    lines = (tmp_path / "lazy" / "metrics" / "embed.jsonl").read_text().splitlines()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "lazy").rglob("*.parquet")}
+    ran = commands.mine(*lazy)
+    assert (ran.code, "of which 0 had work to do" in ran.out) == (0, True)
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "lazy").rglob("*.parquet")}
+    assert after == before
+    assert (tmp_path / "lazy" / "metrics" / "embed.jsonl").read_text().splitlines() == lines
+    ran = commands("status", tmp_path / "lazy")
+    assert len(re.findall(r" done +\d+ in part ", ran.out)) == 3
+    assert commands("verify", tmp_path / "lazy").code == 0
+    # An eager run afterwards sees what is missing, and no image twice.
+    ran = commands.mine(*words, "--out", tmp_path / "lazy")
+    assert ran.code == 0, ran.err
+    new = (tmp_path / "lazy" / "metrics" / "embed.jsonl").read_text().splitlines()[len(lines) :]
+    assert sum(json.loads(line)["counts"]["encoded small-dino"] for line in new) == 39 - 18
+    assert "in part" not in commands("status", tmp_path / "lazy").out
+    assert raw_bytes(stores[0]) == raw_bytes(stores[1])
+    assert commands("verify", tmp_path / "lazy").out.startswith("all commits, hashes and counts")
+
+
+def test_embed_lazily_and_let_join_do_the_rest(
+    commands: Commands, corpus: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = (*commands.encoders, "--max-bad-fraction", 0.2, "--batch-size", 4)
+    ran = commands("embed", corpus, *words, "--dino-mode", "lazy", "--out", run)
+    assert ran.code == 0, ran.err
+    assert f"blindpairs join {run}   to let DINO see the images with a candidate" in ran.out
+    assert [i.rpartition("-")[0] for i in Store(run).encoder_ids()] == ["small-clip"]
+    ran = commands("join", run, *SEEK)
+    assert ran.code == 0, ran.err
+    assert "18 distinct images, those with a candidate" in ran.out
+    assert (
+        commands.mine(corpus, *THRESHOLDS, "--batch-size", 4, "--out", tmp_path / "eager").code == 0
+    )
+    assert raw_bytes(Store(run)) == raw_bytes(Store(tmp_path / "eager"))
+    # A lower threshold needs more of DINO, and says nothing more to be given.
+    ran = commands("join", run, "--clip-above", 0.97, "--dino-below", 0.95)
+    assert ran.code == 0, ran.err
+    # A shard that is gone is named, and the join goes on when it is back.
+    tar = corpus / "00001.tar"
+    away = tar.rename(tmp_path / "away.tar")
+    ran = commands("join", run, "--clip-above", 0.95, "--dino-below", 0.95)
+    assert (ran.code, "00001.tar: opening failed" in ran.err) == (4, True)
+    away.rename(tar)
+    assert commands("join", run, "--clip-above", 0.95, "--dino-below", 0.95).code == 0
+
+
+def test_other_weights_do_not_go_on_with_a_lazy_run(
+    commands: Commands, corpus: Path, tmp_path: Path
+) -> None:
+    from tests.towers import write_dino_weights
+
+    run = tmp_path / "run"
+    words = (*commands.encoders, "--max-bad-fraction", 0.2, "--dino-mode", "lazy", "--out", run)
+    assert commands("embed", corpus, *words).code == 0
+    write_dino_weights(Path(commands.encoders[-1]), seed=5)
+    ran = commands("join", run, *SEEK)
+    assert ran.code == 2
+    assert "their weights files are those of small-clip-" in ran.err
+
+
+def test_recheck_takes_the_encoders_of_the_run(
+    commands: Commands, corpus: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = (corpus, *THRESHOLDS, "--batch-size", 4, "--recheck")
+    ran = commands.mine(*words, "--out", run)
+    assert ran.code == 2
+    assert "--recheck has no effect on vectors that torch computes in fp32" in ran.err
+    assert not run.exists()
+    ran = commands.mine(*words, "--precision", "bf16", "--out", run)
+    assert ran.code == 0, ran.err
+    assert re.search(r"re-checked\s+\d+ borderline pairs in float32: \d+ became blind", ran.out)
+    ran = commands("join", run, "--clip-above", 0.97, "--dino-below", 0.95, "--recheck")
+    assert ran.code == 0, ran.err
+    assert re.search(r"re-checked\s+[1-9]\d* borderline pairs", ran.out)
+    assert any("~fp32-" in name for name in Store(run).committed(f"vectors/{dino_of(Store(run))}"))
+    assert commands("verify", run).code == 0
+
+
+def test_recheck_needs_to_know_the_weights(
+    commands: Commands, corpus: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = (corpus, *THRESHOLDS, "--precision", "bf16", "--out", run)
+    assert commands.mine(*words).code == 0
+    store = Store(run)
+    text = json.loads(store.run_path.read_text())
+    text["commands"] = [{"command": "import", "encoders": text["commands"][0]["encoders"]}]
+    store.run_path.write_text(json.dumps(text))
+    assert commands("join", run, *SEEK).code == 0
+    ran = commands("join", run, *SEEK, "--recheck")
+    assert (ran.code, "does not know their weights" in ran.err) == (4, True)
+
+
+def test_plan_estimates_both_modes(commands: Commands, corpus: Path, tmp_path: Path) -> None:
+    small = ("--clip", "small-clip", "--dino", "small-dino", *SEEK)
+    ran = commands("plan", corpus, *small)
+    assert re.search(r"encoding, eager\s+at least", ran.out)
+    assert re.search(r"encoding, lazy\s+unknown; embed a few shards with CLIP", ran.out)
+    assert re.search(r"--dino-mode\s+eager, asked for", ran.out)
+    run = tmp_path / "run"
+    words = (*commands.encoders, "--max-bad-fraction", 0.2, "--dino-mode", "lazy", "--out", run)
+    assert commands("embed", corpus, *words).code == 0
+    ran = commands("plan", corpus, *small, "--dino-mode", "auto", "--out", run)
+    assert ran.code == 0, ran.err
+    # 18 of 36 distinct images have a candidate; the plan is for 42 samples.
+    assert "50.0% of 36 images of that run have a candidate" in ran.out
+    assert re.search(r"--dino-mode\s+lazy, since lazy mode takes \d\d% of", ran.out)

@@ -1,0 +1,205 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from miner.config import ReadSettings
+from miner.embed import embed_shard, reading_fingerprint
+from miner.encoders import TorchEncoder
+from miner.errors import FingerprintError, ShardError
+from miner.partial import (
+    READ_THROUGH_BYTES,
+    Late,
+    embed_images,
+    embed_part,
+    embed_rest,
+    reads_through,
+)
+from miner.records import read_json, replace_json
+from miner.shards import list_shards
+from miner.store import Store
+from miner.vectors import FP32, LAZY, EncoderVectors
+from tests.near_corpora import write_near_corpus
+from tests.small import small_encoders
+
+SHARD = "corpus.00000"
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> list[TorchEncoder]:
+    return small_encoders(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def store(tmp_path: Path, encoders: list[TorchEncoder]) -> Store:
+    """Two shards seen by CLIP alone."""
+    return embedded(tmp_path, encoders[:1])
+
+
+def embedded(folder: Path, encoders: list[TorchEncoder]) -> Store:
+    if not (folder / "corpus").exists():
+        write_near_corpus(folder / "corpus", num_shards=2)
+    store = Store(folder / f"run{len(encoders)}")
+    shards = list_shards([str(folder / "corpus")])
+    seen = {shard.shard_id: {"url": shard.url} for shard in shards}
+    store.update_run(reading_fingerprint(ReadSettings()), seen, {"command": "test"})
+    for shard in shards:
+        embed_shard(shard, encoders, store=store, settings=ReadSettings(), batch_size=4)
+    return store
+
+
+def late_of(encoders: list[TorchEncoder]) -> Late:
+    by_id = {encoder.encoder_id: encoder for encoder in encoders}
+    return Late(load=lambda encoder_id, kind: by_id[encoder_id], batch_size=4)
+
+
+class Blind:
+    """An encoder that gives NaN for the first image of a batch."""
+
+    def __init__(self, encoder: TorchEncoder, precision: str = "fp32") -> None:
+        self.encoder = encoder
+        for name in ("record", "encoder_id", "dim", "device", "backend", "deviation"):
+            setattr(self, name, getattr(encoder, name))
+        self.precision = precision
+
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        vectors_BD = self.encoder(pixels_BCHW).clone()
+        vectors_BD[0] = torch.nan
+        return vectors_BD
+
+
+def test_a_part_has_the_vectors_of_a_whole_shard(
+    store: Store, encoders: list[TorchEncoder], tmp_path: Path
+) -> None:
+    clip, dino = encoders
+    truth = dict(zip(*embedded(tmp_path, encoders).vectors(dino.encoder_id, SHARD), strict=True))
+    wanted = sorted(truth)[2:9]
+    late = late_of(encoders)
+    stats = embed_part(store, SHARD, wanted, dino, LAZY, late)
+    assert stats.counts["encoded small-dino"] == 7
+    assert {"read", "decode", "encode small-dino", "write"} <= stats.seconds.keys()
+    vectors = EncoderVectors(store, dino.encoder_id)
+    ids, found = vectors.read(SHARD)
+    assert ids == wanted
+    # Other batches: the last bits of float32 may differ, and so one step of float16.
+    assert np.allclose(found, [truth[image_id] for image_id in ids], atol=2e-4)
+    (record,) = vectors.records(SHARD)
+    assert record["encoder_id"] == dino.encoder_id
+    assert record["num_quarantined"] == 0
+    assert EncoderVectors(store, clip.encoder_id).whole == {SHARD, "corpus.00001"}
+
+
+def test_only_images_without_a_vector_are_encoded(
+    store: Store, encoders: list[TorchEncoder]
+) -> None:
+    dino = encoders[1]
+    ids = store.vector_ids(encoders[0].encoder_id, SHARD)
+    late = late_of(encoders)
+    seen: list[str] = []
+    late.on_shard = lambda shard_id, _stats: seen.append(shard_id)
+    for wanted in (ids[:4], ids[2:6], ids[:6]):
+        embed_images(store, {SHARD: set(wanted)}, dino.encoder_id, LAZY, late)
+    assert seen == [SHARD, SHARD]
+    parts = [
+        record["files"][0]["rows"]
+        for record in EncoderVectors(store, dino.encoder_id).records(SHARD)
+    ]
+    assert sorted(parts) == [2, 4]
+    # Another kind has its own.
+    embed_images(store, {SHARD: set(ids[:1])}, dino.encoder_id, FP32, late)
+    assert seen == [SHARD, SHARD, SHARD]
+
+
+def test_images_without_a_finite_vector_are_quarantined_once(
+    store: Store, encoders: list[TorchEncoder]
+) -> None:
+    blind = Blind(encoders[1])
+    ids = store.vector_ids(encoders[0].encoder_id, SHARD)[:3]
+    calls = []
+    late = Late(load=lambda *_: calls.append(1) or blind, batch_size=4)  # type: ignore[func-returns-value]
+    for _ in range(2):
+        embed_images(store, {SHARD: set(ids)}, blind.encoder.encoder_id, LAZY, late)
+    assert len(calls) == 1
+    vectors = EncoderVectors(store, blind.encoder.encoder_id)
+    assert vectors.refused(SHARD) == {ids[0]}
+    assert vectors.ids(SHARD) == ids[1:]
+    (record,) = vectors.records(SHARD)
+    rows = store.table(record, "quarantine").to_pylist()
+    assert [row["reason"] for row in rows] == ["nonfinite"]
+    assert "gave NaN or infinity in fp32" in rows[0]["detail"]
+
+
+def test_the_rest_of_a_shard_makes_it_whole(store: Store, encoders: list[TorchEncoder]) -> None:
+    dino = encoders[1]
+    blind = Blind(dino)
+    ids = store.vector_ids(encoders[0].encoder_id, SHARD)
+    embed_part(store, SHARD, ids[4:8], blind, LAZY, late_of(encoders))  # type: ignore[arg-type]
+    part = dict(zip(*EncoderVectors(store, dino.encoder_id).read(SHARD), strict=True))
+    stats = embed_rest(store, SHARD, dino, late_of(encoders))
+    assert stats.counts["encoded small-dino"] == len(ids) - 4
+    vectors = EncoderVectors(store, dino.encoder_id)
+    assert vectors.names(SHARD) == [SHARD]
+    assert vectors.refused(SHARD) == {ids[4]}
+    found = dict(zip(*vectors.read(SHARD), strict=True))
+    assert list(found) == [image_id for image_id in ids if image_id != ids[4]]
+    assert all(np.array_equal(found[image_id], part[image_id]) for image_id in ids[5:8])
+
+
+def test_parts_that_were_computed_otherwise_are_not_reused(
+    store: Store, encoders: list[TorchEncoder]
+) -> None:
+    dino = encoders[1]
+    ids = store.vector_ids(encoders[0].encoder_id, SHARD)
+    part = Blind(dino, precision="bf16")
+    embed_part(store, SHARD, ids[4:8], part, LAZY, late_of(encoders))  # type: ignore[arg-type]
+    stats = embed_rest(store, SHARD, dino, late_of(encoders))
+    assert stats.counts["encoded small-dino"] == len(ids)
+    assert EncoderVectors(store, dino.encoder_id).ids(SHARD) == ids
+
+
+def test_other_bytes_are_refused(store: Store, encoders: list[TorchEncoder]) -> None:
+    ids = store.vector_ids(encoders[0].encoder_id, SHARD)
+    tar = store.root.parent / "corpus" / "00000.tar"
+    data = bytearray(tar.read_bytes())
+    row = next(r for r in store.samples(SHARD).to_pylist() if r["image_id"] == ids[2])
+    data[row["offset"] + 300] ^= 1
+    tar.write_bytes(data)
+    late = late_of(encoders)
+    with pytest.raises(FingerprintError, match=f"{ids[2]} has other bytes since it was committed"):
+        embed_part(store, SHARD, ids[:4], encoders[1], LAZY, late)
+    tar.unlink()
+    with pytest.raises(ShardError, match="opening failed"):
+        embed_part(store, SHARD, ids[:4], encoders[1], LAZY, late)
+    assert EncoderVectors(store, encoders[1].encoder_id).names(SHARD) == []
+
+
+def test_an_image_that_is_no_more_decodable_is_refused(
+    store: Store, encoders: list[TorchEncoder]
+) -> None:
+    run = read_json(store.run_path)
+    replace_json(store.run_path, run | {"reading": run["reading"] | {"max_pixels": 9}})
+    ids = store.vector_ids(encoders[0].encoder_id, SHARD)
+    with pytest.raises(FingerprintError, match=r"was decodable when .*too_many_pixels"):
+        embed_part(store, SHARD, ids[:4], encoders[1], LAZY, late_of(encoders))
+
+
+def test_a_moved_shard_is_read_where_it_was_seen_last(
+    store: Store, encoders: list[TorchEncoder]
+) -> None:
+    tar = store.root.parent / "corpus" / "00000.tar"
+    moved = tar.rename(store.root.parent / "elsewhere.tar")
+    run = store.run()
+    store.update_run(run["reading"], {SHARD: {"url": str(moved)}}, {"command": "test"})
+    ids = store.vector_ids(encoders[0].encoder_id, SHARD)
+    embed_part(store, SHARD, ids[:2], encoders[1], LAZY, late_of(encoders))
+    assert EncoderVectors(store, encoders[1].encoder_id).ids(SHARD) == ids[:2]
+
+
+def test_a_shard_is_read_through_where_gaps_are_small() -> None:
+    def rows(gap: int) -> list[dict[str, int]]:
+        return [{"offset": place * (gap + 100), "num_bytes": 100} for place in range(5)]
+
+    assert reads_through(rows(READ_THROUGH_BYTES))
+    assert not reads_through(rows(READ_THROUGH_BYTES + 1))
+    assert not reads_through(rows(0)[:1])
