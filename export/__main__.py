@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
+
 @click.command("export-engine")
 @click.option(
     "--encoder",

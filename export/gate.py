@@ -105,7 +105,7 @@ def groups_for(
     if len(images_HWC) < MIN_IMAGES:
         return groups
     pixels_NCHW = torch.stack([cut(image_HWC, record.crop) for image_HWC in images_HWC])
-    vectors_ND = torch.cat([encoder(part).cpu() for part in pixels_NCHW.split(batch_size)])
+    vectors_ND = torch.cat([encoder(part).cpu() for part in torch.split(pixels_NCHW, batch_size)])
     # Of a broken engine the choice is odd; it then falls over the scenes.
     picked = pick_images(torch.nan_to_num(vectors_ND), amounts.picked)
     return [*groups, of_images("own", images_HWC=[images_HWC[row] for row in picked])]

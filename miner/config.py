@@ -74,7 +74,7 @@ class EmbedSettings(Settings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto, cpu, cuda or cuda:N; auto takes the GPU where there is one and says so."""
 
-    backend: Literal["torch", "compile", "onnx", "tensorrt"] = "torch"
+    backend: Literal["torch", "compile", "onnx", "tensorrt", "tensorrt-rtx"] = "torch"
     """What computes the encoders; all but torch in fp32 have to prove themselves equal to it."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 
+from export.__main__ import export_engine
 from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
 from miner.errors import MinerError, ResourceError
 from pipelines.options import settings_from, settings_options
@@ -276,6 +277,9 @@ def doctor() -> int:
 
     show.facts(out_console, examine())
     return 0
+
+
+cli.add_command(export_engine)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -99,7 +99,7 @@ def embed(
     root = os.path.realpath(store.root)
     if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
-    encoders = Encoders(encode)
+    encoders = Encoders(encode, listed)
     shards = settle(listed, store, dataset_given=read.dataset is not None)
     clip, dino = (record.encoder_id for record in encoders.records)
     seen = {shard.shard_id: _whereabouts(shard) for shard in shards}

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import torch
 
-from miner.config import EmbedSettings
-from miner.encoders import Encoder, TorchEncoder, find_record, load_encoder
+from export.gate import amounts_on, first_images
+from miner.config import EmbedSettings, JoinSettings
+from miner.encoders import Encoder, find_record
 from miner.errors import ResourceError
 from miner.partial import Late
 from miner.registry import EncoderRecord
+from miner.shards import Shard
 from miner.stats import Stats
 from miner.store import Store
 from miner.vectors import FP32
 from miner.weights import locate
+from pipelines.engines import open_encoder
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +43,23 @@ def device_of(name: str) -> str:
 
 
 class Encoders:
-    """The two encoders of a run: known at once, loaded when first needed."""
+    """The two encoders of a run: known at once, loaded and proven when first needed.
 
-    def __init__(self, settings: EmbedSettings) -> None:
+    Args:
+        settings: which, and on what.
+        shards: those of the run; engines prove themselves on their first images.
+    """
+
+    def __init__(self, settings: EmbedSettings, shards: Sequence[Shard] = ()) -> None:
         self._settings = settings
+        self._shards = shards
         self._device = device_of(settings.device)
         self._located = [
             locate(find_record(settings.clip), settings.clip_weights),
             locate(find_record(settings.dino), settings.dino_weights),
         ]
-        self._loaded: dict[tuple[str, str], TorchEncoder] = {}
+        self._images: list[torch.Tensor] | None = None
+        self._loaded: dict[tuple[str, str, str], Encoder] = {}
         clip, dino = (record.encoder_id for record in self.records)
         if clip == dino:
             raise ValueError(
@@ -62,11 +73,12 @@ class Encoders:
 
     def load(self, encoder_id: str) -> Encoder:
         """An encoder on its device, as the settings want it computed."""
-        return self._load(encoder_id, self._settings.precision)
+        return self._load(encoder_id, self._settings)
 
     def load_truth(self, encoder_id: str) -> Encoder:
         """An encoder on its device, in float32 by torch."""
-        return self._load(encoder_id, "fp32")
+        truth = {"backend": "torch", "precision": "fp32"}
+        return self._load(encoder_id, self._settings.model_copy(update=truth))
 
     def late(self, store: Store) -> Late:
         """Both, for a join that finds out which images they have to see."""
@@ -78,16 +90,31 @@ class Encoders:
             on_shard=lambda shard_id, stats: append_metrics(store, shard_id, stats),
         )
 
-    def _load(self, encoder_id: str, precision: str) -> TorchEncoder:
-        key = (encoder_id, precision)
+    def _load(self, encoder_id: str, settings: EmbedSettings) -> Encoder:
+        key = (encoder_id, settings.backend, settings.precision)
         if key not in self._loaded:
-            found = {record.encoder_id: (record, path) for record, path in self._located}
-            record, path = found[encoder_id]
+            place = [record.encoder_id for record in self.records].index(encoder_id)
+            record, path = self._located[place]
             log.info("loading %s on %s from %s", encoder_id, self._device, path)
-            self._loaded[key] = load_encoder(
-                record, device=self._device, dtype=precision, weights=path
+            usual = JoinSettings()
+            self._loaded[key] = open_encoder(
+                record,
+                path,
+                settings,
+                self._device,
+                threshold=(
+                    record.clip_above or usual.clip_above,
+                    record.dino_below or usual.dino_below,
+                )[place],
+                images=self._first_images,
             )
         return self._loaded[key]
+
+    def _first_images(self) -> list[torch.Tensor]:
+        if self._images is None:
+            number = amounts_on(torch.device(self._device)).read
+            self._images = first_images(self._shards, number)
+        return self._images
 
 
 def append_metrics(store: Store, shard_id: str, stats: Stats) -> None:

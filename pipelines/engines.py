@@ -1,0 +1,89 @@
+"""What computes an encoder in a run, as the settings want it, and proven equal to it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from export.cache import EngineCache
+from export.engines import Source, open_onnx, open_tensorrt
+from export.gate import Gate
+from miner.config import EmbedSettings
+from miner.encoders import Encoder, TorchEncoder, load_encoder
+from miner.engine_compile import CompiledEncoder
+from miner.engines import Guarded
+from miner.registry import EncoderRecord
+
+log = logging.getLogger(__name__)
+
+
+def open_encoder(
+    record: EncoderRecord,
+    weights: Path,
+    settings: EmbedSettings,
+    device: str,
+    *,
+    threshold: float,
+    images: Callable[[], Sequence[torch.Tensor]],
+) -> Encoder:
+    """An encoder, guarded against short memory and lost rows.
+
+    Args:
+        record: which.
+        weights: safetensors file.
+        settings: backend, precision and batch size.
+        device: where it computes.
+        threshold: of the cosine, at which the run will decide.
+        images: gives the first images of the run, [H, W, 3] uint8 each, on which an engine proves
+            itself beside rendered scenes.
+
+    Raises:
+        ParityError: the engine does not equal the encoder.
+        ResourceError: a package, a compiler or the device is missing.
+        EngineError: the engine cannot be built.
+        ValueError: there is no such engine on this device, or in this precision.
+    """
+
+    def load_truth() -> TorchEncoder:
+        return load_encoder(record, device=device, weights=weights)
+
+    if (settings.backend, settings.precision) == ("torch", "fp32"):
+        return Guarded(load_truth(), load_truth=None)
+    log.warning(
+        "%s by %s in %s on %s: held against float32 first, unless that was done here before",
+        *(record.name, settings.backend, settings.precision, device),
+    )
+    gate = Gate(
+        load_truth=load_truth,
+        images_HWC=images(),
+        batch_size=settings.batch_size,
+        threshold=threshold,
+    )
+    encoder = _open(record, weights, settings, torch.device(device), load_truth, gate)
+    # An engine that was published before has not seen this run's images yet.
+    encoder.deviation = gate(encoder)
+    return Guarded(encoder, load_truth=load_truth)
+
+
+def _open(
+    record: EncoderRecord,
+    weights: Path,
+    settings: EmbedSettings,
+    device: torch.device,
+    load_truth: Callable[[], TorchEncoder],
+    gate: Gate,
+) -> Encoder:
+    backend, precision = settings.backend, settings.precision
+    if backend == "torch":
+        return load_encoder(record, device=device, dtype=precision, weights=weights)
+    if backend == "compile":
+        return CompiledEncoder(load_truth(), precision=precision, batch_size=settings.batch_size)
+    source = Source(record=record, weights=weights, precision=precision)
+    if backend == "onnx":
+        return open_onnx(EngineCache(), source, device, gate).encoder
+    return open_tensorrt(
+        EngineCache(), source, device, gate, flavour=backend, max_batch=settings.batch_size
+    ).encoder
