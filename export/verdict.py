@@ -73,8 +73,10 @@ class Verdict:
             ParityError: it did; with every figure beyond its limit.
         """
         if self.failures:
+            remedy = "another --precision, or --backend torch"
+            remedy = "--precision fp32" if self.backend == "torch" else remedy
             raise ParityError(
                 f"{self.encoder_id} by {self.backend} in {self.precision} on {self.device} does "
                 f"not equal TorchEncoder in fp32: {'; '.join(map(str, self.failures))} "
-                f"({self.num_images} images); use another --precision, or --backend torch"
+                f"({self.num_images} images); use {remedy}"
             )
