@@ -201,6 +201,11 @@ def usage(program: Program) -> Usage | None:
         if "PassManager::run failed" in str(error):
             return None
         raise
+    return measured(done)
+
+
+def measured(done: Any) -> Usage:
+    """What a compiled kernel uses, read off its machine code."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(done.asm["cubin"])
         cubin.flush()

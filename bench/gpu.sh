@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that a GPU is needed for, the most important first: are the kernels right, how fast is
-# the join against its peers and the device's ceilings, which tiles are fastest.
+# Everything that a GPU is needed for, the most important first: are the kernels right, how fast are
+# the join and the encoders against their peers and the device's ceilings, which tiles are fastest.
 #
 #   OUT=results bench/gpu.sh                   from the root of the checkout
 #   OUT=results FROM=earlier bench/gpu.sh      going on from the results of an earlier run
@@ -26,7 +26,7 @@ if [ -n "$FROM" ]; then
     fi
   done
 fi
-code_hash=$(find kernels bench tests/test_dual_threshold.py -type f \
+code_hash=$(find kernels miner export bench tests/test_dual_threshold.py tests/towers.py -type f \
   \( -name '*.py' -o -name '*.sh' \) -print0 | LC_ALL=C sort -z | xargs -0 sha256sum \
   | sha256sum | cut -c1-12)
 failed=0
@@ -61,18 +61,35 @@ kernels=("$PYTHON" -m pytest --noconftest -m gpu -q tests/test_dual_threshold.py
 step test_full 200 "${kernels[@]}" -k "not int8"
 step test_int8 200 "${kernels[@]}" -k "int8"
 step join_gpu 400 "$PYTHON" -m bench.join_gpu --out "$OUT/join_gpu.csv"
+# The encoders need open_clip and timm; where they are not installed, that is said and not passed over.
+missing=$("$PYTHON" -c '
+from importlib.util import find_spec
+needed = ("open_clip", "timm", "torchvision", "huggingface_hub", "safetensors", "pydantic", "PIL",
+          "simplejpeg", "imagehash", "filelock")
+print(" ".join(name for name in needed if not find_spec(name)))
+')
+# with_encoders NAME SECONDS COMMAND...: a step that needs them.
+with_encoders() {
+  if [ -n "$missing" ]; then
+    echo "$1: not possible here: $missing is not installed" | tee -a "$OUT/gpu.log"
+    note "$1" "not possible here: $missing is not installed" 0
+  else
+    step "$@"
+  fi
+}
+encoders=(tests/test_encoders.py tests/test_engine_compile.py tests/test_engines.py
+  tests/test_bench_attention.py)
+with_encoders test_encoders 200 "$PYTHON" -m pytest -m gpu --no-skips -q "${encoders[@]}"
+encode=("$PYTHON" -m bench.encode --device cuda --batch-size 256 --out "$OUT/encode_gpu.csv")
+first=stock-fp32,stock-bf16,stock-tuned-bf16,compile-bf16,compile-fp16
+for tower in clip-vit-l-14 dinov2-vit-l-14; do
+  with_encoders "encode_$tower" 420 "${encode[@]}" --towers "$tower" --providers "$first"
+done
+experiments=compile-bf16-attention257,compile-bf16-float8
+with_encoders encode_experiments 300 "${encode[@]}" --providers "$experiments"
 step ahead_of_time 300 "$PYTHON" -m pytest --noconftest -q tests/test_ahead_of_time.py
 step sweep_shipped 60 "$PYTHON" -m bench.sweep_tiles --out "$OUT/sweep_tiles.csv" --shipped
 step sweep_tiles 240 "$PYTHON" -m bench.sweep_tiles --out "$OUT/sweep_tiles.csv"
-missing=$("$PYTHON" -c '
-from importlib.util import find_spec
-needed = ("open_clip", "timm", "torchvision", "huggingface_hub", "safetensors", "pydantic", "PIL")
-print(" ".join(name for name in needed if not find_spec(name)))
-')
-if [ -n "$missing" ]; then
-  echo "test_encoders: not possible here: $missing is not installed" | tee -a "$OUT/gpu.log"
-  note test_encoders "not possible here: $missing is not installed" 0
-else
-  step test_encoders 120 "$PYTHON" -m pytest -m gpu --no-skips -q tests/test_encoders.py
-fi
+# What else is installed: ONNX Runtime, TensorRT, autocast, compile in fp32.
+with_encoders encode_rest 420 "${encode[@]}"
 exit "$failed"

@@ -44,7 +44,7 @@ def ceilings(device: str, *, size: int, width: int, copy_bytes: int, repeats: in
         for inner in dict.fromkeys(inners):
             a, b = (_random(size, inner, dtype, device) for _ in range(2))
             multiply = torch._int_mm if dtype == torch.int8 else torch.mm
-            seconds = _timed(partial(multiply, a, b.T), device, repeats)
+            seconds = timed(partial(multiply, a, b.T), device, repeats)
             work = 2 * size * size * inner
             rows.append(
                 _on(blank, dtype, f"{size}x{inner}").measured(
@@ -53,7 +53,7 @@ def ceilings(device: str, *, size: int, width: int, copy_bytes: int, repeats: in
             )
     source = torch.randint(0, 100, (copy_bytes,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    seconds = _timed(partial(target.copy_, source), device, repeats)
+    seconds = timed(partial(target.copy_, source), device, repeats)
     rates = [2 * copy_bytes / s / 1e12 for s in seconds]
     note = "bytes read and written"
     rows.append(_on(blank, torch.uint8, "").measured("copy", rates, unit="TB/s", note=note))
@@ -70,7 +70,7 @@ def _random(rows: int, columns: int, dtype: torch.dtype, device: str) -> torch.T
     return torch.randn(rows, columns, device=device).to(dtype)
 
 
-def _timed(call: Callable[[], torch.Tensor], device: str, repeats: int) -> list[float]:
+def timed(call: Callable[[], torch.Tensor], device: str, repeats: int) -> list[float]:
     """Seconds of every call, after one that does not count."""
     if torch.device(device).type == "cuda":
         return _timed_by_events(call, repeats)

@@ -29,6 +29,9 @@ BUCKET_SAMPLE = 16_384
 BUCKET_PASSES = 2
 """Passes over buckets with other borders: two near-copies may lie on both sides of one."""
 
+CROWD_ROWS = 8
+"""Near-copies in a sample that make a crowd, whose leader is a bucket's centre."""
+
 CHUNK_ROWS = 4096
 
 
@@ -210,15 +213,30 @@ def _follow(vectors: _Vectors, leaders: np.ndarray) -> None:
 def _buckets(vectors: _Vectors, rows: np.ndarray, seed: int) -> np.ndarray:
     """[len(rows)] int64: the nearest of seeded centres, for each row."""
     generator = np.random.default_rng(seed)
-    picked = np.sort(generator.permutation(len(rows))[:BUCKET_SAMPLE])
-    sample_SD = unit_rows(vectors.clip_ND[vectors.places(rows[picked])])
-    axes = find_axes(sample_SD, BUCKET_WIDTH, seed=seed)
+    sample = rows[np.sort(generator.permutation(len(rows))[:BUCKET_SAMPLE])]
+    crowds, others = _crowds(vectors, sample)
+    unit_SD = unit_rows(vectors.clip_ND[vectors.places(np.concatenate([crowds, others]))])
+    axes = find_axes(unit_SD, BUCKET_WIDTH, seed=seed)
+    image_SK = project(unit_SD, axes).float()
     centre_CK = find_centres(
-        project(sample_SD, axes).float(), len(rows), most=max(len(picked) // 2, 1), seed=seed
+        image_SK[len(crowds) :], len(rows), most=max(len(sample) // 2, 1), seed=seed
     )
+    centre_CK = torch.cat([image_SK[: len(crowds)], centre_CK])
     bucket = np.empty(len(rows), np.int64)
     for start in range(0, len(rows), CHUNK_ROWS):
         some = vectors.places(rows[start : start + CHUNK_ROWS])
         image_NK = project(unit_rows(vectors.clip_ND[some]), axes).float()
         bucket[start : start + CHUNK_ROWS] = nearest_centres(image_NK, centre_CK).numpy()
     return bucket
+
+
+def _crowds(vectors: _Vectors, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leaders of a sample's crowds, and the other rows that lead.
+
+    A crowd that gave as many centres as its share of the sample would be cut up by the borders
+    between them. So it gives one, and no others.
+    """
+    leaders = np.arange(len(vectors.order_N))
+    _lead(vectors, sample, leaders)
+    heads, sizes = np.unique(leaders[sample], return_counts=True)
+    return heads[sizes >= CROWD_ROWS], heads[sizes < CROWD_ROWS]

@@ -157,8 +157,9 @@ def read_safetensors(path: Path) -> State:
     import safetensors.torch
 
     with path.open("rb") as file:
-        head = file.read(8)
-    if head.startswith(b"PK") or head.startswith(b"\x80"):
+        head = file.read(9)
+    # Eight bytes of length come first, and any length may look like another format's beginning.
+    if head[8:] != b"{" and head.startswith((b"PK", b"\x80")):
         raise ResourceError(_how_to_convert(path, head))
     try:
         state: State = safetensors.torch.load_file(path)

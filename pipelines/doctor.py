@@ -9,6 +9,9 @@ from pathlib import Path
 
 import torch
 
+from kernels.pace import pair_s
+from kernels.prepare import WIDTHS
+from miner.implementations import implementation, why_chosen
 from miner.versions import versions
 from pipelines.driver import device_of
 
@@ -25,7 +28,8 @@ def examine() -> list[tuple[str, str]]:
         ("tensorrt", _presence("tensorrt", 'pip install "blindpairs[tensorrt]"')),
         ("ray", _presence("ray", "pip install ray")),
         ("--device auto", f"{device_of('auto')}, {_why_device()}"),
-        ("--join auto", "cpu, exact: float32 blocks, survivors re-checked in float64"),
+        ("--join auto", f"{implementation('auto')}, {why_chosen('auto', implementation('auto'))}"),
+        ("join screens", _screens()),
     ]
 
 
@@ -47,6 +51,18 @@ def _gpus() -> list[tuple[str, str]]:
         for index in range(torch.cuda.device_count())
         for properties in [torch.cuda.get_device_properties(index)]
     ]
+
+
+def _screens() -> str:
+    """Pairs that this machine screens in a second, in each number format, measured now."""
+    threads = torch.get_num_threads()
+    widths = {f"int8 codes of width {WIDTHS[1]}": WIDTHS[1], "bfloat16": 768, "float32": 768}
+    found = []
+    for name, width in widths.items():
+        each_s = pair_s(name.partition(" ")[0], width, threads)
+        rate = "not exact here" if each_s is None else f"{1 / each_s:.2g} pairs/s"
+        found.append(f"{name} {rate}")
+    return f"{', '.join(found)}; {threads} threads, measured now"
 
 
 def _why_device() -> str:

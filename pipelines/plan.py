@@ -107,9 +107,9 @@ def make_plan(
 def flops_per_image(record: EncoderRecord) -> int:
     """Floating-point operations for one image, counted over the model's own forward pass."""
     with torch.device("meta"):
-        module = EncoderModule(record, build_tower(record), torch.float32)
+        module = EncoderModule(record, build_tower(record), torch.float32).requires_grad_(False)
         pixels_BCHW = torch.empty(1, 3, record.crop.size, record.crop.size, dtype=torch.uint8)
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
             module(pixels_BCHW)
     return int(counter.get_total_flops())
 

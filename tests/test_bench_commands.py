@@ -165,7 +165,7 @@ def test_ceilings_on_a_gpu_are_timed_by_events_over_a_long_stretch(
             return float(stop.at - self.at)
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    seconds = roofline._timed(lambda: calls.append(1), "cuda", 3)  # type: ignore[arg-type]
+    seconds = roofline.timed(lambda: calls.append(1), "cuda", 3)  # type: ignore[arg-type]
     assert seconds == [0.001] * 3
     # One millisecond a call: fifty of them for each figure.
     assert len(calls) == 2 + 3 * 50

@@ -136,8 +136,21 @@ def test_very_many_copies_of_one_picture_take_linear_work(monkeypatch: pytest.Mo
     clip, dino = families(20_000, 1, 0.01, 3)
     leaders = near_copies_in_buckets(clip, dino, near_clip=0.99, near_dino=0.95)
     assert not leaders.any()
-    # All pairs would be 2e8; each row is compared with the one leader.
-    assert sum(compared) < 20_000
+    # All pairs would be 2e8; each row is compared with the one leader, and once more in the sample.
+    assert sum(compared) < 40_000
+
+
+def test_borders_do_not_cut_up_a_crowd() -> None:
+    generator = torch.Generator().manual_seed(4)
+    clip, dino = families(4000, 4000, 0.0, 5, dim=64)
+    crowd = torch.randperm(4000, generator=generator)[:2000].sort().values
+    clip[crowd] = clip[crowd[0]] + 0.06 * torch.randn(2000, 64, generator=generator)
+    dino[crowd] = dino[crowd[0]].clone()
+    vectors = copies._Vectors(clip, dino, 0.99, 0.95, torch.arange(4000))
+    for seed in range(4):
+        bucket = copies._buckets(vectors, np.arange(4000), seed)
+        assert len(np.unique(bucket[crowd.numpy()])) == 1
+        assert len(np.unique(bucket)) > 8
 
 
 @pytest.mark.parametrize("find", [near_copies, near_copies_in_buckets])

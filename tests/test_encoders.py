@@ -40,7 +40,7 @@ from miner.errors import ResourceError
 from miner.images import CropSpec
 from miner.libraries import build_tower
 from miner.registry import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
-from miner.weights import resample_position_embedding
+from miner.weights import read_safetensors, resample_position_embedding
 from tests import towers
 
 TOLERANCE = 1e-5
@@ -502,6 +502,15 @@ def test_pickle_is_refused_unopened(container: str, tmp_path: Path) -> None:
     ):
         load_encoder(towers.clip_record(), weights=path)
     assert not sprung.exists()
+
+
+@pytest.mark.parametrize("length", [0x0280, int.from_bytes(b"PK", "little")])
+def test_header_whose_length_looks_like_another_format_is_read(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    path.write_bytes(length.to_bytes(8, "little") + header + b"\0\0\x80\x3f")
+    assert path.read_bytes().startswith((b"\x80", b"PK"))
+    assert read_safetensors(path) == {"a": torch.ones(1)}
 
 
 def test_torchscript_is_refused_with_the_way_out(tmp_path: Path) -> None:

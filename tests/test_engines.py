@@ -1,184 +1,184 @@
-"""The whole way from a checkpoint to an engine that is proven and published."""
+"""What engines share: fixed batches, halved batches, rows that are mended."""
 
 from __future__ import annotations
 
-import math
-from importlib.util import find_spec
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 
-import export.engines
-from export.cache import EngineCache
-from export.engines import (
-    Source,
-    build_ahead,
-    export_graph,
-    find_source,
-    open_onnx,
-    open_tensorrt,
-)
-from miner.encoders import Encoder, load_encoder
-from miner.errors import ParityError, ResourceError
-from tests.exports import deviation, pixels_of
+from miner.encoders import Encoder, TorchEncoder, check_pixels
+from miner.engines import FixedBatch, Guarded
+from miner.errors import ResourceError
+from tests.small import small_encoders
 
-CPU = torch.device("cpu")
 
-needs_rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx_bindings"), reason="not installed")
+class Padded(FixedBatch):
+    """The truth behind a fixed batch; remembers the sizes it was called with."""
+
+    backend = "padded"
+
+    def __init__(self, truth: TorchEncoder, *, batch_size: int, room: int = 10**6) -> None:
+        super().__init__(truth.record, truth.device, precision="fp32", batch_size=batch_size)
+        self.truth, self.room, self.sizes = truth, room, list[int]()
+
+    def _encode(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(pixels_BCHW))
+        if len(pixels_BCHW) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        return self.truth(pixels_BCHW)
+
+
+class Cramped:
+    """An encoder that has memory for so many images, and numbers for so many rows."""
+
+    backend = "cramped"
+
+    def __init__(self, truth: Encoder, *, room: int = 10**6, lost: dict[int, float] | None = None):
+        self.truth, self.room, self.lost, self.sizes = truth, room, lost or {}, list[int]()
+        self.record, self.encoder_id, self.dim = truth.record, truth.encoder_id, truth.dim
+        self.device, self.precision, self.deviation = truth.device, "fp16", 1e-3
+
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        check_pixels(self.record, pixels_BCHW)
+        self.sizes.append(len(pixels_BCHW))
+        if len(pixels_BCHW) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        vectors_BD = self.truth(pixels_BCHW).clone()
+        for row, value in self.lost.items():
+            vectors_BD[row, 1:] = value
+            vectors_BD[row, 0] = 0 if value == 0 else vectors_BD[row, 0]
+        return vectors_BD
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
-    return EngineCache(tmp_path_factory.mktemp("engines"))
+def clip(tmp_path_factory: pytest.TempPathFactory) -> TorchEncoder:
+    return small_encoders(tmp_path_factory.mktemp("weights"))[0]
 
 
-@pytest.fixture
-def source() -> Source:
-    return find_source("demo-dino", None, "fp32")
+@pytest.fixture(scope="module")
+def pixels_BCHW() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (11, 3, 64, 64), dtype=torch.uint8, generator=generator)
 
 
-class Prover:
-    """Holds an engine against TorchEncoder, and counts how often it had to."""
-
-    def __init__(self, limit: float = 2e-3) -> None:
-        self.limit = limit
-        self.seen: list[float] = []
-
-    def __call__(self, encoder: Encoder) -> float:
-        self.seen.append(encoder.deviation)
-        truth = load_encoder(encoder.record.name)
-        pixels_BCHW = pixels_of(truth, 12)
-        found = deviation(encoder(pixels_BCHW), truth(pixels_BCHW))
-        if not found <= self.limit:
-            raise ParityError(f"deviation {found}, limit {self.limit}")
-        return found
+@pytest.mark.parametrize("number", [1, 4, 5, 8, 11])
+def test_tail_is_padded_and_cut(clip: TorchEncoder, pixels_BCHW: torch.Tensor, number: int) -> None:
+    engine = Padded(clip, batch_size=4)
+    vectors_BD = engine(pixels_BCHW[:number])
+    assert engine.sizes == [4] * -(-number // 4)
+    assert vectors_BD.dtype == torch.float32
+    torch.testing.assert_close(vectors_BD, clip(pixels_BCHW[:number]), atol=1e-6, rtol=0)
 
 
-def test_an_encoder_is_exported_once(
-    cache: EngineCache, source: Source, monkeypatch: pytest.MonkeyPatch
+def test_no_image_gives_no_vector(clip: TorchEncoder, pixels_BCHW: torch.Tensor) -> None:
+    assert Padded(clip, batch_size=4)(pixels_BCHW[:0]).shape == (0, 48)
+
+
+def test_vector_depends_on_its_own_pixels_alone(
+    clip: TorchEncoder, pixels_BCHW: torch.Tensor
 ) -> None:
-    files = export_graph(cache, source)
-    monkeypatch.setattr(export.engines, "export_onnx", never)
-    assert export_graph(cache, source) == files
-    assert files.nodes == {"Attention": 3, "LayerNormalization": 7}
-    assert files.graph.is_relative_to(cache.root / "onnx")
+    engine = Padded(clip, batch_size=4)
+    assert torch.equal(engine(pixels_BCHW)[8:9], engine(pixels_BCHW[8:9]))
 
 
-@pytest.mark.parametrize("changed", ["precision", "versions", "graph_version", "record"])
-def test_another_graph_is_another_export(
-    cache: EngineCache, source: Source, monkeypatch: pytest.MonkeyPatch, changed: str
+def test_fixed_batch_checks_what_it_is_given(clip: TorchEncoder, pixels_BCHW: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="batch_size is 0; give at least 1"):
+        Padded(clip, batch_size=0)
+    with pytest.raises(ValueError, match=r"pixels are float32 \[11, 3, 64, 64\]"):
+        Padded(clip, batch_size=4)(pixels_BCHW.float())
+    with pytest.raises(ValueError, match="precision is int4; give one of fp32, fp16, bf16, fp8"):
+        FixedBatch.__init__(
+            Padded(clip, batch_size=1), clip.record, clip.device, precision="int4", batch_size=1
+        )
+
+
+def test_batch_is_halved_once_and_stays_halved(
+    clip: TorchEncoder, pixels_BCHW: torch.Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    export_graph(cache, source)
-    monkeypatch.setattr(export.engines, "export_onnx", never)
-    if changed == "precision":
-        source = find_source("demo-dino", None, "fp16")
-    elif changed == "versions":
-        monkeypatch.setattr(export.engines, "version", lambda _: "99.9")
-    elif changed == "graph_version":
-        monkeypatch.setattr(export.engines, "GRAPH_VERSION", 99)
-    else:
-        source = find_source("demo-clip", None, "fp32")
-    with pytest.raises(AssertionError, match="exported again"):
-        export_graph(cache, source)
+    cramped = Cramped(clip, room=5)
+    encoder = Guarded(cramped, load_truth=None)
+    for _ in range(2):
+        torch.testing.assert_close(encoder(pixels_BCHW), clip(pixels_BCHW), atol=1e-6, rtol=0)
+    assert cramped.sizes == [11, 5, 5, 1, 5, 5, 1]
+    assert caplog.messages == [
+        "small-clip: out of memory on cpu at 11 images a batch; going on with 5"
+    ]
 
 
-def never(*_: object) -> None:
-    raise AssertionError("exported again")
-
-
-def test_an_engine_is_proven_once_and_published(cache: EngineCache, source: Source) -> None:
-    prove = Prover()
-    first = open_onnx(cache, source, CPU, prove)
-    # What nobody has proven yet may deviate by anything.
-    assert prove.seen == [math.inf]
-    assert 0 < first.encoder.deviation < 1e-5
-    assert first.entry.folder.parent == cache.root / "proven"
-    second = open_onnx(cache, source, CPU, prove)
-    assert len(prove.seen) == 1
-    assert second.entry == first.entry
-    assert second.encoder.deviation == first.encoder.deviation
-    assert second.encoder.backend == "onnx"
-
-
-def test_a_refused_engine_is_not_published(tmp_path: Path, source: Source) -> None:
-    cache = EngineCache(tmp_path / "cache")
-    with pytest.raises(ParityError, match="limit 0"):
-        open_onnx(cache, source, CPU, Prover(limit=0))
-    assert not (cache.root / "proven").exists()
-    assert list((cache.root / "unfinished").iterdir()) == []
-
-
-def test_a_changed_graph_is_exported_and_proven_anew(tmp_path: Path, source: Source) -> None:
-    cache, prove = EngineCache(tmp_path / "cache"), Prover()
-    first = open_onnx(cache, source, CPU, prove)
-    graph = export_graph(cache, source).graph
-    # Another file of that name: the old one is mapped into the first engine's memory.
-    graph.with_name("vectors.onnx.data").unlink()
-    graph.with_name("vectors.onnx.data").write_bytes(b"others")
-    second = open_onnx(cache, source, CPU, prove)
-    # The new export is the same, byte by byte, so the proof still holds.
-    assert second.entry == first.entry
-    assert len(prove.seen) == 1
-    pixels_BCHW = pixels_of(load_encoder("demo-dino"), 2)
-    assert second.encoder(pixels_BCHW).equal(first.encoder(pixels_BCHW))
-
-
-def test_bfloat16_by_onnx_is_refused_before_anything_is_exported(tmp_path: Path) -> None:
-    cache = EngineCache(tmp_path / "cache")
-    with pytest.raises(ValueError, match="precision is bf16"):
-        open_onnx(cache, find_source("demo-dino", None, "bf16"), CPU, Prover())
-    assert not cache.root.exists()
-
-
-def test_tensorrt_on_a_cpu_is_refused_before_anything_is_exported(
-    tmp_path: Path, source: Source
+def test_halving_reaches_an_engine_of_a_fixed_batch(
+    clip: TorchEncoder, pixels_BCHW: torch.Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = EngineCache(tmp_path / "cache")
-    with pytest.raises(ValueError, match="TensorRT runs on GPUs"):
-        open_tensorrt(cache, source, CPU, Prover(), flavour="tensorrt", max_batch=8)
-    assert not cache.root.exists()
+    engine = Padded(clip, batch_size=8, room=4)
+    encoder = Guarded(engine, load_truth=None)
+    # Three images, yet the engine had eight in work.
+    torch.testing.assert_close(encoder(pixels_BCHW[:3]), clip(pixels_BCHW[:3]), atol=1e-6, rtol=0)
+    assert engine.sizes == [8, 4]
+    assert caplog.messages == [
+        "small-clip: out of memory on cpu at 8 images a batch; going on with 4"
+    ]
 
 
-@needs_rtx
-def test_what_was_never_executed_is_kept_apart(cache: EngineCache) -> None:
-    source = find_source("demo-dino", None, "fp16")
-    entry = build_ahead(cache, source, compute_capability="8.9", max_batch=16)
-    assert entry.folder.parent == cache.root / "unproven"
-    assert cache.unproven() == [entry]
-    assert entry.key["compute_capability"] == "8.9"
-    assert (entry.key["flavour"], entry.key["gpu"], entry.key["max_batch"]) == (
-        "tensorrt-rtx",
-        "",
-        16,
+def test_second_shortage_says_what_to_give(clip: TorchEncoder, pixels_BCHW: torch.Tensor) -> None:
+    encoder = Guarded(Cramped(clip, room=4), load_truth=None)
+    with pytest.raises(
+        ResourceError, match=r"small-clip ran out of memory on cpu at 5 .*--batch-size 2 or less"
+    ):
+        encoder(pixels_BCHW)
+    with pytest.raises(ResourceError, match=r"at 1 images a batch.*; free some, or use another"):
+        Guarded(Cramped(clip, room=0), load_truth=None)(pixels_BCHW[:2])
+
+
+def test_single_image_cannot_be_halved(clip: TorchEncoder, pixels_BCHW: torch.Tensor) -> None:
+    with pytest.raises(ResourceError, match="ran out of memory on cpu with a single image"):
+        Guarded(Cramped(clip, room=0), load_truth=None)(pixels_BCHW[:1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_lost_rows_are_computed_by_the_truth(
+    clip: TorchEncoder, pixels_BCHW: torch.Tensor, caplog: pytest.LogCaptureFixture, value: float
+) -> None:
+    caplog.set_level(logging.INFO)
+    loaded = []
+
+    def load() -> TorchEncoder:
+        loaded.append(clip)
+        return clip
+
+    encoder = Guarded(Cramped(clip, lost={2: value, 7: value}), load_truth=load)
+    for _ in range(2):
+        torch.testing.assert_close(encoder(pixels_BCHW), clip(pixels_BCHW), atol=1e-6, rtol=0)
+    assert len(loaded) == 1
+    assert caplog.messages[0] == (
+        "small-clip: 2 of 11 vectors were not finite by cramped in fp16; float32 gives 2 of them"
     )
-    assert entry.facts == {"nodes": {"Attention": 3, "LayerNormalization": 7}}
-    assert cache.find("proven", entry.key) is None
-    assert build_ahead(cache, source, compute_capability="8.9", max_batch=16) == entry
 
 
-@needs_rtx
-def test_a_gpu_that_nobody_builds_for_is_refused_before_anything_is_exported(
-    tmp_path: Path, source: Source
+def test_truth_is_not_loaded_while_all_is_well(
+    clip: TorchEncoder, pixels_BCHW: torch.Tensor
 ) -> None:
-    cache = EngineCache(tmp_path / "cache")
-    with pytest.raises(ValueError, match=r"compute capability is 9.0; tensorrt-rtx"):
-        build_ahead(cache, source, compute_capability="9.0", max_batch=16)
-    assert not cache.root.exists()
+    def load() -> TorchEncoder:
+        raise AssertionError("nothing was lost")
+
+    encoder = Guarded(Cramped(clip), load_truth=load)
+    assert torch.equal(encoder(pixels_BCHW), clip(pixels_BCHW))
+    assert (encoder.encoder_id, encoder.dim) == (clip.encoder_id, clip.dim)
+    assert (encoder.backend, encoder.precision, encoder.deviation) == ("cramped", "fp16", 1e-3)
 
 
-def test_missing_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="demo-dino: no weights file at"):
-        find_source("demo-dino", tmp_path / "none.safetensors", "fp32")
+def test_what_the_truth_loses_too_stays_lost(clip: TorchEncoder, pixels_BCHW: torch.Tensor) -> None:
+    hopeless = Cramped(clip, lost={0: torch.nan})
+    encoder = Guarded(Cramped(clip, lost={4: torch.nan}), load_truth=lambda: hopeless)
+    lost_B = ~encoder(pixels_BCHW).isfinite().all(dim=1)
+    assert lost_B.nonzero().flatten().tolist() == [4]
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_gpu_engine_is_proven_and_published(cache: EngineCache, precision: str) -> None:
-    prove, device = Prover(), torch.device("cuda")
-    source = find_source("demo-clip", None, precision)
-    first = open_onnx(cache, source, device, prove)
-    assert first.entry.key["gpu"] == torch.cuda.get_device_name(device)
-    assert first.encoder.device == torch.device("cuda:0")
-    assert open_onnx(cache, source, device, prove).entry == first.entry
-    assert len(prove.seen) == 1
+def test_mending_fits_into_memory_too(
+    tmp_path: Path, clip: TorchEncoder, pixels_BCHW: torch.Tensor
+) -> None:
+    lost = dict.fromkeys(range(11), torch.nan)
+    truth = Cramped(clip, room=6)
+    encoder = Guarded(Cramped(clip, lost=lost), load_truth=lambda: truth)
+    torch.testing.assert_close(encoder(pixels_BCHW), clip(pixels_BCHW), atol=1e-6, rtol=0)
+    assert truth.sizes == [11, 5, 5, 1]

@@ -1,0 +1,329 @@
+"""The encoders: images a second of every engine and precision, against stock open_clip and timm.
+
+    python -m bench.encode                                    both L/14 towers on CPU cores
+    python -m bench.encode --device cuda --batch-size 256 --out results/encode_gpu.csv
+
+All providers of a tower run in one process on the same pixels, in turn. First the ceilings: the
+tower's own matrix products and attention, measured one by one at its shapes, whose sum is a time
+that no engine can beat without leaving work out. Weights are seeded, so that nothing has to be
+fetched; they are drawn so that every block matters. A provider whose pair cosines are further from
+those of float32 than its precision may be gets a row that says so, and no time. Run again with the
+same file, it does only what is not in it yet.
+
+Shape suffixes: B images of a batch, D width of a vector.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from bench.encode_providers import Encode, EncodeProvider, providers
+from bench.roofline import timed
+from bench.rows import Row, append_rows, blank_row, read_rows
+from bench.targets import judged
+from bench.terminal import show
+from bench.towers import (
+    TOWERS,
+    Work,
+    attention_calls,
+    load_seeded,
+    product_call,
+    scratch,
+    seeded,
+    work_of,
+)
+from miner.encoders import PRECISIONS
+from miner.engines import PAIR_LIMITS
+from tests.towers import scenes
+
+NAME = "encode"
+OUT = Path(__file__).parent / "results" / "encode.csv"
+YARDSTICK = "stock-fp32"
+CHECKED = 16
+"""Images whose pair cosines are compared with those of float32."""
+
+
+@dataclass(kw_only=True)
+class Runs:
+    """One provider on one tower.
+
+    Attributes:
+        provider: who.
+        encode: the encoder; None once it has failed or is done.
+        elapsed_s: of a batch, by round.
+        deviation: largest difference of a pair's cosine from float32's.
+        failure: why it has no time; empty where it has.
+    """
+
+    provider: EncodeProvider
+    encode: Encode | None = None
+    elapsed_s: list[float] = field(default_factory=list)
+    deviation: float | None = None
+    failure: str = ""
+
+
+def ceiling_rows(work: Work, blank: Row, batch_size: int, dtype: str, device: str) -> list[Row]:
+    """Every product and every attention of a tower at its shapes, and the bound they add up to."""
+    torch_dtype = PRECISIONS[dtype]
+    base = replace(blank, dtype=dtype)
+    rows, total_s = [], 0.0
+    for product, times in work.products.items():
+        call = product_call(product, batch_size, torch_dtype, device)
+        seconds = timed(call, device, 3)
+        rates = [product.flops * batch_size / s / 1e12 for s in seconds]
+        shape = f"{batch_size * product.rows}x{product.inner}x{product.columns}"
+        one = replace(base, provider=f"product {shape}")
+        rows.append(one.measured("matmul", rates, unit="TFLOP/s", note=f"{times} times a batch"))
+        total_s += times * float(np.median(seconds))
+    fastest_s = np.inf
+    for name, call in attention_calls(work.attention, batch_size, torch_dtype, device).items():
+        one = replace(base, provider=f"attention {name}")
+        try:
+            seconds = timed(call, device, 3)
+        except RuntimeError as error:
+            # A backend that does not take this shape, dtype or device.
+            note = f"does not run here: {str(error).partition('.')[0]:.100}"
+            rows.append(one.measured("attention", [], unit="TFLOP/s", note=note))
+            continue
+        rates = [work.attention.flops * batch_size / s / 1e12 for s in seconds]
+        note = f"{work.blocks} times a batch"
+        rows.append(one.measured("attention", rates, unit="TFLOP/s", note=note))
+        if name.startswith("sdpa"):
+            fastest_s = min(fastest_s, float(np.median(seconds)))
+    total_s += work.blocks * fastest_s
+    bound = replace(base, provider="bound")
+    note = "products and torch's fastest attention at the tower's shapes, nothing else"
+    return [*rows, bound.measured("images/s", [batch_size / total_s], unit="images/s", note=note)]
+
+
+def prepare(run: Runs, name: str, weights: Path, device: str, batch_size: int) -> None:
+    """Build an encoder and hold its pair cosines against float32's."""
+    provider = run.provider
+    try:
+        encode = provider.make(name, weights, device, batch_size)
+        # The first call compiles, or finds algorithms.
+        run.deviation = deviation(encode, name, weights, device, batch_size)
+    except Exception as error:
+        # A foreign library fails in its own way; the others go on.
+        run.failure = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]:.120}"
+        return
+    limit = PAIR_LIMITS[provider.precision].max
+    if not run.deviation <= limit:
+        run.failure = f"pair cosines are off by {run.deviation:.2e}, limit {limit:.0e}"
+        return
+    run.encode = encode
+
+
+def deviation(encode: Encode, name: str, weights: Path, device: str, batch_size: int) -> float:
+    """Largest difference of a pair's cosine from that of `TorchEncoder` in float32."""
+    truth = load_seeded(name, device, "fp32", weights)
+    pixels_BCHW = torch.stack([truth.preprocess(image) for image in scenes(CHECKED)])
+    shown_BCHW = pixels_BCHW.repeat(-(-batch_size // CHECKED), 1, 1, 1)[:batch_size].to(device)
+    both = []
+    for each in (truth, encode):
+        vectors_BD = each(shown_BCHW)[:CHECKED].double().cpu()
+        both.append(vectors_BD @ vectors_BD.T)
+    return float((both[0] - both[1]).abs().max())
+
+
+def measure(runs: list[Runs], pixels_BCHW: torch.Tensor, repeats: int, patience_s: float) -> None:
+    """Rounds in which every provider that is ready encodes the batch once."""
+    device = str(pixels_BCHW.device)
+    ready = [run for run in runs if run.encode is not None]
+    for round_ in range(repeats):
+        for run in ready:
+            if round_ and sum(run.elapsed_s) > patience_s:
+                continue
+            assert run.encode is not None
+            run.elapsed_s.append(_seconds(run.encode, pixels_BCHW, device))
+
+
+def _seconds(encode: Encode, pixels_BCHW: torch.Tensor, device: str) -> float:
+    """Of one batch; on a GPU the mean of as many as take a moment, as in a long run."""
+    if torch.device(device).type == "cuda":
+        return timed(lambda: encode(pixels_BCHW), device, 1)[0]
+    began = time.perf_counter()
+    encode(pixels_BCHW)
+    return time.perf_counter() - began
+
+
+def tower_rows(
+    runs: list[Runs], blank: Row, batch_size: int, bounds: dict[str, float]
+) -> list[Row]:
+    """Images a second, ratios to every other provider, deviation and share of the bound."""
+    rows = []
+    for run in runs:
+        provider = run.provider
+        base = replace(blank, provider=provider.name, dtype=provider.precision)
+        if run.failure:
+            rows.append(base.measured("images/s", [], unit="images/s", note=run.failure))
+            continue
+        rates = [batch_size / s for s in run.elapsed_s]
+        rows.append(base.measured("images/s", rates, unit="images/s", note=provider.note))
+        if run.deviation is not None:
+            rows.append(base.measured("pair deviation", [run.deviation]))
+        for other in runs:
+            if other is not run and other.elapsed_s:
+                ratios = [a / b for a, b in zip(run.elapsed_s, other.elapsed_s, strict=False)]
+                metric = f"time / {other.provider.name}"
+                rows.append(base.measured(metric, ratios, unit="ratio"))
+        bound = bounds.get("bf16" if provider.precision == "fp8" else provider.precision)
+        if bound:
+            shares = [100 * rate / bound for rate in rates]
+            rows.append(base.measured("share of the bound", shares, unit="%"))
+    return [judged(row) for row in rows]
+
+
+def both_rows(rows: list[Row], blank: Row) -> list[Row]:
+    """For every provider (and the bound) that both towers have: images a second through both."""
+    rates: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        if row.metric == "images/s" and row.median and row.data in TOWERS:
+            rates.setdefault((row.provider, row.dtype), {})[row.data] = row.median
+    both = {
+        key: 1 / sum(1 / rate for rate in by_tower.values())
+        for key, by_tower in rates.items()
+        if len(by_tower) == len(TOWERS)
+    }
+    found = []
+    yardstick = both.get((YARDSTICK, "fp32"))
+    for (provider, dtype), rate in both.items():
+        base = replace(blank, provider=provider, dtype=dtype, data="both towers")
+        found.append(base.measured("images/s", [rate], unit="images/s"))
+        if yardstick and provider != YARDSTICK:
+            ratio = [yardstick / rate]
+            found.append(base.measured(f"time / {YARDSTICK}", ratio, unit="ratio"))
+        bound = both.get(("bound", "bf16" if dtype == "fp8" else dtype))
+        if bound and provider != "bound":
+            found.append(base.measured("share of the bound", [100 * rate / bound], unit="%"))
+    return [judged(row) for row in found]
+
+
+def chosen(names: str, device: str) -> list[EncodeProvider]:
+    """Providers by name, comma-separated; all that can run here where it is empty.
+
+    Raises:
+        click.UsageError: a name is unknown, or it cannot run here.
+    """
+    known = {provider.name: provider for provider in providers()}
+    if not names:
+        for provider in known.values():
+            if reason := provider.why_not(device):
+                click.echo(f"{provider.name} is left out: {reason}")
+        return [provider for provider in known.values() if not provider.why_not(device)]
+    for name in names.split(","):
+        if name not in known:
+            raise click.UsageError(f"provider {name!r} is unknown; there are {', '.join(known)}")
+        if reason := known[name].why_not(device):
+            raise click.UsageError(f"{name} cannot run on {device}: {reason}")
+    return [known[name] for name in names.split(",")]
+
+
+def measure_tower(
+    name: str,
+    missing: list[EncodeProvider],
+    known: list[Row],
+    device: str,
+    *,
+    batch_size: int,
+    repeats: int,
+    patience_s: float,
+) -> list[Row]:
+    """All rows of one tower: ceilings where the file has none, then every missing provider."""
+    size = None
+    with scratch() as folder:
+        weights = seeded(name, Path(folder))
+        truth = load_seeded(name, device, "fp32", weights)
+        size = truth.record.image_size
+        blank = replace(blank_row(NAME, device), data=name, shape=f"{batch_size}x3x{size}x{size}")
+        rows = []
+        if not any(row.provider == "bound" and row.data == name for row in known):
+            work = work_of(truth.record, truth.module.tower)
+            for dtype in ("fp32", "bf16", "fp16") if device != "cpu" else ("fp32", "bf16"):
+                rows += ceiling_rows(work, blank, batch_size, dtype, device)
+        bounds = {
+            row.dtype: row.median
+            for row in [*known, *rows]
+            if row.provider == "bound" and row.data == name and row.median
+        }
+        pixels_BCHW = torch.stack([truth.preprocess(each) for each in scenes(batch_size, seed=1)])
+        del truth
+        runs = [Runs(provider=provider) for provider in missing]
+        for run in runs:
+            prepare(run, name, weights, device, batch_size)
+            gc.collect()
+        measure(runs, pixels_BCHW.to(device), repeats, patience_s)
+        return rows + tower_rows(runs, blank, batch_size, bounds)
+
+
+@click.command()
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--towers", default=",".join(TOWERS), show_default=True, help="registry names")
+@click.option("--providers", "names", default="", help="comma-separated; all by default")
+@click.option("--batch-size", default=8, show_default=True, help="B")
+@click.option("--repeats", default=3, show_default=True, help="rounds")
+@click.option(
+    "--patience-s",
+    default=60.0,
+    show_default=True,
+    help="a provider that has taken longer sits out the rounds that are left",
+)
+@click.option("--out", type=click.Path(path_type=Path), default=OUT, show_default=True)
+def main(
+    device: str,
+    towers: str,
+    names: str,
+    batch_size: int,
+    repeats: int,
+    patience_s: float,
+    out: Path,
+) -> None:
+    """Measure the encoders; what the file holds already is not done again."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("there is no CUDA device here; give --device cpu")
+    wanted = chosen(names, device)
+    measured = 0
+    for name in towers.split(","):
+        known = known_rows(out, device, batch_size)
+        done = {row.provider for row in known if row.data == name and row.metric == "images/s"}
+        missing = [provider for provider in wanted if provider.name not in done]
+        if not missing:
+            continue
+        rows = measure_tower(
+            name, missing, known, device,
+            batch_size=batch_size, repeats=repeats, patience_s=patience_s,
+        )  # fmt: skip
+        _keep(out, rows)
+        measured += len(rows)
+    if measured:
+        known = known_rows(out, device, batch_size)
+        shape = next(row.shape for row in known if row.data in TOWERS)
+        _keep(out, both_rows(known, replace(blank_row(NAME, device), shape=shape)))
+
+
+def known_rows(out: Path, device: str, batch_size: int) -> list[Row]:
+    """Rows of a file that were measured on this device by this version, with such a batch."""
+    here = blank_row(NAME, device)
+    rows = read_rows(out) if out.exists() else []
+    return [
+        row
+        for row in rows
+        if (row.device, row.commit, row.num_rows) == (here.device, here.commit, batch_size)
+    ]
+
+
+def _keep(out: Path, rows: list[Row]) -> None:
+    append_rows(out, rows)
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()

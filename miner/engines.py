@@ -1,0 +1,238 @@
+"""What the fast engines share: batches of one size, and what to do when memory or numbers end.
+
+    engine_compile.py     torch.compile
+    Guarded(engine)       what a run calls: halves batches, mends rows that are not finite
+
+B images, D dimensions; C, H, W channels, rows, columns
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from miner.encoders import Encoder, check_pixels
+from miner.errors import ResourceError
+from miner.registry import EncoderRecord
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairLimits:
+    """How far pair cosines may be from those of `TorchEncoder` in float32.
+
+    Attributes:
+        max: of any pair.
+        p99: of all but one in a hundred.
+    """
+
+    max: float
+    p99: float
+
+
+PAIR_LIMITS = {
+    "fp32": PairLimits(max=2e-3, p99=5e-4),
+    "fp16": PairLimits(max=2e-3, p99=5e-4),
+    "bf16": PairLimits(max=5e-3, p99=2e-3),
+    "fp8": PairLimits(max=5e-3, p99=2e-3),
+}
+"""What an engine may do to a pair, by the precision it says it computes in."""
+
+
+class FixedBatch(ABC):
+    """An engine that was made for one batch size: tails are padded, and the result is cut.
+
+    A row's vector then depends on its own pixels alone, and not on how many came with it. An
+    engine implements `_encode`, and says which precision it computes in.
+
+    Attributes:
+        record: what decides its vectors, the weights' hash included.
+        encoder_id: the record's.
+        dim: length of a vector.
+        device: where it computes.
+        backend: name of the engine.
+        precision: one of PAIR_LIMITS.
+        deviation: how far a pair's cosine may be from that of `TorchEncoder` in float32; what the
+            parity gate would let pass, until it has measured.
+        batch_size: images that are computed at a time.
+    """
+
+    backend: str
+
+    def __init__(
+        self,
+        record: EncoderRecord,
+        device: torch.device,
+        *,
+        precision: str,
+        batch_size: int,
+    ) -> None:
+        if precision not in PAIR_LIMITS:
+            raise ValueError(f"precision is {precision}; give one of {', '.join(PAIR_LIMITS)}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; give at least 1")
+        self.record = record
+        self.encoder_id = record.encoder_id
+        self.dim = record.dim
+        self.device = device
+        self.precision = precision
+        self.deviation = PAIR_LIMITS[precision].max
+        self.batch_size = batch_size
+
+    @torch.inference_mode()
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Encode pixels.
+
+        Args:
+            pixels_BCHW: [B, 3, S, S] uint8 on any device, S being the record's image size.
+
+        Returns:
+            [B, D] float32 on the engine's device, rows of unit length.
+
+        Raises:
+            ValueError: the pixels have another type or shape.
+        """
+        check_pixels(self.record, pixels_BCHW)
+        vectors_BD = torch.empty(len(pixels_BCHW), self.dim, device=self.device)
+        for start in range(0, len(pixels_BCHW), self.batch_size):
+            part_BCHW = pixels_BCHW[start : start + self.batch_size]
+            padded_BCHW = _padded(part_BCHW, self.batch_size)
+            encoded_BD = self._encode(padded_BCHW)[: len(part_BCHW)]
+            vectors_BD[start : start + len(part_BCHW)] = encoded_BD
+        return vectors_BD
+
+    def resize(self, batch_size: int) -> None:
+        """Compute this many images at a time from now on."""
+        self.batch_size = batch_size
+
+    @abstractmethod
+    def _encode(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """[batch_size, 3, S, S] uint8 on any device to [batch_size, D] on the engine's."""
+
+
+class Guarded:
+    """An encoder that outlives one shortage of memory, and asks the truth where numbers ended.
+
+    A batch that does not fit is halved once, for all batches to come. Rows with NaN or infinity,
+    or of no length, are computed again by the truth; what it cannot compute either stays as it is,
+    to be quarantined.
+
+    Args:
+        encoder: what computes.
+        load_truth: gives `TorchEncoder` in float32, when it is first needed; None where `encoder`
+            is that itself.
+
+    Attributes:
+        record, encoder_id, dim, device, backend, precision, deviation: the encoder's.
+    """
+
+    def __init__(self, encoder: Encoder, *, load_truth: Callable[[], Encoder] | None) -> None:
+        self.record = encoder.record
+        self.encoder_id = encoder.encoder_id
+        self.dim = encoder.dim
+        self.device = encoder.device
+        self.backend = encoder.backend
+        self.precision = encoder.precision
+        self.deviation = encoder.deviation
+        self._encoder = encoder
+        self._load_truth = load_truth
+        self._truth: Encoder | None = None
+        self._fits: int | None = None
+
+    @torch.inference_mode()
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Encode pixels.
+
+        Args:
+            pixels_BCHW: [B, 3, S, S] uint8 on any device, S being the record's image size.
+
+        Returns:
+            [B, D] float32 on the encoder's device: rows of unit length, or not finite.
+
+        Raises:
+            ValueError: the pixels have another type or shape.
+            ResourceError: the memory does not suffice, after a batch was halved.
+        """
+        return self._mended(self._encoded(pixels_BCHW), pixels_BCHW)
+
+    def _encoded(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Vectors by the encoder, in the batches that fit."""
+        if self._fits is None:
+            try:
+                return self._encoder(pixels_BCHW)
+            except torch.OutOfMemoryError as error:
+                self._halve(self._batch_size(pixels_BCHW), error)
+            # Only here has the failed attempt, which the error holds on to, let go of its memory.
+            _release(self.device)
+        assert self._fits is not None
+        try:
+            parts = [self._encoder(part_BCHW) for part_BCHW in torch.split(pixels_BCHW, self._fits)]
+        except torch.OutOfMemoryError as error:
+            smaller = self._fits // 2
+            remedy = f"give --batch-size {smaller} or less" if smaller else "free some"
+            raise ResourceError(
+                f"{self.record.name} ran out of memory on {self.device} at {self._fits} images a "
+                f"batch, after a batch was halved once ({error}); {remedy}, or use another --device"
+            ) from error
+        return torch.cat(parts)
+
+    def _batch_size(self, pixels_BCHW: torch.Tensor) -> int:
+        """Images that the encoder had in work at once."""
+        if isinstance(self._encoder, FixedBatch):
+            return self._encoder.batch_size
+        return len(pixels_BCHW)
+
+    def _halve(self, batch_size: int, error: torch.OutOfMemoryError) -> None:
+        """From now on, half as many at a time."""
+        if batch_size < 2:
+            raise ResourceError(
+                f"{self.record.name} ran out of memory on {self.device} with a single image "
+                f"({error}); free some, or use another --device"
+            ) from error
+        self._fits = batch_size // 2
+        if isinstance(self._encoder, FixedBatch):
+            self._encoder.resize(self._fits)
+        logger.warning(
+            "%s: out of memory on %s at %d images a batch; going on with %d",
+            *(self.record.name, self.device, batch_size, self._fits),
+        )
+
+    def _mended(self, vectors_BD: torch.Tensor, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """The vectors, those that are none computed anew by the truth."""
+        if self._load_truth is None:
+            return vectors_BD
+        lost_B = ~vectors_BD.isfinite().all(dim=1) | ~vectors_BD.any(dim=1)
+        rows_R = lost_B.nonzero().flatten()
+        if len(rows_R) == 0:
+            return vectors_BD
+        if self._truth is None:
+            self._truth = self._load_truth()
+        truth = Guarded(self._truth, load_truth=None)
+        again_RD = truth(pixels_BCHW[rows_R.to(pixels_BCHW.device)]).to(vectors_BD.device)
+        mended_BD = vectors_BD.clone()
+        mended_BD[rows_R] = again_RD
+        logger.warning(
+            "%s: %d of %d vectors were not finite by %s in %s; float32 gives %d of them",
+            *(self.record.name, len(rows_R), len(vectors_BD), self.backend, self.precision),
+            int(again_RD.isfinite().all(dim=1).sum()),
+        )
+        return mended_BD
+
+
+def _padded(pixels_BCHW: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """Black images added, up to the batch size."""
+    missing = batch_size - len(pixels_BCHW)
+    if missing == 0:
+        return pixels_BCHW
+    return torch.cat([pixels_BCHW, pixels_BCHW.new_zeros(missing, *pixels_BCHW.shape[1:])])
+
+
+def _release(device: torch.device) -> None:
+    """Give memory that torch keeps for later back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
