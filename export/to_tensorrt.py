@@ -35,7 +35,8 @@ class EngineSettings:
         flavour: tensorrt or tensorrt-rtx.
         max_batch: the largest batch, and the one it is optimised for.
         compute_capability: such as 8.9; None: of the GPU in this machine.
-        timing_cache: file of kernel timings that builds share (TensorRT only).
+        timing_cache: file of kernel timings that builds share; not for TensorRT for RTX, which
+            times nothing while it builds, and would ask for a GPU.
     """
 
     flavour: Flavour
@@ -76,19 +77,25 @@ def build_engine(onnx: OnnxFiles, folder: Path, settings: EngineSettings) -> Pat
             f"{settings.max_batch} ({messages.last()}); give a smaller --batch-size, or another "
             "--precision"
         )
-    _keep_timings(config, settings)
+    if settings.timing_cache is not None:
+        keep_timings(config, settings.timing_cache)
     path = folder / ENGINE_FILE
     path.write_bytes(plan)
     return path
 
 
 def check_target(trt: Any, settings: EngineSettings) -> None:
-    """Refuse a compute capability that a flavour does not build for.
+    """Refuse a compute capability that a flavour does not build for, or timings it does not take.
 
     Raises:
         ValueError: it does not, or it builds for the GPU of this machine only.
     """
     wanted = settings.compute_capability
+    if settings.timing_cache is not None and settings.flavour == "tensorrt-rtx":
+        raise ValueError(
+            f"timing_cache is {settings.timing_cache}, and {settings.flavour} times nothing while "
+            "it builds; leave it out"
+        )
     if wanted is None:
         return
     if settings.flavour != "tensorrt-rtx":
@@ -153,11 +160,8 @@ def _configure(trt: Any, builder: Any, network: Any, settings: EngineSettings) -
         config.num_compute_capabilities = 1
         target = getattr(trt.ComputeCapability, _target_name(settings.compute_capability))
         config.set_compute_capability(target, 0)
-    if settings.flavour == "tensorrt" and settings.timing_cache is not None:
-        # TensorRT for RTX times nothing while it builds, and would ask for a GPU.
-        known = settings.timing_cache
-        timings = config.create_timing_cache(known.read_bytes() if known.exists() else b"")
-        config.set_timing_cache(timings, ignore_mismatch=False)
+    if settings.timing_cache is not None:
+        use_timings(config, settings.timing_cache)
     return config
 
 
@@ -165,15 +169,18 @@ def _target_name(compute_capability: str) -> str:
     return f"SM{compute_capability.replace('.', '')}"
 
 
-def _keep_timings(config: Any, settings: EngineSettings) -> None:
-    if settings.flavour != "tensorrt" or settings.timing_cache is None:
-        return
-    timings = config.get_timing_cache()
-    if timings is not None:
-        settings.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        # Other builds read it meanwhile; of two writers the later one wins.
-        unfinished = settings.timing_cache.with_name(
-            f".{settings.timing_cache.name}.{new_attempt()}"
-        )
-        unfinished.write_bytes(timings.serialize())
-        unfinished.rename(settings.timing_cache)
+def use_timings(config: Any, path: Path) -> None:
+    """Let a build know the kernel timings of earlier ones; unusable ones are measured anew."""
+    known = path.read_bytes() if path.exists() else b""
+    timings = config.create_timing_cache(known)
+    if timings is None or not config.set_timing_cache(timings, ignore_mismatch=False):
+        log.warning("%s holds no timings for this GPU and version; they are measured anew", path)
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def keep_timings(config: Any, path: Path) -> None:
+    """Keep the kernel timings of a build for later ones; of two writers the later one wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{new_attempt()}")
+    unfinished.write_bytes(config.get_timing_cache().serialize())
+    unfinished.rename(path)

@@ -9,6 +9,7 @@ looked up after loading, and refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _SHAPES_ONLY = {"Shape", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Constant"}
 """Nodes that compute a shape, which ONNX Runtime keeps on the CPU whatever the provider."""
+
+_NO_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "bad allocation")
+"""Words of which one is in every message of ONNX Runtime about a lack of memory."""
 
 
 class OnnxEncoder:
@@ -90,22 +94,17 @@ class OnnxEncoder:
 
         Raises:
             ValueError: the pixels have another type or shape.
+            torch.OutOfMemoryError: there is no memory for such a batch.
+            EngineError: ONNX Runtime failed otherwise.
         """
         check_pixels(self.record, pixels_BCHW)
         pixels_BCHW = pixels_BCHW.to(self.device).contiguous()
         vectors_BD = torch.empty(len(pixels_BCHW), self.dim, device=self.device)
         if len(pixels_BCHW) == 0:
             return vectors_BD
-        if self._stream is None:
-            self._session.run_with_iobinding(self._bind(pixels_BCHW, vectors_BD))
-            return vectors_BD
-        import onnxruntime
-
-        options = onnxruntime.RunOptions()
-        # Without this every run ends with the host waiting for the device.
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        with in_order(self._stream):
-            self._session.run_with_iobinding(self._bind(pixels_BCHW, vectors_BD), options)
+        binding = self._bind(pixels_BCHW, vectors_BD)
+        with nullcontext() if self._stream is None else in_order(self._stream):
+            run_session(self._session, binding, len(pixels_BCHW))
         return vectors_BD
 
     def _bind(self, pixels_BCHW: torch.Tensor, vectors_BD: torch.Tensor) -> Any:
@@ -118,6 +117,30 @@ class OnnxEncoder:
         ):
             bind(name, device, index, dtype, tuple(tensor.shape), tensor.data_ptr())
         return binding
+
+
+def run_session(session: Any, binding: Any, batch_size: int) -> None:
+    """Compute a batch; on a GPU, its vectors are there when the session's stream has come to them.
+
+    Raises:
+        torch.OutOfMemoryError: there is no memory for such a batch.
+        EngineError: ONNX Runtime failed otherwise.
+    """
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    # Without this every run on a GPU ends with the host waiting for it.
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    try:
+        session.run_with_iobinding(binding, options)
+    # Its exceptions have no base of their own, and none for memory.
+    except Exception as error:
+        if any(words in str(error).lower() for words in _NO_MEMORY):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise EngineError(
+            f"ONNX Runtime {onnxruntime.__version__} failed on a batch of {batch_size} ({error}); "
+            "use --backend torch or compile"
+        ) from error
 
 
 def check_precision(precision: str) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Generator
 import pytest
 
 from tests.commands import commands
-from tests.exports import exported
+from tests.exports import exported, large_weights
 
-__all__ = ["commands", "exported"]
+__all__ = ["commands", "exported", "large_weights"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from export.to_onnx import OnnxFiles, export_onnx
-from miner.encoders import TorchEncoder, load_encoder
+from miner.encoders import TorchEncoder, find_record, load_encoder
 from tests import towers
 
 DEMO = ("demo-clip", "demo-dino")
@@ -29,6 +30,23 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
         return made[name, precision]
 
     return export_once
+
+
+LargeWeights = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def large_weights(tmp_path_factory: pytest.TempPathFactory) -> LargeWeights:
+    """`large_weights(name)`: a file of seeded weights at a registry encoder's full size."""
+    made: dict[str, Path] = {}
+
+    def write_once(name: str) -> Path:
+        if name not in made:
+            path = tmp_path_factory.mktemp("large") / f"{name}.safetensors"
+            made[name] = towers.write_large_weights(find_record(name), path)
+        return made[name]
+
+    return write_once
 
 
 def pixels_of(encoder: TorchEncoder, number: int) -> torch.Tensor:

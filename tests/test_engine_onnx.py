@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from miner.encoders import Encoder, TorchEncoder
-from miner.engine_onnx import OnnxEncoder, check_precision, check_provider
+from miner.engine_onnx import OnnxEncoder, check_precision, check_provider, run_session
 from miner.errors import EngineError, ResourceError
 from tests.exports import DEMO, Export, deviation, loss, pixels_of
 
@@ -163,6 +163,35 @@ def test_nodes_that_strayed_are_refused(exported: Export) -> None:
         ResourceError, match=r"no kernels of CUDAExecutionProvider for .*Attention, .*Conv, "
     ):
         check_provider(Pretender(session(files)), "CUDAExecutionProvider")
+
+
+class Failing:
+    """A session that ends every run with an error."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def run_with_iobinding(self, *_: object) -> None:
+        raise RuntimeError(self.message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "bfc_arena.cc:359 Failed to allocate memory for requested buffer of size 2147483648",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "std::bad_alloc",
+    ],
+)
+def test_a_lack_of_memory_is_told_apart(message: str) -> None:
+    """So that `Guarded` halves the batch."""
+    with pytest.raises(torch.OutOfMemoryError, match=message.split()[-1]):
+        run_session(Failing(message), None, 64)
+
+
+def test_any_other_failure_is_an_engines() -> None:
+    with pytest.raises(EngineError, match=r"failed on a batch of 64 \(CUDNN failure\); use --ba"):
+        run_session(Failing("CUDNN failure"), None, 64)
 
 
 @pytest.mark.gpu

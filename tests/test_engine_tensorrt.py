@@ -206,7 +206,8 @@ if installed():
         truth, _ = exported(name, "fp32")
         encoder, files = exported(name, precision)
         pixels_BCHW = pixels_of(truth, 24)
-        settings = EngineSettings(flavour=flavour, max_batch=16, timing_cache=tmp_path / "timings")
+        timings = tmp_path / "timings" if flavour == "tensorrt" else None
+        settings = EngineSettings(flavour=flavour, max_batch=16, timing_cache=timings)
         engine: Encoder = TensorRTEncoder(
             encoder.record,
             build_engine(files, tmp_path, settings),

@@ -147,11 +147,21 @@ def test_errors_have_their_codes(
 
 def test_a_cache_that_cannot_be_written_ends_with_4(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    ran = command(
-        "--to", "onnx", "--device", "cpu", *command.images, "--cache", str(tmp_path / "file")
-    )
+    command.cache = tmp_path / "file"
+    ran = command("--to", "onnx", "--device", "cpu", *command.images)
     assert ran.code == 4
     assert "see to it and run again" in ran.err
+
+
+def test_an_interrupted_command_ends_with_130(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export.gate, "read_images", interrupt)
+    ran = command("--to", "onnx", "--device", "cpu", *command.images)
+    assert (ran.code, "interrupted; the same command" in ran.err) == (130, True)
 
 
 def test_it_runs_as_a_module_without_waiting_for_torch() -> None:

@@ -16,12 +16,12 @@ import torch
 
 import export.to_onnx
 from export.to_onnx import GRAPH_FILE, WEIGHTS_FILE, OnnxFiles, check_whole, export_onnx
-from miner.encoders import TorchEncoder, find_record, load_encoder
+from miner.encoders import TorchEncoder, load_encoder
 from miner.engine_onnx import OnnxEncoder
 from miner.errors import EngineError
 from miner.records import canonical, file_sha256
 from tests import towers
-from tests.exports import DEMO, Export, loss, pixels_of, spread
+from tests.exports import DEMO, Export, LargeWeights, loss, pixels_of, spread
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-6
@@ -196,10 +196,10 @@ def test_graph_names_its_encoder_and_no_path(exported: Export) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip-vit-l-14", "dinov2-vit-l-14"])
-def test_full_size_graph_computes_what_torch_computes(name: str, tmp_path: Path) -> None:
-    record = find_record(name)
-    weights = towers.write_large_weights(record, tmp_path / "weights.safetensors")
-    encoder = load_encoder(record, weights=weights)
+def test_full_size_graph_computes_what_torch_computes(
+    name: str, large_weights: LargeWeights, tmp_path: Path
+) -> None:
+    encoder = load_encoder(name, weights=large_weights(name))
     files = export_onnx(encoder, tmp_path)
     norms = [m for m in encoder.module.modules() if isinstance(m, torch.nn.LayerNorm)]
     assert files.nodes == {"Attention": 24, "LayerNormalization": len(norms)}

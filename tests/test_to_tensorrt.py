@@ -15,12 +15,18 @@ import pytest
 
 import export.to_onnx
 from export.to_onnx import OnnxFiles, export_onnx
-from export.to_tensorrt import EngineSettings, build_engine, check_network, check_target
+from export.to_tensorrt import (
+    EngineSettings,
+    build_engine,
+    check_network,
+    check_target,
+    keep_timings,
+    use_timings,
+)
 from miner.encoders import find_record, load_encoder
 from miner.engine_tensorrt import Messages, load_flavour
 from miner.errors import EngineError
-from tests import towers
-from tests.exports import DEMO, Export
+from tests.exports import DEMO, Export, LargeWeights
 
 pytestmark = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"),
@@ -147,11 +153,60 @@ def test_tensorrt_itself_builds_for_its_own_gpu_only() -> None:
         check_target(SimpleNamespace(), settings(flavour="tensorrt"))
 
 
+def test_rtx_takes_no_timings(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"timing_cache is .*, and tensorrt-rtx times nothing"):
+        check_target(SimpleNamespace(), settings(timing_cache=tmp_path / "timings"))
+
+
+class Config:
+    """A builder's settings as far as timings go: those of another version are not taken."""
+
+    def __init__(self) -> None:
+        self.used: bytes | None = None
+
+    def create_timing_cache(self, content: bytes) -> SimpleNamespace | None:
+        if content == b"garbage":
+            return None
+        return SimpleNamespace(content=content, serialize=lambda: content + b"new")
+
+    def set_timing_cache(self, timings: SimpleNamespace, *, ignore_mismatch: bool) -> bool:
+        if timings.content.startswith(b"other version") and not ignore_mismatch:
+            return False
+        self.used = timings.content
+        return True
+
+    def get_timing_cache(self) -> SimpleNamespace | None:
+        return None if self.used is None else self.create_timing_cache(self.used)
+
+
+def test_timings_of_earlier_builds_are_used(tmp_path: Path) -> None:
+    path = tmp_path / "timings" / "11.4-GPU"
+    for used in (b"", b"new", b"newnew"):
+        config = Config()
+        use_timings(config, path)
+        assert config.used == used
+        keep_timings(config, path)
+        assert path.read_bytes() == used + b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"other version"])
+def test_timings_that_cannot_be_used_are_measured_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    (tmp_path / "timings").write_bytes(content)
+    config = Config()
+    use_timings(config, tmp_path / "timings")
+    assert config.used == b""
+    assert "holds no timings for this GPU and version" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip-vit-l-14", "dinov2-vit-l-14"])
-def test_full_size_engines_are_built(name: str, tmp_path: Path) -> None:
-    record = find_record(name)
-    weights = towers.write_large_weights(record, tmp_path / "weights.safetensors")
+def test_full_size_engines_are_built(
+    name: str, large_weights: LargeWeights, tmp_path: Path
+) -> None:
+    record, weights = find_record(name), large_weights(name)
     for precision in ("fp16", "bf16"):
         folder = tmp_path / precision
         folder.mkdir()
