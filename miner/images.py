@@ -169,17 +169,26 @@ def rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def cut(pixels_HWC: torch.Tensor, crop: CropSpec, *, reference: bool = False) -> torch.Tensor:
+def cut(
+    pixels_HWC: torch.Tensor,
+    crop: CropSpec,
+    *,
+    reference: bool = False,
+    out_CHW: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Resize an image and cut its middle, with the arithmetic of torchvision's transforms.
 
     Args:
         pixels_HWC: [H, W, 3] uint8 on the CPU.
         crop: what the encoder wants.
         reference: by Pillow alone, resizing the whole image.
+        out_CHW: where the crop is to be written; default: new memory.
 
     Returns:
         [3, size, size] uint8, contiguous.
     """
+    if out_CHW is None:
+        out_CHW = torch.empty((3, crop.size, crop.size), dtype=torch.uint8)
     height, width = pixels_HWC.shape[:2]
     new_height, new_width = _resized(height, width, crop)
     size = crop.size
@@ -206,8 +215,8 @@ def cut(pixels_HWC: torch.Tensor, crop: CropSpec, *, reference: bool = False) ->
             mode=crop.interpolation,
             antialias=True,
         )
-        return resized_BCHW[0, :, top : top + size, left : left + size].contiguous()
-    return torch.from_numpy(crop_HWC).permute(2, 0, 1).contiguous()
+        return out_CHW.copy_(resized_BCHW[0, :, top : top + size, left : left + size])
+    return out_CHW.copy_(torch.from_numpy(crop_HWC).permute(2, 0, 1))
 
 
 def _cut_middle(

@@ -5,18 +5,28 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from miner.audit import collect_garbage
-from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
-from miner.embed import embed_shard, reading_fingerprint
+from miner.config import (
+    EmbedSettings,
+    FeedSettings,
+    JoinSettings,
+    MineSettings,
+    ReadSettings,
+    SelectSettings,
+)
+from miner.decoders import warm_up
+from miner.embed import ROLES, Done, embed_shards, reading_fingerprint
 from miner.encoders import TorchEncoder, find_record, load_encoder
-from miner.errors import FingerprintError, ResourceError, ShardError
+from miner.errors import FingerprintError, ResourceError
 from miner.records import Json
 from miner.registry import EncoderRecord
 from miner.shards import Shard, list_shards
@@ -150,80 +160,116 @@ def embed(
         clip=clip, dino=dino, num_shards=len(shards), max_bad_fraction=read.max_bad_fraction
     )
     with store.writing(), ShardProgress(len(shards)) as progress:
-        left = read.limit
-        for shard in shards:
-            if left is not None and left <= 0:
-                break
-            try:
-                stats = _embed_one(shard, store, encoders, read, encode, left, progress)
-            except ShardError as error:
-                log.error("shard %s failed: %s", shard.shard_id, error)
-                done.failed[shard.shard_id] = str(error)
+        todo = _Todo(shards, store, encoders, read.limit, done, progress)
+        for shard_done in _embed_all(todo, store, encoders, read, encode, progress):
+            if shard_done.error is not None:
+                shard_id, error = shard_done.shard.shard_id, str(shard_done.error)
+                log.error("shard %s failed: %s", shard_id, error)
+                done.failed[shard_id] = error
+                done.stats += shard_done.stats
                 progress.advance()
-                continue
-            num_samples = _account(done, store, shard.shard_id, stats)
-            left = None if left is None else left - num_samples
-            progress.advance()
+            else:
+                _append_metrics(store, shard_done)
+                todo.account(shard_done.shard, shard_done.stats)
     # A join that was killed goes on with what it had packed.
     collect_garbage(store, spare=("packed",))
     return done
 
 
-def _account(done: Embedded, store: Store, shard_id: str, stats: Stats) -> int:
-    """Add a committed shard to the totals; its number of samples."""
-    record = store.record("samples", shard_id)
-    vectors = [store.record(f"vectors/{e}", shard_id) for e in (done.clip, done.dino)]
-    done.stats += stats
-    done.num_new += bool(stats.counts)
-    done.num_samples += record["num_samples"]
-    done.num_quarantined += record["num_quarantined"]
-    done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
-    done.damaged += [shard_id] if record["damaged"] else []
-    return int(record["num_samples"])
+class _Todo:
+    """The shards that have work to do, in their order; the others are accounted for on the way."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        store: Store,
+        encoders: Encoders,
+        limit: int | None,
+        done: Embedded,
+        progress: ShardProgress,
+    ) -> None:
+        self._shards, self._store, self._encoders = shards, store, encoders
+        self._left, self._done, self._progress = limit, done, progress
+
+    def __iter__(self) -> Iterator[tuple[Shard, int | None]]:
+        """Shards, each with what is left of `--limit`."""
+        encoder_ids = [record.encoder_id for record in self._encoders.records]
+        stages = ["samples", *(f"vectors/{encoder_id}" for encoder_id in encoder_ids)]
+        for shard in self._shards:
+            if self._left is not None and self._left <= 0:
+                return
+            _check_cut(self._store, shard, self._left)
+            if all(self._store.commit_path(stage, shard.shard_id).exists() for stage in stages):
+                self.account(shard, Stats())
+            else:
+                yield shard, self._left
+
+    def account(self, shard: Shard, stats: Stats) -> None:
+        """Add a committed shard to the totals."""
+        store, done = self._store, self._done
+        record = store.record("samples", shard.shard_id)
+        vectors = [store.record(f"vectors/{e}", shard.shard_id) for e in (done.clip, done.dino)]
+        done.stats += stats
+        done.num_new += bool(stats.counts)
+        done.num_samples += record["num_samples"]
+        done.num_quarantined += record["num_quarantined"]
+        done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
+        done.damaged += [shard.shard_id] if record["damaged"] else []
+        self._left = None if self._left is None else self._left - record["num_samples"]
+        self._progress.advance()
 
 
-def _embed_one(
-    shard: Shard,
+def _embed_all(
+    todo: _Todo,
     store: Store,
     encoders: Encoders,
     read: ReadSettings,
     encode: EmbedSettings,
-    quota: int | None,
     progress: ShardProgress,
-) -> Stats:
-    stages = ["samples", *(f"vectors/{record.encoder_id}" for record in encoders.records)]
-    if store.commit_path("samples", shard.shard_id).exists():
-        record = store.record("samples", shard.shard_id)
-        cut_after = record["cut_after"]
-        if cut_after is not None and cut_after != quota:
-            raise FingerprintError(
-                f"{shard.shard_id} was committed with --limit, after {cut_after} of its samples; "
-                f"now {'all' if quota is None else quota} are asked for; give the same --limit, "
-                "or another --out"
-            )
-    if all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
-        return Stats()
-    stats = embed_shard(
-        shard,
-        encoders.load(),
+) -> Iterator[Done]:
+    """Embed what there is to do; with nothing to do no encoder is loaded."""
+    shards = iter(todo)
+    first = next(shards, None)
+    if first is None:
+        return
+    if encode.decoders == "process":
+        warm_up()
+    embedding = embed_shards(
+        chain([first], shards),
+        dict(zip(ROLES, encoders.load(), strict=True)),
         store=store,
         settings=read,
-        batch_size=encode.batch_size,
-        quota=quota,
+        feeding=encode.part(FeedSettings),
+        # What is left of a limit is known once the shard before is committed.
+        read_ahead=read.limit is None,
         on_image=progress.image,
     )
-    _append_metrics(store, shard, stats)
-    return stats
+    with closing(embedding):
+        yield from embedding
 
 
-def _append_metrics(store: Store, shard: Shard, stats: Stats) -> None:
+def _check_cut(store: Store, shard: Shard, quota: int | None) -> None:
+    if not store.commit_path("samples", shard.shard_id).exists():
+        return
+    cut_after = store.record("samples", shard.shard_id)["cut_after"]
+    if cut_after is not None and cut_after != quota:
+        raise FingerprintError(
+            f"{shard.shard_id} was committed with --limit, after {cut_after} of its samples; "
+            f"now {'all' if quota is None else quota} are asked for; give the same --limit, "
+            "or another --out"
+        )
+
+
+def _append_metrics(store: Store, done: Done) -> None:
     path = store.root / "metrics" / "embed.jsonl"
     path.parent.mkdir(exist_ok=True)
+    stats = done.stats
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "shard": shard.shard_id,
+        "shard": done.shard.shard_id,
         "counts": dict(stats.counts),
-        "seconds": {stage: round(elapsed_s, 4) for stage, elapsed_s in stats.seconds.items()},
+        "seconds": {stage: round(s, 4) for stage, s in stats.seconds.items()},
+        "core_seconds": {name: round(s, 4) for name, s in stats.core_seconds.items()},
     }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
