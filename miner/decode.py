@@ -6,6 +6,7 @@ This file and what it imports is all that a worker process loads.
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import time
 import traceback
@@ -19,7 +20,7 @@ import torch
 from miner import images
 from miner.config import ImageLimits
 from miner.errors import ImageError
-from miner.images import PHASH_CROP
+from miner.phash import PHASH_CROP, perceptual_hash
 from miner.ring import Ring
 from miner.schema import Reason
 
@@ -87,7 +88,9 @@ def answer(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Rep
     return Reply(outcomes, time.perf_counter() - start_s, time.thread_time() - start_core_s)
 
 
-def serve(connection: Connection, ring: Ring, limits: ImageLimits, decode: Decode) -> None:
+def serve(
+    connection: Connection, ring: Ring, limits: ImageLimits, decode: Decode, nice: int
+) -> None:
     """Be a decode worker: answer orders until nobody is at the other end any more.
 
     Args:
@@ -95,10 +98,12 @@ def serve(connection: Connection, ring: Ring, limits: ImageLimits, decode: Decod
         ring: where the crops go.
         limits: what an image may be.
         decode: `decode_order`.
+        nice: by how much the system may prefer other processes.
     """
     # An interrupt goes to every process of a terminal; the one that gives orders decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    os.nice(nice)
     with suppress(EOFError, ConnectionError):
         connection.send(None)
         while True:
@@ -127,7 +132,7 @@ def _decode(job: Job, order: Order, ring: Ring, limits: ImageLimits) -> Outcome:
         crop_CHW = places.get(PHASH_CROP)
         if crop_CHW is None:
             crop_CHW = images.cut(decoded.pixels_HWC, PHASH_CROP)
-        phash = images.perceptual_hash(crop_CHW)
+        phash = perceptual_hash(crop_CHW)
     return Found(
         sha256=hashlib.sha256(job.data).hexdigest(),
         phash=phash,

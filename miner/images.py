@@ -17,7 +17,6 @@ import re
 from dataclasses import dataclass
 from typing import Literal, Self, cast
 
-import imagehash
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
@@ -67,10 +66,6 @@ class CropSpec(Settings):
                 "give the same for both"
             )
         return self
-
-
-PHASH_CROP = CropSpec(mode="shortest", resize_to=224, size=224)
-"""The crop that `perceptual_hash` is defined on: the CLIP default's, so that it is cut once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,16 +232,6 @@ def _cut_middle(
         (top + crop.size) * y_scale,
     )
     return np.array(image.resize((crop.size, crop.size), _resampling(crop), box=box))
-
-
-def perceptual_hash(crop_CHW: torch.Tensor) -> int:
-    """Hash how an image looks: unsigned 64 bits, of which similar images share most.
-
-    Args:
-        crop_CHW: [3, 224, 224] uint8, the image's `PHASH_CROP`.
-    """
-    image = Image.fromarray(crop_CHW.permute(1, 2, 0).contiguous().numpy())
-    return int(str(imagehash.phash(image)), 16)
 
 
 def _decode_jpeg(data: bytes, header: Image.Image) -> torch.Tensor | None:
