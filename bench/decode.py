@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,7 +108,10 @@ def by_opencv(data: bytes) -> Crops:
 def by_torchvision(data: bytes) -> Crops:
     """Decoder and transforms of torchvision."""
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    pixels_CHW = torchvision.io.decode_jpeg(encoded, mode=torchvision.io.ImageReadMode.RGB)
+    with warnings.catch_warnings():
+        # It is to move into another package; what is compared is what is installed.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pixels_CHW = torchvision.io.decode_jpeg(encoded, mode=torchvision.io.ImageReadMode.RGB)
     found = []
     for crop in CROPS:
         resized_CHW = functional.resize(

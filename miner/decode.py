@@ -6,7 +6,6 @@ This file and what it imports is all that a worker process loads.
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import time
 import traceback
@@ -15,12 +14,14 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from miner import images
+from miner import images, phash
 from miner.config import ImageLimits
 from miner.errors import ImageError
-from miner.phash import PHASH_CROP, perceptual_hash
+from miner.phash import PHASH_CROP
 from miner.ring import Ring
 from miner.schema import Reason
 
@@ -49,6 +50,7 @@ class Found(NamedTuple):
 
     sha256: str
     phash: int | None
+    """None where it is not wanted."""
     width: int
     height: int
     format: str
@@ -78,7 +80,15 @@ Decode = Callable[[Order, Ring, ImageLimits], list[Outcome]]
 
 def decode_order(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
     """Decode the images of an order into the ring."""
-    return [_decode(job, order, ring, limits) for job in order.jobs]
+    shrunken: list[npt.NDArray[np.uint8]] = []
+    outcomes = [_decode(job, order, ring, limits, shrunken) for job in order.jobs]
+    if not shrunken:
+        return outcomes
+    phashes = iter(phash.hashes(np.stack(shrunken)))
+    return [
+        outcome._replace(phash=next(phashes)) if isinstance(outcome, Found) else outcome
+        for outcome in outcomes
+    ]
 
 
 def answer(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Reply:
@@ -88,9 +98,7 @@ def answer(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Rep
     return Reply(outcomes, time.perf_counter() - start_s, time.thread_time() - start_core_s)
 
 
-def serve(
-    connection: Connection, ring: Ring, limits: ImageLimits, decode: Decode, nice: int
-) -> None:
+def serve(connection: Connection, ring: Ring, limits: ImageLimits, decode: Decode) -> None:
     """Be a decode worker: answer orders until nobody is at the other end any more.
 
     Args:
@@ -98,12 +106,10 @@ def serve(
         ring: where the crops go.
         limits: what an image may be.
         decode: `decode_order`.
-        nice: by how much the system may prefer other processes.
     """
     # An interrupt goes to every process of a terminal; the one that gives orders decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    os.nice(nice)
     with suppress(EOFError, ConnectionError):
         connection.send(None)
         while True:
@@ -119,7 +125,14 @@ def _reply(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Rep
         return error
 
 
-def _decode(job: Job, order: Order, ring: Ring, limits: ImageLimits) -> Outcome:
+def _decode(
+    job: Job,
+    order: Order,
+    ring: Ring,
+    limits: ImageLimits,
+    shrunken: list[npt.NDArray[np.uint8]],
+) -> Outcome:
+    """One image, still without its hash, for which it is added to `shrunken`."""
     try:
         decoded = images.decode(job.data, limits)
     except ImageError as error:
@@ -127,15 +140,14 @@ def _decode(job: Job, order: Order, ring: Ring, limits: ImageLimits) -> Outcome:
     places = {ring.crops[crop]: ring.pixels(order.slot, crop)[job.row] for crop in order.crops}
     for crop, place_CHW in places.items():
         images.cut(decoded.pixels_HWC, crop, out_CHW=place_CHW)
-    phash = None
     if order.with_phash:
         crop_CHW = places.get(PHASH_CROP)
         if crop_CHW is None:
             crop_CHW = images.cut(decoded.pixels_HWC, PHASH_CROP)
-        phash = perceptual_hash(crop_CHW)
+        shrunken.append(phash.shrunk(crop_CHW))
     return Found(
         sha256=hashlib.sha256(job.data).hexdigest(),
-        phash=phash,
+        phash=None,
         width=decoded.width,
         height=decoded.height,
         format=decoded.format,

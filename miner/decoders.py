@@ -31,10 +31,6 @@ from miner.schema import Reason
 IN_HAND = 2
 """Orders that a worker process has: the one it is at, and the next."""
 
-NICE_BESIDE_ENCODERS = 10
-"""Where encoders compute on the same cores, decoders take what these leave: an encoder's threads
-wait for each other all the time, and one that has to wait for a decoder holds up all of them."""
-
 LAST_WORDS_S = 5.0
 """How long a process may take to end, in seconds, once its connection is gone."""
 
@@ -76,7 +72,6 @@ class Decoders:
         on_reply: Callable[[Order, Reply], None],
         on_error: Callable[[BaseException], None],
         decode: Decode = decode_order,
-        nice: int = 0,
     ) -> None:
         """Prepare workers.
 
@@ -88,10 +83,8 @@ class Decoders:
             on_reply: called once for each image, with the order that names it.
             on_error: called with an exception that is no image's fault.
             decode: what a worker does with an order.
-            nice: by how much the system may prefer other processes to worker processes.
         """
-        self._serve_args = (ring, limits, decode, nice)
-        self._answer_args = (ring, limits, decode)
+        self._args = (ring, limits, decode)
         self._on_reply, self._on_error = on_reply, on_error
         self._most_waiting = 2 * num_decoders
         self._waiting: deque[Order] = deque()
@@ -142,7 +135,7 @@ class Decoders:
 
     def _in_thread(self) -> None:
         while (order := self._next(wait=True)) is not None:
-            self._on_reply(order, answer(order, *self._answer_args))
+            self._on_reply(order, answer(order, *self._args))
 
     def _in_process(self) -> None:
         worker: _Worker | None = None
@@ -157,7 +150,7 @@ class Decoders:
                 try:
                     if order is not None:
                         in_hand.append(order)
-                        worker = worker or _Worker(*self._serve_args)
+                        worker = worker or _Worker(*self._args)
                         worker.connection.send(order)
                     elif in_hand and worker is not None:
                         reply = worker.receive()
@@ -188,13 +181,13 @@ class Decoders:
 class _Worker:
     """One worker process, from here."""
 
-    def __init__(self, ring: Ring, limits: ImageLimits, decode: Decode, nice: int) -> None:
+    def __init__(self, ring: Ring, limits: ImageLimits, decode: Decode) -> None:
         warm_up()
         context = multiprocessing.get_context("forkserver")
         self.connection: Connection
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(theirs, ring, limits, decode, nice), name="decoder", daemon=True
+            target=serve, args=(theirs, ring, limits, decode), name="decoder", daemon=True
         )
         self._process.start()
         # Only the worker has it now, so that its death ends the connection.

@@ -23,7 +23,7 @@ import torch
 
 from miner.config import FeedSettings, ImageLimits
 from miner.decode import Decode, Found, Job, Order, Outcome, Reply, decode_order
-from miner.decoders import NICE_BESIDE_ENCODERS, Decoders, default_num_decoders
+from miner.decoders import Decoders, default_num_decoders
 from miner.images import CropSpec
 from miner.law import Refusal
 from miner.ring import Ring
@@ -198,7 +198,6 @@ class Feed:
             on_reply=self._settle,
             on_error=self._fail,
             decode=decode,
-            nice=NICE_BESIDE_ENCODERS if torch.device(device).type == "cpu" else 0,
         )
         self._reader = threading.Thread(target=self._read_passages, name="reader", daemon=True)
         self._reader.start()

@@ -39,7 +39,7 @@ def mistaken(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
 
 
 def telling(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
-    """Says what a worker is allowed; for slot 1 it raises."""
+    """Says how many threads a worker has; for slot 1 it raises."""
     if order.slot == 1:
         raise RuntimeError("a mistake of ours")
-    return [Refused(Reason.EMPTY, f"{torch.get_num_threads()} threads, nice {os.nice(0)}")]
+    return [Refused(Reason.EMPTY, f"{torch.get_num_threads()} thread")]

@@ -25,6 +25,13 @@ CROP = CropSpec(mode="shortest", resize_to=32, size=32)
 KINDS: tuple[Literal["process", "thread"], ...] = ("process", "thread")
 
 
+class _Unwelcome:
+    """Can be sent to a worker, and not be received."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (int, ("no number",))
+
+
 class Run:
     """Decoders, and what they said."""
 
@@ -161,8 +168,8 @@ def test_mistake_of_ours_stops_the_work(kind: Literal["process", "thread"]) -> N
 
 def test_worker_that_cannot_start_is_no_images_fault() -> None:
     run = Run(num_decoders=1, decode=decode_order)
-    # A ring whose memory is gone cannot be given to anyone.
-    run.decoders._serve_args = ("no ring", None, None, "no number")  # type: ignore[assignment]
+    # What cannot be unpickled there ends the worker before it is ready.
+    run.decoders._args = (_Unwelcome(), None, None)  # type: ignore[assignment]
     run.decode([b"any"])
     run.decoders.close()
     with pytest.raises(ResourceError, match=r"exit code 1 before .* --decoders thread"):
