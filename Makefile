@@ -44,7 +44,9 @@ fmt: $(READY) ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure the join against its peers on CPU cores (an hour or more), and draw it
+bench: $(READY) ## measure the join and the feed against their peers on CPU cores (an hour or more), and draw it
+	$(BIN)/python -m bench.decode
+	$(BIN)/python -m bench.pipeline
 	$(BIN)/python -m bench.join --data anisotropic
 	$(BIN)/python -m bench.join --data clustered
 	$(BIN)/python -m bench.join --data clustered-flat --rows 10000,20000,50000

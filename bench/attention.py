@@ -149,3 +149,22 @@ def attend(
         **FUSED,
     )
     return out_BHLD
+
+
+def use_attend(module: torch.nn.Module) -> int:
+    """Let a fused encoder's blocks attend by this kernel; how many do.
+
+    The last block is left out where it asks for the class token alone.
+    """
+    blocks = [each for each in module.modules() if hasattr(each, "attention")]
+    for block in blocks:
+        block.attention = _attend_where_it_fits
+    return len(blocks)
+
+
+def _attend_where_it_fits(
+    query_BHLD: torch.Tensor, key_BHLD: torch.Tensor, value_BHLD: torch.Tensor
+) -> torch.Tensor:
+    if query_BHLD.shape[2] == TOKENS:
+        return attend(query_BHLD, key_BHLD, value_BHLD)
+    return torch.nn.functional.scaled_dot_product_attention(query_BHLD, key_BHLD, value_BHLD)

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import torch
 
-from bench.towers import load_seeded
+from bench.attention import use_attend
+from bench.fp8 import use_float8
+from bench.towers import load_seeded, seeded_record
+from export.cache import EngineCache
+from export.engines import find_source, open_onnx, open_tensorrt
+from miner.encoders import Encoder
+from miner.engine_compile import CompiledEncoder
+from miner.engines import PAIR_LIMITS
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 """[B, 3, S, S] uint8 on the device to [B, D] float32 of unit length."""

@@ -18,7 +18,10 @@ import torch
 
 from miner.versions import versions
 
-VERSIONS = ("python", "torch", "numpy", "faiss-gpu", "faiss-cpu", "scikit-learn", "triton", "cuvs")
+VERSIONS = (
+    *("python", "torch", "numpy", "faiss-gpu", "faiss-cpu", "scikit-learn", "triton", "cuvs"),
+    *("pillow", "simplejpeg", "torchvision", "opencv-python-headless", "webdataset"),
+)
 """Packages whose version travels with a row, where they are installed."""
 
 AMX_LIMIT = "ONEDNN_MAX_CPU_ISA"

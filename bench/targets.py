@@ -71,6 +71,27 @@ TARGETS = (
     ),
     Target(metric="peak memory", shape="200000x768+1024", at_most=600.0, said="600 MB"),
     Target(
+        name="decode",
+        provider="own",
+        metric="time / pillow",
+        at_most=1 / 1.8,
+        said="1/1.8",
+    ),
+    Target(
+        name="pipeline",
+        provider="own",
+        metric="time / clip-retrieval-style",
+        at_most=1 / 2.5,
+        said="1/2.5",
+    ),
+    Target(
+        name="pipeline",
+        provider="own",
+        metric="share of read and write",
+        at_most=0.1,
+        said="0.1",
+    ),
+    Target(
         name="copies",
         provider="collapse near",
         metric="time / without copies",

@@ -95,10 +95,14 @@ def seeded(name: str, folder: Path) -> Path:
     return write_dino_weights(path, record.model if record.config is None else record.config)
 
 
+def seeded_record(name: str) -> EncoderRecord:
+    """A registered encoder, whatever its weights."""
+    return find_record(name).model_copy(update={"weights_sha256": None, "bundled": None})
+
+
 def load_seeded(name: str, device: str, dtype: str, weights: Path) -> TorchEncoder:
     """A registered encoder with the weights of `seeded`."""
-    record = find_record(name).model_copy(update={"weights_sha256": None, "bundled": None})
-    return load_encoder(record, device=device, dtype=dtype, weights=weights)
+    return load_encoder(seeded_record(name), device=device, dtype=dtype, weights=weights)
 
 
 def work_of(record: EncoderRecord, tower: torch.nn.Module) -> Work:

@@ -56,7 +56,23 @@ class ReadSettings(ImageLimits):
     """Share of refused images above which a finished run counts as partial (exit code 3)."""
 
 
-class EmbedSettings(Settings):
+class FeedSettings(Settings):
+    """How images come to the encoders."""
+
+    batch_size: int = Field(default=64, gt=0)
+    """Images to a batch; a batch never crosses shards."""
+
+    decoders: Literal["process", "thread"] = "process"
+    """What decodes; a process that dies costs the image that killed it, a thread the whole run."""
+
+    num_decoders: int | None = Field(default=None, gt=0)
+    """Decode workers; default: from the cores, of which encoders on a CPU get their part."""
+
+    profile: Path | None = None
+    """Write a Chrome trace of the first batches to this file (chrome://tracing, Perfetto)."""
+
+
+class EmbedSettings(FeedSettings):
     """Which encoders look at the images, and on what."""
 
     clip: str = "clip-vit-l-14"
@@ -79,9 +95,6 @@ class EmbedSettings(Settings):
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format in which the encoders compute; vectors are always stored as float16."""
-
-    batch_size: int = Field(default=64, gt=0)
-    """Images to a batch; a batch never crosses shards."""
 
     dino_mode: Literal["eager", "lazy", "auto"] = "eager"
     """DINO sees every image, or those in a CLIP candidate pair alone, or whichever costs less."""

@@ -1,43 +1,114 @@
-"""One shard: read, decode once, encode, one table for the samples and one for each encoder.
+"""Shards: read, decode once, encode, one table for the samples and one for each encoder.
 
 Batches never cross shards and hold the same images whenever a shard is read, so that its vectors
-depend neither on other shards nor on how often a run was interrupted.
+depend neither on other shards nor on how often a run was interrupted. While one shard is encoded
+the next one is read, and the one before it is written.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
-import torch
-
-from miner import images, schema
-from miner.batches import Batches
-from miner.config import ReadSettings
+from miner.commits import (
+    account,
+    commit_samples,
+    commit_vectors,
+    committed_images,
+    reading_fingerprint,
+)
+from miner.config import FeedSettings, ReadSettings
+from miner.encode import Encoded, Work, encode_all, image_id_of
 from miner.encoders import Encoder
-from miner.errors import FingerprintError, ImageError
-from miner.images import CropSpec
+from miner.errors import ShardError
 from miner.law import Refusal
-from miner.records import Json, new_attempt
 from miner.samples import Sample, ShardReader
-from miner.schema import Reason
-from miner.shards import Shard, checksum
-from miner.stats import Stats
-from miner.store import Store, table_of, vector_table
-from miner.vectors import vectors_record
-from miner.versions import versions
+from miner.shards import Shard
+from miner.stats import Laps, Stats
+from miner.store import Store
+
+__all__ = ["Done", "embed_shard", "embed_shards", "image_id_of", "reading_fingerprint"]
+
+ROLES = ("clip", "dino")
+"""What the two encoders of a run are called, in their order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
-    """A shard, read and encoded, before anything of it is committed."""
+class Done:
+    """What became of one shard.
+
+    Attributes:
+        shard: which.
+        stats: counts of what was done (`shards`, `samples`, `decodable`, `quarantined`, and
+            `encoded <encoder>`), and the seconds that went by since the shard before it was done.
+        error: why it could not be read.
+    """
+
+    shard: Shard
+    stats: Stats
+    error: ShardError | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShardWork(Work):
+    """What is missing of a shard."""
 
     reader: ShardReader
-    rows: dict[str, Json]
-    refused: list[Json]
-    batches: Batches
+    is_new: bool
+    quota: int | None
+
+
+def embed_shards(
+    shards: Iterable[tuple[Shard, int | None]],
+    encoders: Mapping[str, Encoder],
+    *,
+    store: Store,
+    settings: ReadSettings,
+    feeding: FeedSettings,
+    read_ahead: bool = True,
+    on_image: Callable[[], None] = lambda: None,
+) -> Generator[Done]:
+    """Do whatever is missing of some shards, and commit each; overlapped, but in their order.
+
+    Args:
+        shards: what to read, each with the number of samples after which to stop (`--limit`).
+        encoders: those whose vectors are wanted, by role (`clip`, `dino`); the ones already
+            committed are skipped.
+        store: the run directory.
+        settings: limits for images, and the reading settings that are recorded.
+        feeding: batch size and decode workers.
+        read_ahead: where false, a shard is taken only when the one before it has been yielded.
+        on_image: called for each decoded image, for progress.
+
+    Yields:
+        One for each shard of which something was missing.
+
+    Raises:
+        FingerprintError: a shard's images are not those that were committed.
+    """
+    laps = Laps()
+    encoded = encode_all(
+        _works(shards, encoders, store, settings),
+        encoders,
+        limits=settings,
+        settings=feeding,
+        laps=laps,
+        read_ahead=read_ahead,
+        on_image=on_image,
+    )
+    with closing(encoded), ThreadPoolExecutor(1, "writer") as writer:
+        writing: list[Future[Done]] = []
+        for each in encoded:
+            yield from _written(writing, laps)
+            writing = [writer.submit(_commit, each, store, settings, feeding)]
+            if not read_ahead:
+                yield from _written(writing, laps)
+                writing = []
+        yield from _written(writing, laps)
 
 
 def embed_shard(
@@ -49,240 +120,108 @@ def embed_shard(
     batch_size: int,
     quota: int | None = None,
     on_image: Callable[[], None] = lambda: None,
+    roles: Sequence[str] = ROLES,
 ) -> Stats:
-    """Do whatever is missing of one shard, and commit it.
+    """Do whatever is missing of one shard, and commit it: `embed_shards` of one.
 
     Args:
         shard: what to read.
-        encoders: those whose vectors are wanted; the ones already committed are skipped.
+        encoders: those whose vectors are wanted, CLIP's first.
         store: the run directory.
         settings: limits for images, and the reading settings that are recorded.
         batch_size: images to a batch.
         quota: stop after this many samples (`--limit`).
         on_image: called for each decoded image, for progress.
+        roles: of the encoders.
 
     Returns:
-        Counts of what was done (`shards`, `samples`, `decodable`, `quarantined`, and
-        `encoded <encoder>`) and the seconds of each stage; empty where nothing was missing.
+        As `Done.stats`; empty where nothing was missing.
 
     Raises:
         ShardError: the shard cannot be read.
         FingerprintError: the shard's images are not those that were committed.
     """
     stats = Stats()
-    missing = [
-        encoder
-        for encoder in encoders
-        if not store.commit_path(f"vectors/{encoder.encoder_id}", shard.shard_id).exists()
-    ]
-    is_new = not store.commit_path("samples", shard.shard_id).exists()
-    if not missing and not is_new:
-        return stats
-    reading = _read(shard, missing, settings, batch_size, quota, on_image, stats)
-    with stats.time("write"):
-        if is_new:
-            _commit_samples(shard, reading, store, settings, quota)
-            stats.count("shards")
-            stats.count("samples", len(reading.rows) + len(reading.refused))
-            stats.count("decodable", len(reading.rows))
-            stats.count("quarantined", len(reading.refused))
-        sample_sha256 = _committed_images(shard, reading, store)
-        for encoder in missing:
-            num_refused = _commit_vectors(shard, encoder, reading, sample_sha256, store)
-            stats.count(f"encoded {encoder.record.name}", len(sample_sha256) - num_refused)
+    for done in embed_shards(
+        [(shard, quota)],
+        dict(zip(roles, encoders, strict=False)),
+        store=store,
+        settings=settings,
+        feeding=FeedSettings(batch_size=batch_size),
+        on_image=on_image,
+    ):
+        if done.error is not None:
+            raise done.error
+        stats += done.stats
     return stats
 
 
-def _read(
-    shard: Shard,
-    encoders: Sequence[Encoder],
+def _works(
+    shards: Iterable[tuple[Shard, int | None]],
+    encoders: Mapping[str, Encoder],
+    store: Store,
     settings: ReadSettings,
-    batch_size: int,
-    quota: int | None,
-    on_image: Callable[[], None],
-    stats: Stats,
-) -> _Reading:
-    reader = ShardReader(shard, settings)
-    rows: dict[str, Json] = {}
-    refused: list[Json] = []
-    undecodable: dict[str, Json] = {}
-    batches = Batches(encoders=encoders, batch_size=batch_size, stats=stats)
-    items = _timed(iter(reader), stats)
+) -> Iterator[_ShardWork]:
+    for shard, quota in shards:
+        missing = tuple(
+            role
+            for role, encoder in encoders.items()
+            if not store.commit_path(f"vectors/{encoder.encoder_id}", shard.shard_id).exists()
+        )
+        is_new = not store.commit_path("samples", shard.shard_id).exists()
+        if missing or is_new:
+            reader = ShardReader(shard, settings)
+            yield _ShardWork(
+                shard=shard,
+                items=_first(reader, quota),
+                roles=missing,
+                with_phash=is_new,
+                reader=reader,
+                is_new=is_new,
+                quota=quota,
+            )
+
+
+def _first(reader: ShardReader, quota: int | None) -> Iterator[Sample | Refusal]:
+    """So many items of a shard."""
+    items, num_items = iter(reader), 0
     for item in islice(items, quota):
-        if isinstance(item, Refusal):
-            if item.retracts:
-                # One outcome for a sample: whether it was decodable or not is taken back.
-                rows.pop(image_id_of(shard, item.key), None)
-                undecodable.pop(item.key, None)
-            refused.append(_quarantine_row(shard, item.key, item.member, item.reason, item.detail))
-            continue
-        try:
-            with stats.time("decode"):
-                row, crops = _decode(shard, item, encoders, settings)
-        except ImageError as error:
-            row = _quarantine_row(shard, item.key, item.member, error.reason, error.detail)
-            undecodable[item.key] = row
-            continue
-        rows[row["image_id"]] = row
-        batches.add(row["image_id"], crops)
-        on_image()
-    batches.flush()
-    refused += undecodable.values()
-    if quota is not None and len(rows) + len(refused) == quota:
+        num_items += 1
+        yield item
+    if num_items == quota:
         # One further look tells a shard that ended here from one that was cut.
         next(items, None)
-    return _Reading(reader=reader, rows=rows, refused=refused, batches=batches)
 
 
-def _nonfinite_row(shard: Shard, row: Json, encoder: Encoder) -> Json:
-    detail = f"{encoder.encoder_id} gave NaN or infinity in {encoder.precision}"
-    return _quarantine_row(shard, row["key"], row["member"], Reason.NONFINITE, detail)
+def _commit(
+    encoded: Encoded[_ShardWork], store: Store, settings: ReadSettings, feeding: FeedSettings
+) -> Done:
+    """Commit one shard; runs in the writing thread."""
+    work, stats = encoded.work, Stats(core_seconds=encoded.core_seconds)
+    if encoded.error is not None:
+        return Done(shard=work.shard, stats=stats, error=encoded.error)
+    start_core_s = time.thread_time()
+    accounts = account(work.shard, encoded.entries)
+    if work.is_new:
+        commit_samples(work.shard, accounts, work.reader.report, store, settings, work.quota)
+        stats.count("shards")
+        stats.count("samples", accounts.num_samples)
+        stats.count("decodable", len(accounts.decodable))
+        stats.count("quarantined", len(accounts.refused))
+    committed = committed_images(work.shard, accounts, store)
+    for vectors in encoded.vectors.values():
+        num_refused = commit_vectors(
+            work.shard, vectors, accounts, committed, store, batch_size=feeding.batch_size
+        )
+        stats.count(f"encoded {vectors.encoder.record.name}", len(committed) - num_refused)
+    stats.core_seconds["write"] = time.thread_time() - start_core_s
+    return Done(shard=work.shard, stats=stats)
 
 
-def _committed_images(shard: Shard, reading: _Reading, store: Store) -> dict[str, str]:
-    """sha256 of every committed image of a shard, after checking that the same was read now."""
-    samples = store.samples(shard.shard_id).select(["image_id", "sha256"]).to_pydict()
-    committed = dict(zip(samples["image_id"], samples["sha256"], strict=True))
-    for image_id, sha256 in committed.items():
-        row = reading.rows.get(image_id)
-        if row is None or row["sha256"] != sha256:
-            what = "is not there any more" if row is None else "has other bytes"
-            raise FingerprintError(
-                f"shard {shard.url}: {image_id} {what} since it was committed; "
-                "restore the shard, or give another --out"
-            )
-    return committed
-
-
-def _timed(items: Iterator[Sample | Refusal], stats: Stats) -> Iterator[Sample | Refusal]:
-    """The items, with the time spent waiting for them counted as reading."""
-    end = object()
-    while True:
-        with stats.time("read"):
-            item = next(items, end)
-        if item is end:
-            return
-        assert isinstance(item, (Sample, Refusal))
-        yield item
-
-
-def _decode(
-    shard: Shard, sample: Sample, encoders: Sequence[Encoder], settings: ReadSettings
-) -> tuple[Json, dict[CropSpec, torch.Tensor]]:
-    decoded = images.decode(sample.data, settings)
-    wanted = {images.PHASH_CROP, *(encoder.record.crop for encoder in encoders)}
-    crops = {crop: images.cut(decoded.pixels_HWC, crop) for crop in wanted}
-    row = {
-        "image_id": image_id_of(shard, sample.key),
-        "dataset": shard.dataset,
-        "shard": shard.url,
-        "key": sample.key,
-        "member": sample.member,
-        "offset": sample.offset,
-        "num_bytes": len(sample.data),
-        "sha256": hashlib.sha256(sample.data).hexdigest(),
-        "phash": images.perceptual_hash(crops[images.PHASH_CROP]),
-        "width": decoded.width,
-        "height": decoded.height,
-        "format": decoded.format,
-        "exif_orientation": decoded.exif_orientation,
-        "caption": sample.caption,
-        "url": sample.url,
-        "label": sample.label,
-        "meta": sample.meta,
-    }
-    return row, crops
-
-
-def _quarantine_row(shard: Shard, key: str, member: str, reason: Reason, detail: str) -> Json:
-    return {
-        "dataset": shard.dataset,
-        "shard": shard.url,
-        "key": key,
-        "member": member,
-        "reason": reason.value,
-        "detail": detail,
-    }
-
-
-def _commit_samples(
-    shard: Shard, reading: _Reading, store: Store, settings: ReadSettings, quota: int | None
-) -> None:
-    rows, refused, report = reading.rows, reading.refused, reading.reader.report
-    name = f"{shard.shard_id}.{new_attempt()}.parquet"
-    files = [
-        store.write_table(table_of(list(rows.values()), schema.SAMPLES), "samples", name),
-        store.write_table(table_of(refused, schema.QUARANTINE), "quarantine", name),
-    ]
-    assert not report.complete or report.num_samples == len(rows) + len(refused)
-    record: Json = {
-        "stage": "samples",
-        "shard": {
-            "dataset": shard.dataset,
-            "stem": shard.stem,
-            "url": shard.url,
-            "num_bytes": shard.num_bytes,
-            "modified": shard.modified,
-            "sha256": report.sha256 if report.complete else checksum(shard),
-            "sidecar_sha256": report.sidecar_sha256,
-        },
-        "reading": reading_fingerprint(settings),
-        "cut_after": None if report.complete else quota,
-        "num_samples": len(rows) + len(refused),
-        "num_decodable": len(rows),
-        "num_quarantined": len(refused),
-        "bytes": report.bytes if report.complete else None,
-        "damaged": report.damaged,
-        "notes": list(report.notes),
-        "versions": versions(),
-    }
-    store.commit("samples", shard.shard_id, files, record)
-
-
-def _commit_vectors(
-    shard: Shard,
-    encoder: Encoder,
-    reading: _Reading,
-    committed: dict[str, str],
-    store: Store,
-) -> int:
-    """Commit one encoder's vectors; the number of images for which it gave none."""
-    batches, bad = reading.batches, reading.batches.nonfinite(encoder)
-    places = [
-        place
-        for place, image_id in enumerate(batches.image_ids)
-        if image_id in committed and image_id not in bad
-    ]
-    refused = [
-        _nonfinite_row(shard, reading.rows[image_id], encoder)
-        for image_id in sorted(bad & committed.keys())
-    ]
-    name = f"{shard.shard_id}.{new_attempt()}.parquet"
-    image_ids = [batches.image_ids[place] for place in places]
-    table = vector_table(image_ids, batches.vectors(encoder)[places])
-    files = [store.write_table(table, f"vectors/{encoder.encoder_id}", name)]
-    if refused:
-        files.append(store.write_table(table_of(refused, schema.QUARANTINE), "quarantine", name))
-    record = vectors_record(
-        encoder,
-        batch_size=batches.batch_size,
-        num_quarantined=len(refused),
-        samples_sha256=store.record("samples", shard.shard_id)["files"][0]["sha256"],
-    )
-    store.commit(f"vectors/{encoder.encoder_id}", shard.shard_id, files, record)
-    return len(refused)
-
-
-def reading_fingerprint(settings: ReadSettings) -> Json:
-    """The settings on which a shard's samples depend."""
-    return {
-        "max_pixels": settings.max_pixels,
-        "max_aspect_ratio": settings.max_aspect_ratio,
-        "max_member_bytes": settings.max_member_bytes,
-        "stem_depth": settings.stem_depth,
-    }
-
-
-def image_id_of(shard: Shard, key: str) -> str:
-    """`<dataset>/<shard stem>/<key>`."""
-    return f"{shard.dataset}/{shard.stem}/{key}"
+def _written(writing: Sequence[Future[Done]], laps: Laps) -> Iterator[Done]:
+    """What the writing thread is at, once it is done, with all the time since the one before."""
+    for future in writing:
+        done = future.result()
+        laps.lap("write")
+        done.stats.seconds.update(laps.take())
+        yield done

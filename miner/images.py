@@ -17,7 +17,6 @@ import re
 from dataclasses import dataclass
 from typing import Literal, Self, cast
 
-import imagehash
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
@@ -67,10 +66,6 @@ class CropSpec(Settings):
                 "give the same for both"
             )
         return self
-
-
-PHASH_CROP = CropSpec(mode="shortest", resize_to=224, size=224)
-"""The crop that `perceptual_hash` is defined on: the CLIP default's, so that it is cut once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,17 +164,26 @@ def rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def cut(pixels_HWC: torch.Tensor, crop: CropSpec, *, reference: bool = False) -> torch.Tensor:
+def cut(
+    pixels_HWC: torch.Tensor,
+    crop: CropSpec,
+    *,
+    reference: bool = False,
+    out_CHW: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Resize an image and cut its middle, with the arithmetic of torchvision's transforms.
 
     Args:
         pixels_HWC: [H, W, 3] uint8 on the CPU.
         crop: what the encoder wants.
         reference: by Pillow alone, resizing the whole image.
+        out_CHW: where the crop is to be written; default: new memory.
 
     Returns:
         [3, size, size] uint8, contiguous.
     """
+    if out_CHW is None:
+        out_CHW = torch.empty((3, crop.size, crop.size), dtype=torch.uint8)
     height, width = pixels_HWC.shape[:2]
     new_height, new_width = _resized(height, width, crop)
     size = crop.size
@@ -206,8 +210,8 @@ def cut(pixels_HWC: torch.Tensor, crop: CropSpec, *, reference: bool = False) ->
             mode=crop.interpolation,
             antialias=True,
         )
-        return resized_BCHW[0, :, top : top + size, left : left + size].contiguous()
-    return torch.from_numpy(crop_HWC).permute(2, 0, 1).contiguous()
+        return out_CHW.copy_(resized_BCHW[0, :, top : top + size, left : left + size])
+    return out_CHW.copy_(torch.from_numpy(crop_HWC).permute(2, 0, 1))
 
 
 def _cut_middle(
@@ -228,16 +232,6 @@ def _cut_middle(
         (top + crop.size) * y_scale,
     )
     return np.array(image.resize((crop.size, crop.size), _resampling(crop), box=box))
-
-
-def perceptual_hash(crop_CHW: torch.Tensor) -> int:
-    """Hash how an image looks: unsigned 64 bits, of which similar images share most.
-
-    Args:
-        crop_CHW: [3, 224, 224] uint8, the image's `PHASH_CROP`.
-    """
-    image = Image.fromarray(crop_CHW.permute(1, 2, 0).contiguous().numpy())
-    return int(str(imagehash.phash(image)), 16)
 
 
 def _decode_jpeg(data: bytes, header: Image.Image) -> torch.Tensor | None:

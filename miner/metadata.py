@@ -227,6 +227,9 @@ def _text(value: object) -> str:
 
 def _dump(fields: dict[str, object], problems: list[str]) -> str:
     """Fields as JSON; where that is too long, the longest ones go and are named."""
+    whole = _dumps(fields)
+    if not problems and len(whole) <= MAX_META_CHARS:
+        return whole
     texts = {name: _dumps(value) for name, value in fields.items()}
     num_chars = sum(len(_dumps(name)) + len(text) + 2 for name, text in texts.items())
     dropped = []
@@ -245,4 +248,7 @@ def _dump(fields: dict[str, object], problems: list[str]) -> str:
 
 
 def _dumps(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)

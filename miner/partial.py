@@ -8,21 +8,27 @@ Shape suffixes: N images, D width of a vector.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from miner import images, schema
-from miner.batches import Batches
-from miner.config import ImageLimits
+from miner import schema
+from miner.batches import nonfinite
+from miner.config import FeedSettings, ImageLimits
+from miner.decode import Refused
+from miner.encode import Work, encode_all
 from miner.encoders import Encoder
-from miner.errors import FingerprintError, ImageError
+from miner.errors import FingerprintError
+from miner.feed import Seen
 from miner.fetch import ImageFetcher
+from miner.law import Refusal
 from miner.records import Json, new_attempt
+from miner.samples import Sample
 from miner.schema import Reason
-from miner.stats import Stats
+from miner.shards import Shard
+from miner.stats import Laps, Stats
 from miner.store import Store, table_of, vector_table
 from miner.vectors import EncoderVectors, part_name, shard_of, vectors_record
 
@@ -39,89 +45,107 @@ class Late:
 
     Attributes:
         load: the encoder of an encoder_id: for `lazy` the engine of the run, for `fp32` the truth.
-        batch_size: images to a batch.
+        feeding: batch size and decode workers.
         on_image: called for each decoded image, for progress.
         on_shard: called with a shard_id and what was done of it.
     """
 
     load: Callable[[str, str], Encoder]
-    batch_size: int
+    feeding: FeedSettings
     on_image: Callable[[], None] = field(default=lambda: None)
     on_shard: Callable[[str, Stats], None] = field(default=lambda _shard_id, _stats: None)
 
 
-def embed_part(
-    store: Store, shard_id: str, wanted: Collection[str], encoder: Encoder, kind: str, late: Late
-) -> Stats:
-    """Encode some images of a shard and commit their vectors as a part.
+@dataclass(frozen=True, kw_only=True)
+class _PartWork(Work):
+    """Some images of a shard.
+
+    Attributes:
+        rows: those of `samples`, in the order of the shard.
+    """
+
+    rows: list[Json]
+
+
+def embed_parts(
+    store: Store, wanted: Mapping[str, Collection[str]], encoder: Encoder, kind: str, late: Late
+) -> Iterator[tuple[str, Stats]]:
+    """Encode some images of shards and commit their vectors, of each shard as a part.
 
     Args:
         store: the run directory.
-        shard_id: a shard whose samples are committed.
-        wanted: image_ids of that shard, one at least.
+        wanted: image_ids by shard_id, one at least of each; their samples are committed.
         encoder: who looks at them.
-        kind: of the part, `lazy` or `fp32`.
-        late: batch size, and who is told.
+        kind: of the parts, `lazy` or `fp32`.
+        late: how they are fed, and who is told.
 
-    Returns:
-        The count `encoded <encoder>` and the seconds of each stage.
+    Yields:
+        shard_id, with the count `encoded <encoder>` and the seconds of each stage.
 
     Raises:
-        ShardError: the shard cannot be read.
+        ShardError: a shard cannot be read.
         FingerprintError: an image is not what was committed.
     """
-    stats = Stats()
-    rows = [row for row in _samples(store, shard_id) if row["image_id"] in wanted]
-    assert len(rows) == len(set(wanted)), shard_id
-    batches = _encode(store, shard_id, rows, encoder, late, stats)
-    with stats.time("write"):
+
+    def rows_of(shard_id: str) -> list[Json]:
+        rows = [row for row in _samples(store, shard_id) if row["image_id"] in wanted[shard_id]]
+        assert len(rows) == len(set(wanted[shard_id])), shard_id
+        return rows
+
+    for shard_id, rows, vectors_ND, stats in _encode(store, wanted, rows_of, encoder, late):
         name = part_name(shard_id, kind, [row["image_id"] for row in rows])
-        bad = batches.nonfinite(encoder)
-        good = [place for place, row in enumerate(rows) if row["image_id"] not in bad]
+        bad = set(nonfinite(vectors_ND).tolist())
+        good = [place for place in range(len(rows)) if place not in bad]
         ids = [rows[place]["image_id"] for place in good]
-        refused = [row for row in rows if row["image_id"] in bad]
-        vectors_ND = batches.vectors(encoder)[good]
-        _commit(store, name, encoder, ids, vectors_ND, refused, late.batch_size)
-    stats.count(f"encoded {encoder.record.name}", len(ids))
-    return stats
+        refused = [rows[place] for place in sorted(bad)]
+        with store.writing():
+            _commit(store, name, encoder, ids, vectors_ND[good], refused, late)
+        stats.count(f"encoded {encoder.record.name}", len(ids))
+        yield shard_id, stats
 
 
-def embed_rest(store: Store, shard_id: str, encoder: Encoder, late: Late) -> Stats:
-    """Encode the images of a shard that are in none of its parts, and commit the whole shard.
+def embed_rests(
+    store: Store, shard_ids: Sequence[str], encoder: Encoder, late: Late
+) -> Iterator[tuple[str, Stats]]:
+    """Encode the images of shards that are in none of their parts, and commit the whole shards.
 
     Parts that were computed otherwise (backend or precision) are not reused.
 
     Args:
         store: the run directory.
-        shard_id: a shard whose samples are committed, and which has parts.
+        shard_ids: shards whose samples are committed, and which have parts.
         encoder: who looks at the rest.
-        late: batch size, and who is told.
+        late: how they are fed, and who is told.
+
+    Yields:
+        As `embed_parts` does.
 
     Raises:
-        ShardError: the shard cannot be read.
+        ShardError: a shard cannot be read.
         FingerprintError: an image is not what was committed.
     """
-    stats = Stats()
-    vectors = EncoderVectors(store, encoder.encoder_id)
-    how = (encoder.backend, encoder.precision)
-    parts = vectors.records(shard_id)
-    reused = all((part["backend"], part["precision"]) == how for part in parts)
-    known_ids, known_ND = vectors.read(shard_id) if reused else ([], np.empty((0, encoder.dim)))
-    known = dict(zip(known_ids, known_ND, strict=True))
-    refused_ids = vectors.refused(shard_id) if reused else set()
-    rows = _samples(store, shard_id)
-    rest = [row for row in rows if row["image_id"] not in known.keys() | refused_ids]
-    batches = _encode(store, shard_id, rest, encoder, late, stats)
-    with stats.time("write"):
-        bad = batches.nonfinite(encoder) | refused_ids
-        known |= dict(zip(batches.image_ids, batches.vectors(encoder), strict=True))
-        ids = [row["image_id"] for row in rows if row["image_id"] not in bad]
-        refused = [row for row in rows if row["image_id"] in bad]
-        vectors_ND = np.array([known[image_id] for image_id in ids], np.float32)
-        vectors_ND = vectors_ND.reshape(len(ids), encoder.dim)
-        _commit(store, shard_id, encoder, ids, vectors_ND, refused, late.batch_size)
-    stats.count(f"encoded {encoder.record.name}", len(rest) - len(batches.nonfinite(encoder)))
-    return stats
+    known: dict[str, tuple[dict[str, np.ndarray], set[str]]] = {}
+
+    def rows_of(shard_id: str) -> list[Json]:
+        known[shard_id] = _reusable(store, shard_id, encoder)
+        vectors, refused = known[shard_id]
+        there = vectors.keys() | refused
+        return [row for row in _samples(store, shard_id) if row["image_id"] not in there]
+
+    for shard_id, rest, rest_ND, stats in _encode(store, shard_ids, rows_of, encoder, late):
+        vectors, refused_ids = known.pop(shard_id)
+        bad = {rest[place]["image_id"] for place in nonfinite(rest_ND)}
+        vectors |= {row["image_id"]: vector for row, vector in zip(rest, rest_ND, strict=True)}
+        rows = _samples(store, shard_id)
+        lost = bad | refused_ids
+        ids = [row["image_id"] for row in rows if row["image_id"] not in lost]
+        refused = [row for row in rows if row["image_id"] in lost]
+        vectors_ND = np.array([vectors[image_id] for image_id in ids], np.float32)
+        with store.writing():
+            vectors_ND = vectors_ND.reshape(len(ids), encoder.dim)
+            _commit(store, shard_id, encoder, ids, vectors_ND, refused, late)
+        stats.count(f"encoded {encoder.record.name}", len(rest) - len(bad))
+        yield shard_id, stats
 
 
 def embed_images(
@@ -141,13 +165,27 @@ def embed_images(
         FingerprintError: an image is not what was committed.
     """
     vectors = EncoderVectors(store, encoder_id)
-    for shard_id in sorted(wanted):
-        there = {*vectors.ids(shard_id, kind), *vectors.refused(shard_id, kind)}
-        if missing := wanted[shard_id] - there:
-            encoder = late.load(encoder_id, kind)
-            with store.writing():
-                stats = embed_part(store, shard_id, missing, encoder, kind, late)
+    missing = {
+        shard_id: wanted[shard_id]
+        - {*vectors.ids(shard_id, kind), *vectors.refused(shard_id, kind)}
+        for shard_id in sorted(wanted)
+    }
+    missing = {shard_id: image_ids for shard_id, image_ids in missing.items() if image_ids}
+    if missing:
+        encoder = late.load(encoder_id, kind)
+        for shard_id, stats in embed_parts(store, missing, encoder, kind, late):
             late.on_shard(shard_id, stats)
+
+
+def _reusable(
+    store: Store, shard_id: str, encoder: Encoder
+) -> tuple[dict[str, np.ndarray], set[str]]:
+    """Vectors and refusals of a shard's parts that this encoder would give too, by image_id."""
+    vectors = EncoderVectors(store, encoder.encoder_id)
+    how = (encoder.backend, encoder.precision)
+    if any((part["backend"], part["precision"]) != how for part in vectors.records(shard_id)):
+        return {}, set()
+    return dict(zip(*vectors.read(shard_id), strict=True)), vectors.refused(shard_id)
 
 
 def _samples(store: Store, shard_id: str) -> list[Json]:
@@ -157,48 +195,83 @@ def _samples(store: Store, shard_id: str) -> list[Json]:
 
 
 def _encode(
-    store: Store, shard_id: str, rows: Sequence[Json], encoder: Encoder, late: Late, stats: Stats
-) -> Batches:
-    """Read, decode and encode images in their order."""
+    store: Store,
+    shard_ids: Iterable[str],
+    rows_of: Callable[[str], list[Json]],
+    encoder: Encoder,
+    late: Late,
+) -> Iterator[tuple[str, list[Json], np.ndarray, Stats]]:
+    """Read, decode and encode some images of shards: shard_id, their rows, [N, D], and the time."""
     run = store.run()
     limits = {k: v for k, v in run["reading"].items() if k in ImageLimits.model_fields}
-    batches = Batches(encoders=[encoder], batch_size=late.batch_size, stats=stats)
-    for row, data in _read(_url(store, run, shard_id), rows, stats):
-        with stats.time("decode"):
-            try:
-                decoded = images.decode(data, ImageLimits(**limits))
-            except ImageError as error:
-                raise FingerprintError(
-                    f"{row['image_id']} was decodable when it was committed and is refused now "
-                    f"({error}); use the versions that run.json names, or give another --out"
-                ) from error
-            crop = encoder.record.crop
-            crops = {crop: images.cut(decoded.pixels_HWC, crop)}
-        batches.add(row["image_id"], crops)
-        late.on_image()
-    batches.flush()
-    return batches
+    role = encoder.record.name
+    works = (_work(store, run, shard_id, rows_of(shard_id), role) for shard_id in shard_ids)
+    laps = Laps()
+    encoded = encode_all(
+        works,
+        {role: encoder},
+        limits=ImageLimits(**limits),
+        settings=late.feeding,
+        laps=laps,
+        on_image=late.on_image,
+    )
+    with closing(encoded):
+        for each in encoded:
+            if each.error is not None:
+                raise each.error
+            rows = each.work.rows
+            _check_unchanged(each.work.shard, rows, each.entries)
+            stats = Stats(seconds=laps.take(), core_seconds=each.core_seconds)
+            yield each.work.shard.shard_id, rows, each.vectors[role].vectors_ND, stats
 
 
-def _url(store: Store, run: Json, shard_id: str) -> str:
-    """Where a shard was seen last."""
-    seen = run["shards"].get(shard_id) or store.record("samples", shard_id)["shard"]
-    return str(seen["url"])
+def _work(store: Store, run: Json, shard_id: str, rows: list[Json], role: str) -> _PartWork:
+    said = store.record("samples", shard_id)["shard"]
+    # Where the shard was seen last.
+    seen = run["shards"].get(shard_id) or said
+    shard = Shard(
+        dataset=said["dataset"],
+        stem=said["stem"],
+        url=seen["url"],
+        num_bytes=said["num_bytes"],
+        modified=said["modified"],
+    )
+    items = _fetched(shard.url, rows)
+    return _PartWork(shard=shard, items=items, roles=(role,), with_phash=False, rows=rows)
 
 
-def _read(url: str, rows: Sequence[Json], stats: Stats) -> Iterator[tuple[Json, bytes]]:
-    """The rows with their bytes, checked; from front to back where gaps are small."""
+def _fetched(url: str, rows: Sequence[Json]) -> Iterator[Sample]:
+    """The rows' images; from front to back where gaps are small."""
     with ImageFetcher(in_order=reads_through(rows)) as fetcher:
         for row in rows:
-            with stats.time("read"):
-                data = fetcher.read(url, row["member"], row["offset"], row["num_bytes"])
-                sha256 = hashlib.sha256(data).hexdigest()
-            if sha256 != row["sha256"]:
-                raise FingerprintError(
-                    f"shard {url}: {row['image_id']} has other bytes since it was committed; "
-                    "restore the shard, or give another --out"
-                )
-            yield row, data
+            yield Sample(
+                key=row["key"],
+                member=row["member"],
+                offset=row["offset"],
+                data=fetcher.read(url, row["member"], row["offset"], row["num_bytes"]),
+                caption=None,
+                url=None,
+                label=None,
+                meta="{}",
+            )
+
+
+def _check_unchanged(shard: Shard, rows: list[Json], entries: Iterable[Seen | Refusal]) -> None:
+    """Hold what was read against what was committed."""
+    for row, seen in zip(rows, entries, strict=True):
+        assert isinstance(seen, Seen)
+        if isinstance(seen.outcome, Refused):
+            raise FingerprintError(
+                f"{row['image_id']} was decodable when it was committed and is refused now "
+                f"({seen.outcome.reason.value}: {seen.outcome.detail}); use the versions that "
+                "run.json names, restore the shard, or give another --out"
+            )
+        assert seen.found is not None
+        if seen.found.sha256 != row["sha256"]:
+            raise FingerprintError(
+                f"shard {shard.url}: {row['image_id']} has other bytes since it was committed; "
+                "restore the shard, or give another --out"
+            )
 
 
 def reads_through(rows: Sequence[Json]) -> bool:
@@ -218,7 +291,7 @@ def _commit(
     image_ids: list[str],
     vectors_ND: np.ndarray,
     refused: Sequence[Json],
-    batch_size: int,
+    late: Late,
 ) -> None:
     shard_id = shard_of(name)
     samples = store.record("samples", shard_id)
@@ -241,7 +314,7 @@ def _commit(
         files.append(store.write_table(table_of(rows, schema.QUARANTINE), "quarantine", file))
     record = vectors_record(
         encoder,
-        batch_size=batch_size,
+        batch_size=late.feeding.batch_size,
         num_quarantined=len(refused),
         samples_sha256=samples["files"][0]["sha256"],
     )

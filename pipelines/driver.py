@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
+from miner.config import (
+    EmbedSettings,
+    FeedSettings,
+    JoinSettings,
+    MineSettings,
+    ReadSettings,
+    SelectSettings,
+)
 from miner.errors import FingerprintError, StoreError
 from miner.partial import Late
 from miner.records import Json
@@ -106,6 +113,6 @@ def _late_as_before(store: Store, settings: EmbedSettings, ids: tuple[str, str])
 
     return Late(
         load=lambda encoder_id, kind: found().load(encoder_id, kind),
-        batch_size=settings.batch_size,
+        feeding=settings.part(FeedSettings),
         on_shard=lambda shard_id, stats: append_metrics(store, shard_id, stats),
     )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 
 from miner.audit import collect_garbage
-from miner.config import EmbedSettings, JoinSettings, ReadSettings
-from miner.embed import embed_shard, reading_fingerprint
-from miner.errors import FingerprintError, ShardError
-from miner.partial import embed_rest
+from miner.config import EmbedSettings, FeedSettings, JoinSettings, ReadSettings
+from miner.decoders import warm_up
+from miner.embed import ROLES, Done, embed_shards, reading_fingerprint
+from miner.errors import FingerprintError
+from miner.partial import embed_rests
 from miner.records import Json
 from miner.rows import joined_shards
 from miner.shards import Shard, list_shards
@@ -151,25 +154,129 @@ def _embed_all(
     *,
     most_samples: int | None = None,
 ) -> None:
-    """Embed shard by shard with some encoders, and count; stop early at a number of samples."""
-    left = task.read.limit
-    for shard in task.shards:
-        if left is not None and left <= 0:
-            break
-        try:
-            stats = _embed_one(shard, task, wanted, left, progress)
-        except ShardError as error:
-            log.error("shard %s failed: %s", shard.shard_id, error)
-            done.failed[shard.shard_id] = str(error)
+    """Embed every shard with some encoders, and count; stop early at a number of samples."""
+    _embed_rests(task, wanted, done, progress)
+    todo = _Todo(task, wanted, done, progress, most_samples)
+    for shard_done in _embed_missing(todo, task, wanted, progress):
+        shard_id = shard_done.shard.shard_id
+        if shard_done.error is not None:
+            log.error("shard %s failed: %s", shard_id, shard_done.error)
+            done.failed[shard_id] = str(shard_done.error)
+            done.stats += shard_done.stats
             progress.advance()
-            continue
-        num_samples = _account(done, task.store, shard.shard_id, stats, wanted)
-        left = None if left is None else left - num_samples
-        if most_samples is not None:
-            if done.num_samples >= most_samples:
-                break
-            continue
-        progress.advance()
+        else:
+            append_metrics(task.store, shard_id, shard_done.stats)
+            todo.account(shard_done.shard, shard_done.stats)
+
+
+class _Todo:
+    """The shards that have work to do, in their order; the others are accounted for on the way."""
+
+    def __init__(
+        self,
+        task: _Embedding,
+        wanted: list[str],
+        done: Embedded,
+        progress: ShardProgress,
+        most_samples: int | None,
+    ) -> None:
+        self._task, self._wanted, self._done, self._progress = task, wanted, done, progress
+        self._left, self._most_samples = task.read.limit, most_samples
+        # Some samples are needed at once, to choose by; or what is left of a limit, which is known
+        # when the shard before is committed.
+        self.in_turn = self._left is not None or most_samples is not None
+
+    def __iter__(self) -> Iterator[tuple[Shard, int | None]]:
+        """Shards, each with what is left of `--limit`."""
+        store = self._task.store
+        stages = ["samples", *(f"vectors/{encoder_id}" for encoder_id in self._wanted)]
+        for shard in self._task.shards:
+            enough = self._most_samples is not None and self._done.num_samples >= self._most_samples
+            if enough or (self._left is not None and self._left <= 0):
+                return
+            _check_cut(store, shard, self._left)
+            if all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
+                self.account(shard, Stats())
+            else:
+                yield shard, self._left
+
+    def account(self, shard: Shard, stats: Stats) -> None:
+        """Add a committed shard to the totals."""
+        store, done, shard_id = self._task.store, self._done, shard.shard_id
+        record = store.record("samples", shard_id)
+        vectors = [store.record(f"vectors/{encoder_id}", shard_id) for encoder_id in self._wanted]
+        done.stats += stats
+        if stats.counts:
+            done.new.add(shard_id)
+        done.num_samples += record["num_samples"]
+        done.num_quarantined += record["num_quarantined"]
+        done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
+        done.damaged += [shard_id] if record["damaged"] else []
+        self._left = None if self._left is None else self._left - record["num_samples"]
+        if self._most_samples is None:
+            self._progress.advance()
+
+
+def _embed_missing(
+    todo: _Todo, task: _Embedding, wanted: list[str], progress: ShardProgress
+) -> Iterator[Done]:
+    """Embed what there is to do; with nothing to do no encoder is loaded."""
+    shards = iter(todo)
+    first = next(shards, None)
+    if first is None:
+        return
+    feeding = task.encode.part(FeedSettings)
+    if feeding.decoders == "process":
+        # Their start takes as long as loading the encoders.
+        warm_up()
+    ids = [record.encoder_id for record in task.encoders.records]
+    roles = {ROLES[ids.index(encoder_id)]: task.encoders.load(encoder_id) for encoder_id in wanted}
+    embedding = embed_shards(
+        chain([first], shards),
+        roles,
+        store=task.store,
+        settings=task.read,
+        feeding=feeding,
+        read_ahead=not todo.in_turn,
+        on_image=progress.image,
+    )
+    with closing(embedding):
+        yield from embedding
+
+
+def _embed_rests(
+    task: _Embedding, wanted: list[str], done: Embedded, progress: ShardProgress
+) -> None:
+    """Of shards of which lazy joins had a part looked at: the rest."""
+    store = task.store
+    late = replace(task.encoders.late(store), on_image=progress.image)
+    for encoder_id in wanted:
+        before = task.before[encoder_id]
+        shard_ids = [
+            shard.shard_id
+            for shard in task.shards
+            if before.names(shard.shard_id)
+            and not store.commit_path(f"vectors/{encoder_id}", shard.shard_id).exists()
+        ]
+        if shard_ids:
+            encoder = task.encoders.load(encoder_id)
+            for shard_id, stats in embed_rests(store, shard_ids, encoder, late):
+                append_metrics(store, shard_id, stats)
+                done.stats += stats
+                done.new.add(shard_id)
+
+
+def _check_cut(store: Store, shard: Shard, quota: int | None) -> None:
+    """Refuse a shard that was committed with another `--limit`."""
+    if not store.commit_path("samples", shard.shard_id).exists():
+        return
+    cut_after = store.record("samples", shard.shard_id)["cut_after"]
+    if cut_after is not None and cut_after != quota:
+        raise FingerprintError(
+            f"{shard.shard_id} was committed with --limit, after {cut_after} of its samples; "
+            f"now {'all' if quota is None else quota} are asked for; give the same --limit, "
+            "or another --out"
+        )
 
 
 def _choose(task: _Embedding, done: Embedded, how: JoinSettings, progress: ShardProgress) -> Choice:
@@ -201,67 +308,6 @@ def _choose(task: _Embedding, done: Embedded, how: JoinSettings, progress: Shard
         store.log_command({**command_of("auto", {}), "encoders": [clip, dino], "chosen": chosen})
     log.warning("--dino-mode auto: %s, since %s", choice.mode, choice.because)
     return choice
-
-
-def _account(done: Embedded, store: Store, shard_id: str, stats: Stats, wanted: list[str]) -> int:
-    """Add a committed shard to the totals; its number of samples."""
-    record = store.record("samples", shard_id)
-    vectors = [store.record(f"vectors/{encoder_id}", shard_id) for encoder_id in wanted]
-    done.stats += stats
-    if stats.counts:
-        done.new.add(shard_id)
-    done.num_samples += record["num_samples"]
-    done.num_quarantined += record["num_quarantined"]
-    done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
-    done.damaged += [shard_id] if record["damaged"] else []
-    return int(record["num_samples"])
-
-
-def _embed_one(
-    shard: Shard,
-    task: _Embedding,
-    wanted: list[str],
-    quota: int | None,
-    progress: ShardProgress,
-) -> Stats:
-    store = task.store
-    stages = ["samples", *(f"vectors/{encoder_id}" for encoder_id in wanted)]
-    if store.commit_path("samples", shard.shard_id).exists():
-        record = store.record("samples", shard.shard_id)
-        cut_after = record["cut_after"]
-        if cut_after is not None and cut_after != quota:
-            raise FingerprintError(
-                f"{shard.shard_id} was committed with --limit, after {cut_after} of its samples; "
-                f"now {'all' if quota is None else quota} are asked for; give the same --limit, "
-                "or another --out"
-            )
-    if all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
-        return Stats()
-    stats = _embed_rest(shard, task, wanted, progress)
-    stats += embed_shard(
-        shard,
-        [task.encoders.load(encoder_id) for encoder_id in wanted],
-        store=store,
-        settings=task.read,
-        batch_size=task.encode.batch_size,
-        quota=quota,
-        on_image=progress.image,
-    )
-    append_metrics(store, shard.shard_id, stats)
-    return stats
-
-
-def _embed_rest(
-    shard: Shard, task: _Embedding, wanted: list[str], progress: ShardProgress
-) -> Stats:
-    """Of a shard of which lazy joins had a part looked at: the rest."""
-    stats = Stats()
-    late = replace(task.encoders.late(task.store), on_image=progress.image)
-    for encoder_id in wanted:
-        is_whole = task.store.commit_path(f"vectors/{encoder_id}", shard.shard_id).exists()
-        if not is_whole and task.before[encoder_id].names(shard.shard_id):
-            stats += embed_rest(task.store, shard.shard_id, task.encoders.load(encoder_id), late)
-    return stats
 
 
 def _whereabouts(shard: Shard) -> Json:

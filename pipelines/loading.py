@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import torch
 
 from export.gate import amounts_on, first_images
-from miner.config import EmbedSettings, JoinSettings
+from miner.config import EmbedSettings, FeedSettings, JoinSettings
 from miner.encoders import Encoder, find_record
 from miner.errors import ResourceError
 from miner.partial import Late
@@ -86,7 +86,7 @@ class Encoders:
             load=lambda encoder_id, kind: (
                 self.load_truth(encoder_id) if kind == FP32 else self.load(encoder_id)
             ),
-            batch_size=self._settings.batch_size,
+            feeding=self._settings.part(FeedSettings),
             on_shard=lambda shard_id, stats: append_metrics(store, shard_id, stats),
         )
 
@@ -125,7 +125,8 @@ def append_metrics(store: Store, shard_id: str, stats: Stats) -> None:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "shard": shard_id,
         "counts": dict(stats.counts),
-        "seconds": {stage: round(elapsed_s, 4) for stage, elapsed_s in stats.seconds.items()},
+        "seconds": {stage: round(s, 4) for stage, s in stats.seconds.items()},
+        "core_seconds": {name: round(s, 4) for name, s in stats.core_seconds.items()},
     }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

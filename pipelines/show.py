@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from miner.records import Json
 from miner.registry import REGISTRY
+from miner.stats import Stats
 from miner.store import Store
 from miner.vectors import EncoderVectors
 from miner.why import Explanation
@@ -54,6 +55,7 @@ def embedded(console: Console, done: Embedded) -> None:
                 f"{done.num_quarantined} of {done.num_samples} samples "
                 f"({done.bad_fraction:.2%}, limit {done.max_bad_fraction:.2%})",
             ),
+            *_time_spent(done.stats),
         ],
     )
     if done.bad_fraction > done.max_bad_fraction:
@@ -62,6 +64,13 @@ def embedded(console: Console, done: Embedded) -> None:
         console.print(f"damaged: {shard_id}; its intact samples were kept, see quarantine/")
     for shard_id, error in done.failed.items():
         console.print(f"failed: {shard_id}: {error}", markup=False)
+
+
+def _time_spent(stats: Stats) -> Facts:
+    """The wall time of embedding, and each stage's share of it."""
+    if stats.seconds:
+        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in stats.shares().items())
+        yield "time", f"{sum(stats.seconds.values()):.1f} s: {shares}"
 
 
 def joined(console: Console, root: Path, record: Json) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from miner.config import ReadSettings
+from miner.config import FeedSettings, ReadSettings
 from miner.embed import embed_shard, reading_fingerprint
 from miner.encoders import Encoder, TorchEncoder
 from miner.partial import Late
 from miner.shards import list_shards
 from miner.store import Store
+
+FEEDING = FeedSettings(batch_size=4, decoders="thread")
 
 
 @dataclass(kw_only=True)
@@ -30,7 +32,7 @@ class Watched:
                 for encoder in (self.truths if kind == "fp32" else self.encoders)
                 if encoder.encoder_id == encoder_id
             ),
-            batch_size=4,
+            feeding=FEEDING,
             on_shard=lambda shard_id, stats: self.seen.append(
                 (shard_id, sum(n for name, n in stats.counts.items() if "encoded" in name))
             ),

@@ -134,17 +134,19 @@ def test_shard_that_cannot_be_read_does_not_stop_the_others(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from miner.errors import ShardError
-    from pipelines import embedding
+    from miner.samples import ShardReader
 
     write_corpus(tmp_path / "corpus", num_shards=3)
-    real = embedding.embed_shard
 
-    def fail_once(shard, *args, **options):  # type: ignore[no-untyped-def]
-        if shard.stem == "00001":
-            raise ShardError("the disk is on fire; put it out")
-        return real(shard, *args, **options)
+    real = ShardReader._items
 
-    monkeypatch.setattr(embedding, "embed_shard", fail_once)
+    def fail_late(reader):  # type: ignore[no-untyped-def]
+        for number, item in enumerate(real(reader)):
+            if number == 5 and reader._shard.stem == "00001":
+                raise ShardError("the disk is on fire; put it out")
+            yield item
+
+    monkeypatch.setattr(ShardReader, "_items", fail_late)
     run = tmp_path / "run"
     ran = commands.mine(tmp_path / "corpus", "--out", run)
     assert ran.code == 3
@@ -325,7 +327,7 @@ def test_interrupt_is_130_and_says_that_work_goes_on(
         raise KeyboardInterrupt
 
     write_corpus(tmp_path / "corpus", num_shards=1)
-    monkeypatch.setattr(embedding, "embed_shard", interrupt)
+    monkeypatch.setattr(embedding, "embed_shards", interrupt)
     ran = commands.mine(tmp_path / "corpus", "--out", tmp_path / "run")
     assert ran.code == 130
     assert "the same command goes on from here" in ran.err

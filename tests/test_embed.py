@@ -1,5 +1,6 @@
 import hashlib
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,13 @@ import torch
 from PIL import Image
 
 from miner import images
-from miner.config import ReadSettings
-from miner.embed import embed_shard
+from miner.config import FeedSettings, ReadSettings
+from miner.embed import ROLES, Done, embed_shard, embed_shards
 from miner.encoders import TorchEncoder, load_encoder
-from miner.errors import FingerprintError
+from miner.errors import FingerprintError, ShardError
 from miner.fetch import read_image_bytes
 from miner.shards import list_shards
-from miner.stats import Stats
+from miner.stats import STAGES, Stats
 from miner.store import Store
 from tests.small import jpeg, small_encoders, write_corpus, write_tar
 from tests.towers import dino_record, write_dino_weights
@@ -204,3 +205,75 @@ def test_sample_that_is_taken_back_has_one_outcome(
     assert refused == [("a", "duplicate_key"), ("a", "scattered_key")]
     assert store.record("samples", "set.00000")["num_samples"] == 4
     assert store.vectors(encoders[0].encoder_id, "set.00000")[0] == ["set/00000/b", "set/00000/c"]
+
+
+def embed_all(
+    store: Store,
+    paths: list[Path],
+    encoders: list[TorchEncoder],
+    feeding: FeedSettings,
+) -> list[Done]:
+    shards = list_shards([str(path) for path in paths], dataset="set")
+    return list(
+        embed_shards(
+            [(shard, None) for shard in shards],
+            dict(zip(ROLES, encoders, strict=True)),
+            store=store,
+            settings=READ,
+            feeding=feeding,
+        )
+    )
+
+
+def test_stages_add_up_to_the_wall_time(tmp_path: Path, encoders: list[TorchEncoder]) -> None:
+    paths = write_corpus(tmp_path / "corpus", num_shards=3, images=40)
+    feeding = FeedSettings(batch_size=4, decoders="thread")
+    start_s = time.perf_counter()
+    done = embed_all(Store(tmp_path / "run"), paths, encoders, feeding)
+    elapsed_s = time.perf_counter() - start_s
+    total = sum((each.stats for each in done), Stats())
+    assert set(total.seconds) <= set(STAGES)
+    assert {"read", "decode", "clip", "dino", "write"} <= set(total.seconds)
+    assert sum(total.seconds.values()) <= elapsed_s
+    # What is left is the start and the end of threads.
+    assert sum(total.seconds.values()) >= 0.9 * elapsed_s - 0.1
+    assert {"read", "decode", "write"} == set(total.core_seconds)
+    assert all(core_s > 0 for core_s in total.core_seconds.values())
+
+
+def test_shards_at_once_equal_shards_alone(tmp_path: Path, encoders: list[TorchEncoder]) -> None:
+    paths = write_corpus(tmp_path / "corpus", num_shards=3)
+    together, alone = Store(tmp_path / "together"), Store(tmp_path / "alone")
+    done = embed_all(together, paths, encoders, FeedSettings(batch_size=4, num_decoders=2))
+    assert [each.shard.shard_id for each in done] == ["set.00000", "set.00001", "set.00002"]
+    for path in paths:
+        embed(alone, path, encoders)
+    for shard_id in together.committed("samples"):
+        assert together.samples(shard_id) == alone.samples(shard_id)
+        assert together.quarantine(shard_id) == alone.quarantine(shard_id)
+        for encoder in encoders:
+            stage = f"vectors/{encoder.encoder_id}"
+            hashes = [s.record(stage, shard_id)["files"][0]["sha256"] for s in (together, alone)]
+            assert hashes[0] == hashes[1]
+
+
+def test_shard_that_breaks_is_told_and_the_next_goes_on(
+    tmp_path: Path, encoders: list[TorchEncoder]
+) -> None:
+    paths = write_corpus(tmp_path / "corpus", num_shards=3)
+    shards = list_shards([str(path) for path in paths], dataset="set")
+    paths[1].write_bytes(paths[1].read_bytes() + bytes(512))
+    store = Store(tmp_path / "run")
+    first, broken, last = embed_shards(
+        [(shard, None) for shard in shards],
+        dict(zip(ROLES, encoders, strict=True)),
+        store=store,
+        settings=READ,
+        feeding=FeedSettings(batch_size=4),
+    )
+    assert first.error is None
+    assert last.error is None
+    assert "it is being written" in str(broken.error)
+    assert store.committed("samples") == ["set.00000", "set.00002"]
+    with pytest.raises(ShardError, match="it is being written"):
+        embed_shard(shards[1], encoders, store=store, settings=READ, batch_size=4)

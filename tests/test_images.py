@@ -8,7 +8,6 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import imagehash
 import numpy as np
 import pytest
 import simplejpeg
@@ -22,7 +21,8 @@ from torchvision.transforms import functional as tv
 from miner import formats
 from miner.config import ImageLimits
 from miner.errors import ImageError
-from miner.images import PHASH_CROP, CropSpec, cut, decode, perceptual_hash, rgb
+from miner.images import CropSpec, cut, decode, rgb
+from miner.phash import PHASH_CROP
 from miner.schema import Reason
 
 LIMITS = ImageLimits(max_pixels=1_000_000)
@@ -577,24 +577,3 @@ def test_the_reference_is_torchvisions_transforms(height: int, width: int, crop:
 def test_impossible_crops_are_refused(fields: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         CropSpec(**fields)
-
-
-# The perceptual hash.
-
-
-def test_perceptual_hash_is_imagehashs() -> None:
-    crop_CHW = cut(WHOLE["jpeg"].pixels_HWC, PHASH_CROP)
-    image = Image.fromarray(crop_CHW.permute(1, 2, 0).numpy())
-    value = perceptual_hash(crop_CHW)
-    assert f"{value:016x}" == str(imagehash.phash(image))
-    assert 0 <= value < 2**64
-
-
-def test_perceptual_hash_of_a_copy_is_near_and_of_others_far(photographs: list[bytes]) -> None:
-    def hash_of(data: bytes) -> int:
-        return perceptual_hash(cut(decode(data, ImageLimits()).pixels_HWC, PHASH_CROP))
-
-    first, second, *_ = photographs
-    again = encode(Image.open(io.BytesIO(first)).resize((400, 300)), "JPEG", quality=60)
-    assert (hash_of(first) ^ hash_of(again)).bit_count() <= 8
-    assert (hash_of(first) ^ hash_of(second)).bit_count() > 16

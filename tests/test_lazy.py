@@ -15,14 +15,14 @@ from miner.encoders import TorchEncoder
 from miner.errors import FingerprintError
 from miner.join import join
 from miner.lazy import NO_RANDOM
-from miner.partial import Late, embed_rest
+from miner.partial import Late, embed_rests
 from miner.records import Json
 from miner.report_counts import image_steps
 from miner.select import select
 from miner.store import Store
 from miner.vectors import EncoderVectors
 from miner.why import explain
-from tests.lazy_runs import Watched, embed, raw_bytes
+from tests.lazy_runs import FEEDING, Watched, embed, raw_bytes
 from tests.near_corpora import write_near_corpus
 from tests.small import small_encoders
 
@@ -227,7 +227,7 @@ def test_a_join_that_was_cut_short_goes_on(
         if len(watched.seen) == 2:
             raise KeyboardInterrupt
 
-    both = Late(load=late.load, batch_size=4, on_shard=stop)
+    both = Late(load=late.load, feeding=FEEDING, on_shard=stop)
     with pytest.raises(KeyboardInterrupt):
         join(store, *corpus.ids, SETTINGS, NEAR, lazy=True, late=both)
     searched = []
@@ -313,8 +313,7 @@ def test_an_eager_run_makes_it_whole_and_parts_go(corpus: Corpus, tmp_path: Path
     lazy_join(store, corpus)
     before = raw_bytes(store)
     dino = corpus.encoders[1]
-    for shard_id in store.committed("samples"):
-        embed_rest(store, shard_id, dino, Watched(encoders=[]).late)
+    list(embed_rests(store, store.committed("samples"), dino, Watched(encoders=[]).late))
     record = join(store, *corpus.ids, SETTINGS, NEAR)
     assert record["lazy"] is None
     assert raw_bytes(store) == before

@@ -1,0 +1,155 @@
+"""What a decode worker does: the bytes of some images to their crops, in their places in a ring.
+
+This file and what it imports is all that a worker process loads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from miner import images, phash
+from miner.config import ImageLimits
+from miner.errors import ImageError
+from miner.phash import PHASH_CROP
+from miner.ring import Ring
+from miner.schema import Reason
+
+
+class Job(NamedTuple):
+    """An image's bytes, and its row in the slot of its order."""
+
+    row: int
+    data: bytes
+
+
+class Order(NamedTuple):
+    """Some images of one batch, for one worker."""
+
+    slot: int
+    jobs: tuple[Job, ...]
+    crops: tuple[int, ...]
+    """Which of the ring's crops are wanted."""
+    with_phash: bool
+    is_second_try: bool = False
+    """It is one image, and a worker that had it died."""
+
+
+class Found(NamedTuple):
+    """What is known of an image whose crops are in the ring."""
+
+    sha256: str
+    phash: int | None
+    """None where it is not wanted."""
+    width: int
+    height: int
+    format: str
+    exif_orientation: int | None
+
+
+class Refused(NamedTuple):
+    """Why an image has no crops."""
+
+    reason: Reason
+    detail: str
+
+
+Outcome = Found | Refused
+
+
+class Reply(NamedTuple):
+    """What became of an order's images, in their order, and what that took."""
+
+    outcomes: list[Outcome]
+    elapsed_s: float
+    core_s: float
+
+
+Decode = Callable[[Order, Ring, ImageLimits], list[Outcome]]
+
+
+def decode_order(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
+    """Decode the images of an order into the ring."""
+    shrunken: list[npt.NDArray[np.uint8]] = []
+    outcomes = [_decode(job, order, ring, limits, shrunken) for job in order.jobs]
+    if not shrunken:
+        return outcomes
+    phashes = iter(phash.hashes(np.stack(shrunken)))
+    return [
+        outcome._replace(phash=next(phashes)) if isinstance(outcome, Found) else outcome
+        for outcome in outcomes
+    ]
+
+
+def answer(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Reply:
+    """Decode, and say how long it took."""
+    start_s, start_core_s = time.perf_counter(), time.thread_time()
+    outcomes = decode(order, ring, limits)
+    return Reply(outcomes, time.perf_counter() - start_s, time.thread_time() - start_core_s)
+
+
+def serve(connection: Connection, ring: Ring, limits: ImageLimits, decode: Decode) -> None:
+    """Be a decode worker: answer orders until nobody is at the other end any more.
+
+    Args:
+        connection: orders come in, replies go out; a first None says that the worker is ready.
+        ring: where the crops go.
+        limits: what an image may be.
+        decode: `decode_order`.
+    """
+    # An interrupt goes to every process of a terminal; the one that gives orders decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    with suppress(EOFError, ConnectionError):
+        connection.send(None)
+        while True:
+            connection.send(_reply(connection.recv(), ring, limits, decode))
+
+
+def _reply(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Reply | Exception:
+    try:
+        return answer(order, ring, limits, decode)
+    except Exception as error:
+        # Whatever an image may do is an outcome; this is a mistake of ours and stops the run.
+        error.add_note(traceback.format_exc())
+        return error
+
+
+def _decode(
+    job: Job,
+    order: Order,
+    ring: Ring,
+    limits: ImageLimits,
+    shrunken: list[npt.NDArray[np.uint8]],
+) -> Outcome:
+    """One image, still without its hash, for which it is added to `shrunken`."""
+    try:
+        decoded = images.decode(job.data, limits)
+    except ImageError as error:
+        return Refused(error.reason, error.detail)
+    places = {ring.crops[crop]: ring.pixels(order.slot, crop)[job.row] for crop in order.crops}
+    for crop, place_CHW in places.items():
+        images.cut(decoded.pixels_HWC, crop, out_CHW=place_CHW)
+    if order.with_phash:
+        crop_CHW = places.get(PHASH_CROP)
+        if crop_CHW is None:
+            crop_CHW = images.cut(decoded.pixels_HWC, PHASH_CROP)
+        shrunken.append(phash.shrunk(crop_CHW))
+    return Found(
+        sha256=hashlib.sha256(job.data).hexdigest(),
+        phash=None,
+        width=decoded.width,
+        height=decoded.height,
+        format=decoded.format,
+        exif_orientation=decoded.exif_orientation,
+    )

@@ -1,0 +1,233 @@
+"""Decode workers: threads of this process, or processes of their own that may die.
+
+A decoder reads hostile bytes in C, and one day one of them ends its process. Then the images that
+the worker had before it are given to a fresh worker one by one, and the one that kills that worker
+too is refused; no other image is lost or decoded into another place.
+
+Workers start when there is work for them. Each process has one thread here that talks to it, and
+always one order in reserve, so that it never waits for that thread's turn.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import Literal
+
+import torch
+
+from miner.config import ImageLimits
+from miner.decode import Decode, Order, Outcome, Refused, Reply, answer, decode_order, serve
+from miner.errors import ResourceError
+from miner.ring import Ring
+from miner.schema import Reason
+
+IN_HAND = 2
+"""Orders that a worker process has: the one it is at, and the next."""
+
+LAST_WORDS_S = 5.0
+"""How long a process may take to end, in seconds, once its connection is gone."""
+
+
+def default_num_decoders(device: str) -> int:
+    """How many decode workers suit this machine.
+
+    Args:
+        device: torch's name of where the encoders compute; on the CPU they need cores themselves.
+    """
+    num_cores = len(os.sched_getaffinity(0))
+    if torch.device(device).type == "cpu":
+        return max(num_cores // 2, 1)
+    # One process for each GPU; its encoding and its reading thread take a core each.
+    return max(num_cores // max(torch.cuda.device_count(), 1) - 2, 1)
+
+
+def warm_up() -> None:
+    """Begin to load what worker processes need, in the background; they start at once then."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["miner.decode"])
+    forkserver.ensure_running()
+
+
+class Decoders:
+    """Workers that take orders in turn.
+
+    `submit` hands over an order, `on_reply` is told what became of it (from a thread of ours), and
+    `on_error` of what stops the work. Use as a context manager; leaving it drops what is undone.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        limits: ImageLimits,
+        *,
+        kind: Literal["process", "thread"],
+        num_decoders: int,
+        on_reply: Callable[[Order, Reply], None],
+        on_error: Callable[[BaseException], None],
+        decode: Decode = decode_order,
+    ) -> None:
+        """Prepare workers.
+
+        Args:
+            ring: where the crops go.
+            limits: what an image may be.
+            kind: of workers.
+            num_decoders: how many.
+            on_reply: called once for each image, with the order that names it.
+            on_error: called with an exception that is no image's fault.
+            decode: what a worker does with an order.
+        """
+        self._args = (ring, limits, decode)
+        self._on_reply, self._on_error = on_reply, on_error
+        self._most_waiting = 2 * num_decoders
+        self._waiting: deque[Order] = deque()
+        self._change = threading.Condition()
+        self._is_closed = False
+        work = self._in_process if kind == "process" else self._in_thread
+        self._threads = [
+            threading.Thread(target=self._work, args=(work,), name=f"decoder {number}", daemon=True)
+            for number in range(num_decoders)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, order: Order) -> bool:
+        """Hand over an order; waits while many others wait. False once this is closed."""
+        with self._change:
+            self._change.wait_for(
+                lambda: self._is_closed or len(self._waiting) < self._most_waiting
+            )
+            self._waiting.append(order)
+            self._change.notify_all()
+            return not self._is_closed
+
+    def close(self) -> None:
+        """Stop the workers; orders that are not answered yet never will be."""
+        with self._change:
+            self._is_closed = True
+            self._change.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._on_error(error)
+
+    def _next(self, *, wait: bool) -> Order | None:
+        """An order; None where none waits, or once this is closed."""
+        with self._change:
+            if wait:
+                self._change.wait_for(lambda: self._is_closed or self._waiting)
+            if self._is_closed or not self._waiting:
+                return None
+            order = self._waiting.popleft()
+            self._change.notify_all()
+            return order
+
+    def _in_thread(self) -> None:
+        while (order := self._next(wait=True)) is not None:
+            self._on_reply(order, answer(order, *self._args))
+
+    def _in_process(self) -> None:
+        worker: _Worker | None = None
+        in_hand: deque[Order] = deque()
+        again: deque[Order] = deque()
+        try:
+            while not self._is_closed:
+                order = None
+                if len(in_hand) < IN_HAND:
+                    idle = not in_hand and not again
+                    order = again.popleft() if again else self._next(wait=idle)
+                try:
+                    if order is not None:
+                        in_hand.append(order)
+                        worker = worker or _Worker(*self._args)
+                        worker.connection.send(order)
+                    elif in_hand and worker is not None:
+                        reply = worker.receive()
+                        self._on_reply(in_hand.popleft(), reply)
+                except (EOFError, ConnectionError):
+                    assert worker is not None
+                    again.extendleft(reversed(self._after_death(in_hand, worker.death())))
+                    worker = None
+        finally:
+            if worker is not None:
+                worker.close()
+
+    def _after_death(self, in_hand: deque[Order], death: str) -> list[Order]:
+        """What is to be done again after a worker died; answers for an image that killed two."""
+        first, *others = in_hand
+        in_hand.clear()
+        if first.is_second_try:
+            detail = (
+                f"{len(first.jobs[0].data)} bytes; the process that decoded them {death}, twice"
+            )
+            refused: list[Outcome] = [Refused(Reason.CRASHED_DECODER, detail)]
+            self._on_reply(first, Reply(refused, 0.0, 0.0))
+            return others
+        alone = [first._replace(jobs=(job,), is_second_try=True) for job in first.jobs]
+        return [*alone, *others]
+
+
+class _Worker:
+    """One worker process, from here."""
+
+    def __init__(self, ring: Ring, limits: ImageLimits, decode: Decode) -> None:
+        warm_up()
+        context = multiprocessing.get_context("forkserver")
+        self.connection: Connection
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(theirs, ring, limits, decode), name="decoder", daemon=True
+        )
+        self._process.start()
+        # Only the worker has it now, so that its death ends the connection.
+        theirs.close()
+        try:
+            self.connection.recv()
+        except (EOFError, ConnectionError) as error:
+            raise ResourceError(
+                f"a decode process {self.death()} before it was ready; what it printed says why: "
+                'a script that calls this needs `if __name__ == "__main__":`, or give '
+                "--decoders thread"
+            ) from error
+
+    def receive(self) -> Reply:
+        """The next reply.
+
+        Raises:
+            EOFError: the process died; so does any ConnectionError say.
+            Exception: what a mistake of ours raised there.
+        """
+        reply: Reply | Exception = self.connection.recv()
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def death(self) -> str:
+        """How the process ended, as a part of a sentence."""
+        self.connection.close()
+        self._process.join(LAST_WORDS_S)
+        code = self._process.exitcode
+        self.close()
+        if code is None:
+            return "closed its connection"
+        if code >= 0:
+            return f"ended with exit code {code}"
+        return f"was ended by {signal.Signals(-code).name}"
+
+    def close(self) -> None:
+        """End the process; whatever it is at is not wanted any more."""
+        self.connection.close()
+        self._process.kill()
+        self._process.join()
+        self._process.close()

@@ -1,0 +1,198 @@
+"""Decode workers, and what becomes of images whose worker is killed by a signal."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from miner.config import ImageLimits
+from miner.decode import Decode, Found, Job, Order, Outcome, Refused, Reply, decode_order
+from miner.decoders import Decoders, default_num_decoders
+from miner.errors import ResourceError
+from miner.images import CropSpec
+from miner.ring import Ring
+from miner.schema import Reason
+from tests.dying import KILLS, KILLS_ONCE, dying, leaving, mistaken
+from tests.tars import jpeg
+
+CROP = CropSpec(mode="shortest", resize_to=32, size=32)
+KINDS: tuple[Literal["process", "thread"], ...] = ("process", "thread")
+
+
+class _Unwelcome:
+    """Can be sent to a worker, and not be received."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (int, ("no number",))
+
+
+class Run:
+    """Decoders, and what they said."""
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["process", "thread"] = "process",
+        decode: Decode = decode_order,
+        num_decoders: int = 2,
+    ) -> None:
+        self.ring = Ring([CROP], batch_size=16, num_slots=2)
+        self.outcomes: dict[tuple[int, int], list[Outcome]] = {}
+        self.errors: list[BaseException] = []
+        self._change = threading.Condition()
+        self.decoders = Decoders(
+            self.ring,
+            ImageLimits(),
+            kind=kind,
+            num_decoders=num_decoders,
+            on_reply=self._reply,
+            on_error=self._error,
+            decode=decode,
+        )
+
+    def _reply(self, order: Order, reply: Reply) -> None:
+        with self._change:
+            for job, outcome in zip(order.jobs, reply.outcomes, strict=True):
+                self.outcomes.setdefault((order.slot, job.row), []).append(outcome)
+            self._change.notify_all()
+
+    def _error(self, error: BaseException) -> None:
+        with self._change:
+            self.errors.append(error)
+            self._change.notify_all()
+
+    def wait(self, until: Callable[[], object]) -> None:
+        with self._change:
+            assert self._change.wait_for(until, 60)
+
+    def decode(self, *slots: list[bytes], per_order: int = 4) -> None:
+        """Decode images, so many to an order, and wait for all of them."""
+        for slot, images in enumerate(slots):
+            jobs = [Job(row, data) for row, data in enumerate(images)]
+            for start in range(0, len(jobs), per_order):
+                part = tuple(jobs[start : start + per_order])
+                assert self.decoders.submit(Order(slot, part, (0,), False))
+        self.wait(lambda: self.errors or len(self.outcomes) == sum(map(len, slots)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_image_has_one_outcome_in_its_place(kind: Literal["process", "thread"]) -> None:
+    run = Run(kind=kind)
+    run.decode([jpeg(seed) for seed in range(16)], [b"", *(jpeg(seed) for seed in range(9))])
+    run.decoders.close()
+    expected = Run(kind="thread", num_decoders=1)
+    expected.decode([jpeg(seed) for seed in range(16)], per_order=16)
+    expected.decoders.close()
+    assert all(len(outcomes) == 1 for outcomes in run.outcomes.values())
+    assert isinstance(run.outcomes[1, 0][0], Refused)
+    assert {k: v for k, v in run.outcomes.items() if k[0] == 0} == expected.outcomes
+    assert torch.equal(run.ring.pixels(0, 0), expected.ring.pixels(0, 0))
+    assert torch.equal(run.ring.pixels(1, 0)[1:10], expected.ring.pixels(0, 0)[:9])
+
+
+def test_image_that_kills_its_worker_twice_is_the_only_one_refused() -> None:
+    run = Run(decode=dying)
+    pictures = [jpeg(seed) for seed in range(16)]
+    pictures[5] = pictures[6] = pictures[11] = KILLS
+    run.decode(pictures, [jpeg(30), KILLS], per_order=4)
+    run.decoders.close()
+    assert run.errors == []
+    assert all(len(outcomes) == 1 for outcomes in run.outcomes.values())
+    killers = {(0, 5), (0, 6), (0, 11), (1, 1)}
+    for place, (outcome,) in run.outcomes.items():
+        if place in killers:
+            detail = "5 bytes; the process that decoded them was ended by SIGKILL, twice"
+            assert outcome == Refused(Reason.CRASHED_DECODER, detail)
+        else:
+            assert isinstance(outcome, Found), place
+    reference = Run(kind="thread")
+    reference.decode([jpeg(seed) for seed in range(16)])
+    reference.decoders.close()
+    for row in set(range(16)) - {5, 6, 11}:
+        assert torch.equal(run.ring.pixels(0, 0)[row], reference.ring.pixels(0, 0)[row])
+
+
+def test_image_that_kills_once_is_tried_again(tmp_path: Path) -> None:
+    run = Run(decode=dying, num_decoders=1)
+    once = KILLS_ONCE + str(tmp_path / "died").encode()
+    run.decode([jpeg(0), once, jpeg(1)], per_order=3)
+    run.decoders.close()
+    assert (tmp_path / "died").exists()
+    (outcome,) = run.outcomes[0, 1]
+    assert isinstance(outcome, Refused)
+    assert outcome.reason is Reason.UNKNOWN_FORMAT
+    assert all(isinstance(run.outcomes[0, row][0], Found) for row in (0, 2))
+
+
+def test_worker_that_is_killed_from_outside_loses_nothing() -> None:
+    run = Run(num_decoders=1)
+    run.decode([jpeg(0)])
+    (process,) = [p for p in _children() if p != os.getpid()]
+    os.kill(process, signal.SIGKILL)
+    run.decode([jpeg(seed) for seed in range(16)], [jpeg(3)])
+    run.decoders.close()
+    assert all(isinstance(outcome, Found) for (outcome, *_) in run.outcomes.values())
+    assert len(run.outcomes) == 17
+
+
+def _children() -> list[int]:
+    """Decode workers: children of the fork server, which has no others here."""
+    from multiprocessing.forkserver import _forkserver  # type: ignore[attr-defined]
+
+    server = _forkserver._forkserver_pid
+    return [int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
+
+
+def test_exit_codes_are_told_too() -> None:
+    run = Run(decode=leaving, num_decoders=1)
+    run.decode([b"any"])
+    run.decoders.close()
+    detail = "3 bytes; the process that decoded them ended with exit code 3, twice"
+    assert run.outcomes[0, 0] == [Refused(Reason.CRASHED_DECODER, detail)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mistake_of_ours_stops_the_work(kind: Literal["process", "thread"]) -> None:
+    run = Run(kind=kind, decode=mistaken, num_decoders=1)
+    run.decode([b"any"])
+    run.decoders.close()
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        raise run.errors[0]
+
+
+def test_worker_that_cannot_start_is_no_images_fault() -> None:
+    run = Run(num_decoders=1, decode=decode_order)
+    # What cannot be unpickled there ends the worker before it is ready.
+    run.decoders._args = (_Unwelcome(), None, None)  # type: ignore[assignment]
+    run.decode([b"any"])
+    run.decoders.close()
+    with pytest.raises(ResourceError, match=r"exit code 1 before .* --decoders thread"):
+        raise run.errors[0]
+
+
+def test_closing_drops_what_is_undone() -> None:
+    run = Run(num_decoders=1)
+    for _ in range(2):
+        assert run.decoders.submit(Order(0, (Job(0, jpeg(0, 2000)),) * 8, (0,), False))
+    start_s = time.monotonic()
+    run.decoders.close()
+    assert time.monotonic() - start_s < 20
+    assert not run.decoders.submit(Order(0, (Job(0, b""),), (0,), False))
+
+
+def test_decoders_leave_cores_to_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_cores(num_cores: int, num_gpus: int, device: str) -> int:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_cores)))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+        return default_num_decoders(device)
+
+    assert [with_cores(cores, 0, "cpu") for cores in (1, 2, 16)] == [1, 1, 8]
+    assert with_cores(16, 1, "cuda") == 14
+    assert with_cores(64, 8, "cuda:3") == 6
+    assert with_cores(2, 1, "cuda") == 1
