@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 
 from kernels.gpu_screens import FUSED
+from miner.fused import FusedEncoder
 
 TOKENS = 257
 PATCHES = tl.constexpr(TOKENS - 1)
@@ -151,20 +152,11 @@ def attend(
     return out_BHLD
 
 
-def use_attend(module: torch.nn.Module) -> int:
+def use_attend(encoder: FusedEncoder) -> int:
     """Let a fused encoder's blocks attend by this kernel; how many do.
 
-    The last block is left out where it asks for the class token alone.
+    The last block, which asks for the class token alone, does so by torch's.
     """
-    blocks = [each for each in module.modules() if hasattr(each, "attention")]
-    for block in blocks:
-        block.attention = _attend_where_it_fits
-    return len(blocks)
-
-
-def _attend_where_it_fits(
-    query_BHLD: torch.Tensor, key_BHLD: torch.Tensor, value_BHLD: torch.Tensor
-) -> torch.Tensor:
-    if query_BHLD.shape[2] == TOKENS:
-        return attend(query_BHLD, key_BHLD, value_BHLD)
-    return torch.nn.functional.scaled_dot_product_attention(query_BHLD, key_BHLD, value_BHLD)
+    for block in encoder.blocks[:-1]:
+        block.attention = attend
+    return len(encoder.blocks) - 1

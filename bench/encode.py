@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -238,7 +237,8 @@ def measure_tower(
     patience_s: float,
 ) -> list[Row]:
     """All rows of one tower: ceilings where the file has none, then every missing provider."""
-    size = None
+    # Compiled encoders of another tower count against dynamo's limit.
+    torch.compiler.reset()
     with scratch() as folder:
         weights = seeded(name, Path(folder))
         truth = load_seeded(name, device, "fp32", weights)

@@ -22,6 +22,7 @@ from export.engines import find_source, open_onnx, open_tensorrt
 from miner.encoders import Encoder
 from miner.engine_compile import CompiledEncoder
 from miner.engines import PAIR_LIMITS
+from miner.fused import FusedEncoder
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 """[B, 3, S, S] uint8 on the device to [B, D] float32 of unit length."""
@@ -178,10 +179,11 @@ def _own() -> list[EncodeProvider]:
 def _experiments() -> list[EncodeProvider]:
     """The compiled encoder with one thing changed, to see whether that is worth keeping."""
 
-    def changed(change: Callable[[torch.nn.Module], object], precision: str) -> Make:
+    def changed(change: Callable[[FusedEncoder], int], precision: str) -> Make:
         def make(name: str, weights: Path, device: str, batch_size: int) -> Encode:
             truth = load_seeded(name, device, "fp32", weights)
             encoder = CompiledEncoder(truth, precision=precision, batch_size=batch_size)
+            assert isinstance(encoder.module, FusedEncoder)
             change(encoder.module)
             return encoder
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import torch
 
+from miner.fused import FusedEncoder, Linear
+
 LARGEST = 448.0
 """Largest e4m3 number."""
 
@@ -37,7 +39,7 @@ class Float8Linear(torch.nn.Module):
     scale_O1: torch.Tensor
     bias_O: torch.Tensor | None
 
-    def __init__(self, layer: torch.nn.Linear) -> None:
+    def __init__(self, layer: Linear) -> None:
         super().__init__()
         weight_OI, scale_O1 = quantised(layer.weight.detach())
         self.register_buffer("weight_OI", weight_OI)
@@ -58,20 +60,18 @@ class Float8Linear(torch.nn.Module):
         return outputs_MO.view(*inputs.shape[:-1], -1)
 
 
-def use_float8(module: torch.nn.Module) -> int:
-    """Put e4m3 layers in the place of a module's linear ones; how many there were.
+def use_float8(encoder: FusedEncoder) -> int:
+    """Put e4m3 layers in the place of a fused encoder's linear ones; how many there were.
 
-    Layers of other widths than multiples of 16 stay, and so do parameters that a module multiplies
-    itself (the packed projection of `MultiheadAttention`).
+    Layers of other widths than multiples of 16 stay, and so does the last block, which multiplies
+    parts of its weights alone.
     """
     found = [
-        (parent, name, child)
-        for parent in module.modules()
-        for name, child in parent.named_children()
-        if type(child) is torch.nn.Linear
-        and child.in_features % WIDTHS == 0
-        and child.out_features % WIDTHS == 0
+        (block, name, layer)
+        for block in encoder.blocks[:-1]
+        for name, layer in block.named_children()
+        if isinstance(layer, Linear) and not any(width % WIDTHS for width in layer.weight.shape)
     ]
-    for parent, name, child in found:
-        setattr(parent, name, Float8Linear(child))
+    for block, name, layer in found:
+        setattr(block, name, Float8Linear(layer))
     return len(found)

@@ -39,6 +39,9 @@ class CompiledEncoder(FixedBatch):
         precision: fp32, bf16 or fp16.
         batch_size: images that are computed at a time.
 
+    Attributes:
+        module: what is compiled.
+
     Raises:
         ValueError: the encoder is not in float32.
         ResourceError: there is no compiler for what torch.compile writes.
@@ -56,7 +59,7 @@ class CompiledEncoder(FixedBatch):
         super().__init__(truth.record, truth.device, precision=precision, batch_size=batch_size)
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision}; give one of {', '.join(PRECISIONS)}")
-        self._module = inference_module(truth, PRECISIONS[precision])
+        self.module = inference_module(truth, PRECISIONS[precision])
         self._forward: Forward | None = None
 
     def resize(self, batch_size: int) -> None:
@@ -72,7 +75,7 @@ class CompiledEncoder(FixedBatch):
     def _compile(self) -> Forward:
         """The module for this batch size; on a CPU compiled when it is first called."""
         compiled = torch.compile(
-            self._module, dynamic=False, fullgraph=True, options={"deterministic": True}
+            self.module, dynamic=False, fullgraph=True, options={"deterministic": True}
         )
         size = self.record.image_size
         # One tensor for all calls: another kind of tensor would be compiled for anew.

@@ -102,13 +102,14 @@ class _Block(nn.Module):
     def __init__(self, parts: BlockParts, num_heads: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.attention = functional.scaled_dot_product_attention
         self.norm_1 = _Norm(parts.norm_1, dtype)
-        self.qkv = _Linear(parts.qkv, dtype)
-        self.out = _Linear(parts.out, dtype)
+        self.qkv = Linear(parts.qkv, dtype)
+        self.out = Linear(parts.out, dtype)
         self.norm_2 = _Norm(parts.norm_2, dtype)
-        self.up = _Linear(parts.up, dtype)
+        self.up = Linear(parts.up, dtype)
         self.activation = parts.activation
-        self.down = _Linear(parts.down, dtype)
+        self.down = Linear(parts.down, dtype)
         _keep(self, "scale_1", parts.scale_1)
         _keep(self, "scale_2", parts.scale_2)
 
@@ -126,7 +127,7 @@ class _Block(nn.Module):
         else:
             query_BLD = self.qkv(tokens_BLD[:, :num_queries], slice(0, width))
             key_BLD, value_BLD = self.qkv(tokens_BLD, slice(width, None)).chunk(2, dim=-1)
-        mixed_BNLK = functional.scaled_dot_product_attention(
+        mixed_BNLK = self.attention(
             self._heads(query_BLD), self._heads(key_BLD), self._heads(value_BLD)
         )
         return mixed_BNLK.transpose(1, 2).flatten(2)
@@ -136,7 +137,7 @@ class _Block(nn.Module):
         return part_BLD.reshape(batch, num_tokens, self.num_heads, -1).transpose(1, 2)
 
 
-class _Linear(nn.Module):
+class Linear(nn.Module):
     """A linear map, or some rows of it."""
 
     weight: torch.Tensor

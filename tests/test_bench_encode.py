@@ -9,12 +9,17 @@ import torch
 from click.testing import CliRunner
 
 from bench import encode
+from bench.attention import attend, use_attend
 from bench.fp8 import Float8Linear, quantised, use_float8
 from bench.rows import read_rows
-from bench.towers import TOWERS, seeded, work_of
+from bench.towers import TOWERS, load_seeded, seeded, work_of
 from miner.encoders import find_record
+from miner.engine_compile import inference_module
+from miner.fused import Linear
 from miner.libraries import build_tower
+from miner.vit_parts import LinearParts
 from pipelines.plan import flops_per_image
+from tests.towers import scenes
 
 
 @pytest.mark.parametrize(
@@ -37,7 +42,8 @@ def test_a_tower_that_is_no_vit_is_refused() -> None:
 def test_eight_bit_layers_are_near_and_count_themselves() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(5, 7, 64, generator=generator).bfloat16()
-    layer = torch.nn.Linear(64, 32).bfloat16()
+    weight = torch.randn(32, 64, generator=generator) / 8
+    layer = Linear(LinearParts(weight=weight, bias=torch.randn(32)), torch.bfloat16)
     truth = layer(inputs).float()
     outputs = Float8Linear(layer)(inputs)
     assert outputs.shape == (5, 7, 32)
@@ -45,9 +51,18 @@ def test_eight_bit_layers_are_near_and_count_themselves() -> None:
     # e4m3 keeps 4 bits: 64 products of about 6 % each, at random.
     assert (outputs.float() - truth).norm() / truth.norm() < 0.06
     assert not torch.equal(outputs.float(), truth)
-    module = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.GELU(), torch.nn.Linear(32, 9))
-    assert use_float8(module) == 1
-    assert [type(each).__name__ for each in module] == ["Float8Linear", "GELU", "Linear"]
+
+
+def test_experiments_change_a_fused_encoder_but_not_what_it_computes(tmp_path: Path) -> None:
+    truth = load_seeded("demo-dino", "cpu", "fp32", seeded("demo-dino", tmp_path))
+    pixels_BCHW = torch.stack([truth.preprocess(image) for image in scenes(6)])
+    encoders = [inference_module(truth, torch.float32) for _ in range(3)]
+    assert use_attend(encoders[1]) == 2
+    assert all(block.attention is attend for block in encoders[1].blocks[:-1])
+    assert use_float8(encoders[2].to(torch.bfloat16)) == 8
+    # Attention over 17 tokens is not for the kernel, and it says so.
+    with pytest.raises(ValueError, match="attention over 17 tokens"):
+        encoders[1](pixels_BCHW)
 
 
 def test_rows_of_zeros_stay_zeros() -> None:
