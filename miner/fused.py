@@ -149,6 +149,7 @@ class Linear(nn.Module):
         _keep(self, "bias", None if parts.bias is None else parts.bias.to(dtype))
 
     def forward(self, values: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        """[..., I] to [..., O], or to some of the outputs."""
         bias = None if self.bias is None else self.bias[rows]
         return functional.linear(values, self.weight[rows], bias)
 
