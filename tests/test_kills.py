@@ -157,7 +157,7 @@ def test_killed_lazy_runs_end_byte_equal(processes: ForkServerContext, tmp_path:
     write_near_corpus(tmp_path / "corpus", num_shards=4, images=10)
     clip, dino = write_weights(tmp_path / "weights")
     options = [
-        *("mine", str(tmp_path / "corpus"), *THRESHOLDS, "--batch-size", "4"),
+        *("mine", str(tmp_path / "corpus"), *THRESHOLDS, "--batch-size", "1"),
         *("--clip", "small-clip", "--clip-weights", str(clip)),
         *("--dino", "small-dino", "--dino-weights", str(dino)),
     ]
