@@ -53,6 +53,8 @@ bench: $(READY) ## measure the join and the feed against their peers on CPU core
 	$(BIN)/python -m bench.join --data demo --rows 500,1000,2000
 	$(BIN)/python -m bench.join --providers cpu --rows 50000 --without-amx
 	$(BIN)/python -m bench.copies
+	$(BIN)/python -m bench.lazy
+	$(BIN)/python -m bench.lazy --towers small --images 1000 --pairs 50
 	$(BIN)/python -m bench.plot bench/results/join.csv docs/join.png
 
 bench-gpu: $(READY) ## measure the join on a GPU, and its ceilings; goes on where it stopped

@@ -1,4 +1,8 @@
-"""Runs seen by CLIP alone and by both small encoders, for tests of joins that encode late."""
+"""Runs seen by CLIP alone and by both small encoders, for tests of joins that encode late.
+
+A batch is one image, since lazy and eager batches hold other images: the size of a batch may change
+the last bit of float32, now and then one step of the stored float16, and so the bytes of `raw`.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ class Watched:
 
     encoders: Sequence[Encoder]
     truths: Sequence[TorchEncoder] = ()
+    batch_size: int = 1
     seen: list[tuple[str, int]] = field(default_factory=list)
 
     @property
@@ -32,7 +37,7 @@ class Watched:
                 for encoder in (self.truths if kind == "fp32" else self.encoders)
                 if encoder.encoder_id == encoder_id
             ),
-            feeding=FEEDING,
+            feeding=FEEDING.model_copy(update={"batch_size": self.batch_size}),
             on_shard=lambda shard_id, stats: self.seen.append(
                 (shard_id, sum(n for name, n in stats.counts.items() if "encoded" in name))
             ),
@@ -48,7 +53,7 @@ def embed(corpus: Path, run: Path, encoders: Sequence[Encoder], *names: str) -> 
     command = {"command": "test", "encoders": [encoder.encoder_id for encoder in encoders]}
     store.update_run(reading_fingerprint(ReadSettings()), seen, command)
     for shard in shards:
-        embed_shard(shard, encoders, store=store, settings=ReadSettings(), batch_size=4)
+        embed_shard(shard, encoders, store=store, settings=ReadSettings(), batch_size=1)
     return store
 
 

@@ -30,7 +30,7 @@ def selected(run: Path) -> dict[str, bytes]:
 
 
 def test_mine_lazily_and_again(commands: Commands, corpus: Path, tmp_path: Path) -> None:
-    words = (corpus, *THRESHOLDS, "--batch-size", 4)
+    words = (corpus, *THRESHOLDS, "--batch-size", 1)
     assert commands.mine(*words, "--out", tmp_path / "eager").code == 0
     lazy = (*words, "--dino-mode", "lazy", "--out", tmp_path / "lazy")
     ran = commands.mine(*lazy)
@@ -66,7 +66,7 @@ def test_embed_lazily_and_let_join_do_the_rest(
     commands: Commands, corpus: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    words = (*commands.encoders, "--max-bad-fraction", 0.2, "--batch-size", 4)
+    words = (*commands.encoders, "--max-bad-fraction", 0.2, "--batch-size", 1)
     ran = commands("embed", corpus, *words, "--dino-mode", "lazy", "--out", run)
     assert ran.code == 0, ran.err
     assert f"blindpairs join {run}   to let DINO see the images with a candidate" in ran.out
@@ -75,7 +75,7 @@ def test_embed_lazily_and_let_join_do_the_rest(
     assert ran.code == 0, ran.err
     assert "18 distinct images, those with a candidate" in ran.out
     assert (
-        commands.mine(corpus, *THRESHOLDS, "--batch-size", 4, "--out", tmp_path / "eager").code == 0
+        commands.mine(corpus, *THRESHOLDS, "--batch-size", 1, "--out", tmp_path / "eager").code == 0
     )
     assert raw_bytes(Store(run)) == raw_bytes(Store(tmp_path / "eager"))
     # A lower threshold needs more of DINO, and says nothing more to be given.
@@ -108,7 +108,7 @@ def test_recheck_takes_the_encoders_of_the_run(
     commands: Commands, corpus: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    words = (corpus, *THRESHOLDS, "--batch-size", 4, "--recheck")
+    words = (corpus, *THRESHOLDS, "--batch-size", 1, "--recheck")
     ran = commands.mine(*words, "--out", run)
     assert ran.code == 2
     assert "--recheck has no effect on vectors that torch computes in fp32" in ran.err

@@ -85,7 +85,7 @@ def test_auto_chooses_once_and_says_why(
 ) -> None:
     write_near_corpus(tmp_path / "corpus")
     monkeypatch.setattr(embedding, "AUTO_SAMPLES", 20)
-    words = (tmp_path / "corpus", *THRESHOLDS, "--clip-above", above, "--batch-size", 4)
+    words = (tmp_path / "corpus", *THRESHOLDS, "--clip-above", above, "--batch-size", 1)
     run = tmp_path / "auto"
     ran = commands.mine(*words, "--dino-mode", "auto", "--out", run)
     assert ran.code == 0, ran.err

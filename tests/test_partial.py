@@ -97,7 +97,7 @@ def test_a_part_has_the_vectors_of_a_whole_shard(
     ids, found = vectors.read(SHARD)
     assert ids == wanted
     # Other batches: the last bits of float32 may differ, and so one step of float16.
-    assert np.allclose(found, [truth[image_id] for image_id in ids], atol=2e-4)
+    assert np.allclose(found, [truth[image_id] for image_id in ids], atol=5e-4)
     (record,) = vectors.records(SHARD)
     assert record["encoder_id"] == dino.encoder_id
     assert record["num_quarantined"] == 0
