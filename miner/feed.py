@@ -35,8 +35,8 @@ NUM_SLOTS = 4
 ORDER_IMAGES = 8
 """Most images that a worker is given at once ..."""
 
-ORDER_BYTES = 2**20
-"""... and the bytes from which an order is full."""
+ORDER_BYTES = 2**19
+"""... and the bytes from which an order is full; two of them fit into a worker's pipe, about."""
 
 
 @dataclass(slots=True)
