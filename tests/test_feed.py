@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from miner import images
+from miner.batch import Batch
 from miner.config import FeedSettings, ImageLimits
 from miner.decode import Decode, Refused, decode_order
 from miner.errors import ShardError
-from miner.feed import NUM_SLOTS, ORDER_BYTES, Batch, Feed, Passage
+from miner.feed import NUM_SLOTS, ORDER_BYTES, Feed, Passage
 from miner.images import CropSpec
 from miner.law import Refusal
 from miner.samples import Sample
