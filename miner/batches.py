@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from miner.batch import Batch
 from miner.encoders import Encoder
-from miner.feed import Batch, Feed
+from miner.feed import Feed
 from miner.images import CropSpec
 from miner.stats import Laps
 from miner.trace import Trace

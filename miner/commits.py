@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from miner import schema
+from miner.batch import Seen
 from miner.batches import Vectors, nonfinite
 from miner.config import ReadSettings
 from miner.decode import Refused
 from miner.encode import image_id_of
 from miner.encoders import Encoder
 from miner.errors import FingerprintError
-from miner.feed import Seen
 from miner.law import Refusal
 from miner.records import Json, new_attempt
 from miner.samples import ShardReport

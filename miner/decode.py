@@ -98,11 +98,14 @@ def answer(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Rep
     return Reply(outcomes, time.perf_counter() - start_s, time.thread_time() - start_core_s)
 
 
-def serve(connection: Connection, ring: Ring, limits: ImageLimits, decode: Decode) -> None:
+def serve(
+    orders: Connection, replies: Connection, ring: Ring, limits: ImageLimits, decode: Decode
+) -> None:
     """Be a decode worker: answer orders until nobody is at the other end any more.
 
     Args:
-        connection: orders come in, replies go out; a first None says that the worker is ready.
+        orders: what comes in.
+        replies: what goes out; a first None says that the worker is ready.
         ring: where the crops go.
         limits: what an image may be.
         decode: `decode_order`.
@@ -111,9 +114,9 @@ def serve(connection: Connection, ring: Ring, limits: ImageLimits, decode: Decod
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     with suppress(EOFError, ConnectionError):
-        connection.send(None)
+        replies.send(None)
         while True:
-            connection.send(_reply(connection.recv(), ring, limits, decode))
+            replies.send(_reply(orders.recv(), ring, limits, decode))
 
 
 def _reply(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Reply | Exception:

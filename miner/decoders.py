@@ -10,14 +10,15 @@ always one order in reserve, so that it never waits for that thread's turn.
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection
 from typing import Literal
 
 import torch
@@ -30,6 +31,9 @@ from miner.schema import Reason
 
 IN_HAND = 2
 """Orders that a worker process has: the one it is at, and the next."""
+
+PIPE_BYTES = 2**20
+"""Room for orders that a worker has not taken yet; Linux gives everyone so much."""
 
 LAST_WORDS_S = 5.0
 """How long a process may take to end, in seconds, once its connection is gone."""
@@ -151,7 +155,7 @@ class Decoders:
                     if order is not None:
                         in_hand.append(order)
                         worker = worker or _Worker(*self._args)
-                        worker.connection.send(order)
+                        worker.orders.send(order)
                     elif in_hand and worker is not None:
                         reply = worker.receive()
                         self._on_reply(in_hand.popleft(), reply)
@@ -184,16 +188,20 @@ class _Worker:
     def __init__(self, ring: Ring, limits: ImageLimits, decode: Decode) -> None:
         warm_up()
         context = multiprocessing.get_context("forkserver")
-        self.connection: Connection
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=serve, args=(theirs, ring, limits, decode), name="decoder", daemon=True
-        )
+        orders, self.orders = context.Pipe(duplex=False)
+        self.replies, replies = context.Pipe(duplex=False)
+        # An order has to fit whole: one that is handed over in parts waits for our turn each time.
+        # Where the system refuses, that is what it costs.
+        with suppress(OSError):
+            fcntl.fcntl(self.orders.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        args = (orders, replies, ring, limits, decode)
+        self._process = context.Process(target=serve, args=args, name="decoder", daemon=True)
         self._process.start()
-        # Only the worker has it now, so that its death ends the connection.
-        theirs.close()
+        # Only the worker has them now, so that its death ends the connection.
+        orders.close()
+        replies.close()
         try:
-            self.connection.recv()
+            self.replies.recv()
         except (EOFError, ConnectionError) as error:
             raise ResourceError(
                 f"a decode process {self.death()} before it was ready; what it printed says why: "
@@ -208,14 +216,14 @@ class _Worker:
             EOFError: the process died; so does any ConnectionError say.
             Exception: what a mistake of ours raised there.
         """
-        reply: Reply | Exception = self.connection.recv()
+        reply: Reply | Exception = self.replies.recv()
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     def death(self) -> str:
         """How the process ended, as a part of a sentence."""
-        self.connection.close()
+        self._hang_up()
         self._process.join(LAST_WORDS_S)
         code = self._process.exitcode
         self.close()
@@ -227,7 +235,11 @@ class _Worker:
 
     def close(self) -> None:
         """End the process; whatever it is at is not wanted any more."""
-        self.connection.close()
+        self._hang_up()
         self._process.kill()
         self._process.join()
         self._process.close()
+
+    def _hang_up(self) -> None:
+        self.orders.close()
+        self.replies.close()

@@ -11,12 +11,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from miner.batch import Batch, Busy, Seen
 from miner.batches import Lane, Vectors
 from miner.config import FeedSettings, ImageLimits
 from miner.decode import Decode, decode_order
 from miner.encoders import Encoder
 from miner.errors import ShardError
-from miner.feed import Batch, Busy, Feed, Passage, Seen
+from miner.feed import Feed, Passage
 from miner.law import Refusal
 from miner.samples import Sample
 from miner.shards import Shard

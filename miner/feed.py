@@ -15,14 +15,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 import torch
 
+from miner.batch import Batch, Busy, Seen
 from miner.config import FeedSettings, ImageLimits
-from miner.decode import Decode, Found, Job, Order, Outcome, Reply, decode_order
+from miner.decode import Decode, Job, Order, Reply, decode_order
 from miner.decoders import Decoders, default_num_decoders
 from miner.images import CropSpec
 from miner.law import Refusal
@@ -35,83 +36,8 @@ NUM_SLOTS = 4
 ORDER_IMAGES = 8
 """Most images that a worker is given at once ..."""
 
-ORDER_BYTES = 2**20
-"""... and the bytes from which an order is full."""
-
-
-@dataclass(slots=True)
-class Seen:
-    """A sample that was read, and what became of its image."""
-
-    sample: Sample
-    """Without its data."""
-    num_bytes: int
-    outcome: Outcome | None = None
-    """None until it is decoded or refused."""
-
-    @property
-    def found(self) -> Found | None:
-        """What is known of the image, where it was decodable."""
-        return self.outcome if isinstance(self.outcome, Found) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """Seconds of work behind the encoding thread's back, so far.
-
-    Attributes:
-        read_s: of the reading thread, waiting for bytes included.
-        decode_s: of all decode workers together.
-        read_core_s: processor time of the former.
-        decode_core_s: processor time of the latter.
-    """
-
-    read_s: float = 0.0
-    decode_s: float = 0.0
-    read_core_s: float = 0.0
-    decode_core_s: float = 0.0
-
-    def __add__(self, other: Busy) -> Busy:
-        return Busy(
-            self.read_s + other.read_s,
-            self.decode_s + other.decode_s,
-            self.read_core_s + other.read_core_s,
-            self.decode_core_s + other.decode_core_s,
-        )
-
-    def __sub__(self, other: Busy) -> Busy:
-        return self + Busy(-other.read_s, -other.decode_s, -other.read_core_s, -other.decode_core_s)
-
-
-@dataclass(eq=False, slots=True)
-class Batch:
-    """Images of one shard whose crops lie in one slot of the ring, until it is released.
-
-    Attributes:
-        slot: where.
-        samples: those that have a row in the slot, in its order.
-    """
-
-    ring: Ring
-    slot: int
-    samples: list[Seen] = field(default_factory=list)
-    num_open: int = 0
-    """Samples without an outcome."""
-    is_full: bool = False
-    """No sample will be added."""
-
-    @property
-    def decoded(self) -> list[Seen]:
-        """The samples that have pixels."""
-        return [seen for seen in self.samples if seen.found]
-
-    def pixels(self, crop: CropSpec) -> torch.Tensor:
-        """[B, 3, S, S] uint8 of the decoded samples; a view where none was refused."""
-        whole_BCHW = self.ring.pixels(self.slot, self.ring.crops.index(crop))
-        rows = [row for row, seen in enumerate(self.samples) if seen.found]
-        if len(rows) == len(self.samples):
-            return whole_BCHW[: len(rows)]
-        return whole_BCHW[rows]
+ORDER_BYTES = 2**19
+"""... and the bytes from which an order is full; two of them fit into a worker's pipe, about."""
 
 
 class Passage:

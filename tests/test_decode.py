@@ -73,30 +73,32 @@ def test_reply_says_how_long_it_took(ring: Ring) -> None:
     assert len(reply.outcomes) == 1
 
 
-def serving(ring: Ring) -> tuple[Connection, multiprocessing.context.ForkServerProcess]:
+def serving(ring: Ring) -> tuple[Connection, Connection, multiprocessing.context.ForkServerProcess]:
     context = multiprocessing.get_context("forkserver")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, ring, LIMITS, telling))
+    theirs, orders = context.Pipe(duplex=False)
+    replies, their_replies = context.Pipe(duplex=False)
+    process = context.Process(target=serve, args=(theirs, their_replies, ring, LIMITS, telling))
     process.start()
     theirs.close()
-    assert ours.recv() is None
-    return ours, process
+    their_replies.close()
+    assert replies.recv() is None
+    return orders, replies, process
 
 
 def test_worker_process_answers_until_the_connection_ends(ring: Ring) -> None:
-    connection, process = serving(ring)
-    connection.send(Order(1, (Job(0, b""),), (0,), True))
-    error = connection.recv()
+    orders, replies, process = serving(ring)
+    orders.send(Order(1, (Job(0, b""),), (0,), True))
+    error = replies.recv()
     assert isinstance(error, RuntimeError)
     assert "in telling" in error.__notes__[0]
     # An interrupt is for who gives the orders; a mistake ends nothing here.
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
-    connection.send(Order(0, (Job(0, b""),), (0,), True))
-    reply = connection.recv()
+    orders.send(Order(0, (Job(0, b""),), (0,), True))
+    reply = replies.recv()
     assert isinstance(reply, Reply)
     assert reply.outcomes == [Refused(Reason.EMPTY, "1 thread")]
-    connection.close()
+    orders.close()
     process.join(10)
     assert process.exitcode == 0
 

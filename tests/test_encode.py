@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from miner.batch import Busy, Seen
 from miner.config import FeedSettings, ImageLimits
 from miner.decode import Decode, Refused, decode_order
 from miner.encode import Encoded, Work, encode_all
 from miner.encoders import Encoder
-from miner.feed import Busy, Seen
 from miner.samples import Sample
 from miner.schema import Reason
 from miner.shards import Shard
