@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from miner import schema
+from miner.batch import Seen
 from miner.batches import nonfinite
 from miner.config import FeedSettings, ImageLimits
 from miner.decode import Refused
 from miner.encode import Work, encode_all
 from miner.encoders import Encoder
 from miner.errors import FingerprintError
-from miner.feed import Seen
 from miner.fetch import ImageFetcher
 from miner.law import Refusal
 from miner.records import Json, new_attempt

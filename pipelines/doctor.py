@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from export.cache import EngineCache
 from kernels.pace import pair_s
 from kernels.prepare import WIDTHS
 from miner.implementations import implementation, why_chosen
@@ -26,6 +27,11 @@ def examine() -> list[tuple[str, str]]:
         *_gpus(),
         ("onnxruntime", _onnxruntime()),
         ("tensorrt", _presence("tensorrt", 'pip install "blindpairs[tensorrt]"')),
+        (
+            "tensorrt-rtx",
+            _presence("tensorrt_rtx_bindings", 'pip install "blindpairs[tensorrt-rtx]"'),
+        ),
+        *_engines(),
         ("ray", _presence("ray", "pip install ray")),
         ("--device auto", f"{device_of('auto')}, {_why_device()}"),
         ("--join auto", f"{implementation('auto')}, {why_chosen('auto', implementation('auto'))}"),
@@ -75,6 +81,18 @@ def _onnxruntime() -> str:
     except ImportError as error:
         return f"missing ({error})"
     return f"{onnxruntime.__version__}, {', '.join(onnxruntime.get_available_providers())}"
+
+
+def _engines() -> list[tuple[str, str]]:
+    """Engines of the cache that were only built: mining does not load them."""
+    return [
+        (
+            "engine",
+            f"{entry.key['encoder_id']} in {entry.key['precision']} for compute capability "
+            f"{entry.key['compute_capability']}: built, never executed; {entry.folder}",
+        )
+        for entry in EngineCache().unproven()
+    ]
 
 
 def _presence(module: str, remedy: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 import export.engines
 import export.gate
-from export.__main__ import export_engine, run
+from export.__main__ import run
 from export.cache import EngineCache
 from miner.errors import ParityError
 from miner.records import file_sha256
@@ -96,30 +96,21 @@ def test_a_refused_engine_ends_with_5(command: Command, monkeypatch: pytest.Monk
     monkeypatch.setattr(export.engines, "export_onnx", export_another)
     ran = command("--to", "onnx", "--device", "cpu", *command.images)
     assert ran.code == ParityError.exit_code == 5
-    assert "cosines of pairs differ" in ran.err
+    assert "does not equal TorchEncoder in fp32: " in ran.err
     assert not (command.cache / "proven").exists()
 
 
-def test_images_are_asked_for(command: Command) -> None:
+def test_without_images_it_is_proven_on_scenes(command: Command) -> None:
     ran = command("--to", "onnx", "--device", "cpu")
-    assert ran.code == 2
-    assert "proven on images before it is kept; give --images" in ran.err
-    assert not command.cache.exists()
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.facts["verdict"].startswith("proven, largest deviation of a pair ")
 
 
-def test_who_runs_the_command_may_have_images(command: Command, tmp_path: Path) -> None:
-    from export.gate import read_images
-
-    asked = []
-
-    def images() -> list[torch.Tensor]:
-        asked.append(1)
-        return read_images([command.images[1]], 16)
-
-    words = ["--encoder", "demo-dino", "--to", "onnx", "--device", "cpu"]
-    words += ["--cache", str(command.cache)]
-    assert export_engine.main(words, standalone_mode=False, obj=images) == 0
-    assert asked == [1]
+def test_images_that_are_too_few_are_not_passed_over(command: Command, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "few", num_shards=1)
+    ran = command("--to", "onnx", "--device", "cpu", "--images", str(tmp_path / "few"))
+    assert ran.code == 4
+    assert "11 images can be decoded, an engine is judged on 16 at least" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -159,7 +150,7 @@ def test_an_interrupted_command_ends_with_130(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export.gate, "read_images", interrupt)
+    monkeypatch.setattr(export.gate, "first_images", interrupt)
     ran = command("--to", "onnx", "--device", "cpu", *command.images)
     assert (ran.code, "interrupted; the same command" in ran.err) == (130, True)
 

@@ -1,4 +1,4 @@
-"""No engine is published that differs from its encoder, or that nobody could see differ."""
+"""No engine is used that differs from its encoder, on scenes or on the user's own images."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.engines import find_source
-from export.gate import gate, read_images
-from miner.encoders import Encoder, TorchEncoder, load_encoder
-from miner.errors import ParityError, ShardError
+from export.gate import AMOUNTS, Gate, amounts_on, first_images, groups_for
+from miner.encoders import TorchEncoder, load_encoder
+from miner.errors import ParityError
+from miner.shards import list_shards
 from tests.small import write_corpus
-
-CPU = torch.device("cpu")
-
-
-def pictures(tmp_path: Path, number: int = 24) -> list[torch.Tensor]:
-    return read_images([str(path) for path in write_corpus(tmp_path)], number)
 
 
 class Planted:
@@ -28,45 +22,107 @@ class Planted:
         self.record, self.encoder_id, self.dim = real.record, real.encoder_id, real.dim
         self.device, self.backend, self.precision = real.device, "planted", real.precision
         self.deviation = 0.0
+        self.calls = 0
         self._real, self._change = real, change
 
     def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
         return self._change(self._real(pixels_BCHW))
 
 
-def test_images_are_decoded_and_broken_ones_passed_over(tmp_path: Path) -> None:
-    images = pictures(tmp_path, 30)
-    # One in twelve is none.
-    assert len(images) == 30
-    assert {tuple(image_HWC.shape) for image_HWC in images} == {(80, 96, 3)}
-    assert {image_HWC.dtype for image_HWC in images} == {torch.uint8}
+@pytest.fixture(scope="module")
+def truth() -> TorchEncoder:
+    return load_encoder("demo-dino")
 
 
-def test_too_few_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match="33 images can be decoded, an engine is proven on 34"):
-        pictures(tmp_path, 34)
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> list[torch.Tensor]:
+    """The first images of a corpus, of which one in twelve is none."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder, num_shards=4)
+    return first_images(list_shards([str(folder)]), 32)
 
 
-def test_an_equal_engine_passes_with_its_deviation(tmp_path: Path) -> None:
-    prove = gate(find_source("demo-dino", None, "fp32"), CPU, pictures(tmp_path))
-    truth = load_encoder("demo-dino")
-    assert prove(truth) == 0.0
-    half: Encoder = load_encoder("demo-dino", dtype="fp16")
-    assert 0 < prove(half) < 2e-3
+def gate(truth: TorchEncoder, own: list[torch.Tensor], folder: Path) -> Gate:
+    return Gate(
+        load_truth=lambda: truth, images_HWC=own, batch_size=16, threshold=0.95, proofs=folder
+    )
+
+
+def test_broken_images_and_unreadable_shards_are_passed_over(
+    own: list[torch.Tensor], tmp_path: Path
+) -> None:
+    assert len(own) == 32
+    assert {tuple(image_HWC.shape) for image_HWC in own} == {(80, 96, 3)}
+    paths = write_corpus(tmp_path, num_shards=2)
+    shards = list_shards([str(path) for path in paths])
+    paths[0].unlink()
+    assert len(first_images(shards, 100)) == 11
+
+
+def test_scenes_always_and_own_images_where_they_are_enough(
+    truth: TorchEncoder, own: list[torch.Tensor]
+) -> None:
+    few = groups_for(truth, own[:15], 16)
+    both = groups_for(truth, own, 16)
+    assert [group.name for group in few] == ["scenes"]
+    assert [group.name for group in both] == ["scenes", "own"]
+    amounts = amounts_on(truth.device)
+    assert amounts is AMOUNTS["cpu"]
+    assert [len(group) for group in both] == [32 + amounts.blends, amounts.picked + amounts.blends]
+
+
+def test_an_equal_engine_passes_once_and_is_remembered(
+    truth: TorchEncoder, own: list[torch.Tensor], tmp_path: Path
+) -> None:
+    exact = Planted(truth, lambda vectors_BD: vectors_BD)
+    assert gate(truth, own, tmp_path)(exact) == exact.deviation == 0.0
+    first = exact.calls
+    # Then its own images are looked at again, and no more than that.
+    assert gate(truth, own, tmp_path)(exact) == 0.0
+    assert exact.calls == first + 2
+    # On other images it has to prove itself again.
+    gate(truth, own[:20], tmp_path)(exact)
+    assert exact.calls > first + 4
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "what"),
     [
-        pytest.param(lambda vectors_BD: 1.01 * vectors_BD, id="longer"),
-        pytest.param(lambda vectors_BD: torch.nan * vectors_BD, id="no number"),
-        pytest.param(lambda vectors_BD: vectors_BD.flip(0), id="another order"),
+        pytest.param(lambda vectors_BD: 1.01 * vectors_BD, "norm of all", id="longer"),
+        pytest.param(lambda vectors_BD: torch.nan * vectors_BD, "finite of all", id="no number"),
+        pytest.param(lambda vectors_BD: vectors_BD.flip(0), "position of all", id="another order"),
     ],
 )
 def test_another_engine_is_refused(
-    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor]
+    truth: TorchEncoder,
+    own: list[torch.Tensor],
+    tmp_path: Path,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    what: str,
 ) -> None:
-    prove = gate(find_source("demo-dino", None, "fp32"), CPU, pictures(tmp_path))
-    planted = Planted(load_encoder("demo-dino"), change)
-    with pytest.raises(ParityError, match=r"by planted in fp32: cosines of pairs differ .*24 im"):
-        prove(planted)
+    with pytest.raises(ParityError, match=what):
+        gate(truth, own, tmp_path)(Planted(truth, change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_goes_wrong_on_own_images_alone_is_seen(
+    truth: TorchEncoder, own: list[torch.Tensor], tmp_path: Path
+) -> None:
+    """An engine that is right on scenes: smooth pictures come out a little off."""
+    size = truth.record.image_size
+    smooth = groups_for(truth, own, 16)[1].pixels_NCHW
+
+    class OffWhereSmooth(Planted):
+        def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+            vectors_BD = super().__call__(pixels_BCHW).clone()
+            for row, pixels_CHW in enumerate(pixels_BCHW):
+                if any(torch.equal(pixels_CHW, known_CHW) for known_CHW in smooth):
+                    vectors_BD[row] += 0.05 * vectors_BD[row].roll(1)
+            return torch.nn.functional.normalize(vectors_BD, dim=-1)
+
+    assert smooth.shape[2] == size
+    off = OffWhereSmooth(truth, lambda vectors_BD: vectors_BD)
+    gate(truth, [], tmp_path)(off)
+    with pytest.raises(ParityError, match="pair max of own"):
+        gate(truth, own, tmp_path)(off)

@@ -1,5 +1,5 @@
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from miner.encoders import TorchEncoder
 from miner.errors import FingerprintError
 from miner.join import join
 from miner.lazy import NO_RANDOM
-from miner.partial import Late, embed_rests
+from miner.partial import embed_rests
 from miner.records import Json
 from miner.report_counts import image_steps
 from miner.select import select
