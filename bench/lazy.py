@@ -97,7 +97,7 @@ def run_once(corpus: Path, out: Path, settings: MineSettings) -> Run:
     began = time.perf_counter()
     embedded, record = mine([str(corpus)], out, settings)
     elapsed_s = time.perf_counter() - began
-    dino_s = embedded.stats.seconds.get(f"encode {settings.dino}", 0.0)
+    dino_s = embedded.stats.seconds.get("dino", 0.0)
     return Run(store=Store(out), record=record, elapsed_s=elapsed_s, dino_s=dino_s)
 
 
