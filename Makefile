@@ -44,9 +44,10 @@ fmt: $(READY) ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure the join and the feed against their peers on CPU cores (an hour or more), and draw it
+bench: $(READY) ## measure encoders, feed and join against their peers on CPU cores (an hour or more), and draw it
 	$(BIN)/python -m bench.decode
 	$(BIN)/python -m bench.pipeline
+	$(BIN)/python -m bench.encode
 	$(BIN)/python -m bench.join --data anisotropic
 	$(BIN)/python -m bench.join --data clustered
 	$(BIN)/python -m bench.join --data clustered-flat --rows 10000,20000,50000
@@ -56,10 +57,13 @@ bench: $(READY) ## measure the join and the feed against their peers on CPU core
 	$(BIN)/python -m bench.lazy
 	$(BIN)/python -m bench.lazy --towers small --images 1000 --pairs 50
 	$(BIN)/python -m bench.plot bench/results/join.csv docs/join.png
+	$(BIN)/python -m bench.plot_encode bench/results/encode.csv docs/encode.png
 
-bench-gpu: $(READY) ## measure the join on a GPU, and its ceilings; goes on where it stopped
+bench-gpu: $(READY) ## measure the join and the encoders on a GPU, and its ceilings; goes on where it stopped
 	$(BIN)/python -m bench.join_gpu --out bench/results/join_gpu.csv
+	$(BIN)/python -m bench.encode --device cuda --batch-size 256 --out bench/results/encode_gpu.csv
 	$(BIN)/python -m bench.plot bench/results/join_gpu.csv docs/join_gpu.png
+	$(BIN)/python -m bench.plot_encode bench/results/encode_gpu.csv docs/encode_gpu.png
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build

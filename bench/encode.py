@@ -46,6 +46,7 @@ from tests.towers import scenes
 NAME = "encode"
 OUT = Path(__file__).parent / "results" / "encode.csv"
 YARDSTICK = "stock-fp32"
+BOTH = "both towers"
 CHECKED = 16
 """Images whose pair cosines are compared with those of float32."""
 
@@ -195,7 +196,7 @@ def both_rows(rows: list[Row], blank: Row) -> list[Row]:
     found = []
     yardstick = both.get((YARDSTICK, "fp32"))
     for (provider, dtype), rate in both.items():
-        base = replace(blank, provider=provider, dtype=dtype, data="both towers")
+        base = replace(blank, provider=provider, dtype=dtype, data=BOTH)
         found.append(base.measured("images/s", [rate], unit="images/s"))
         if yardstick and provider != YARDSTICK:
             ratio = [yardstick / rate]

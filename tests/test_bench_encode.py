@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from matplotlib import image
 
-from bench import encode
+from bench import encode, plot_encode
 from bench.attention import attend, use_attend
 from bench.fp8 import Float8Linear, quantised, use_float8
-from bench.rows import read_rows
+from bench.rows import append_rows, blank_row, read_rows
 from bench.towers import TOWERS, load_seeded, seeded, work_of
 from miner.encoders import find_record
 from miner.engine_compile import inference_module
@@ -95,6 +96,10 @@ def test_the_command_measures_refuses_wrong_encoders_and_goes_on(
     assert {"time / stock-fp32", "share of the bound", "matmul", "attention"} <= {
         row.metric for row in rows
     }
+    picture = tmp_path / "encode.png"
+    drawn = CliRunner().invoke(plot_encode.main, [str(out), str(picture)])
+    assert drawn.exit_code == 0, drawn.output
+    assert len(set(image.imread(picture)[:, :, 0].ravel().tolist())) > 20
     # The file has all of that.
     run("--providers", "stock-fp32,onnx-fp32", *words)
     assert len(read_rows(out)) == len(rows)
@@ -103,6 +108,14 @@ def test_the_command_measures_refuses_wrong_encoders_and_goes_on(
     run("--providers", "stock-bf16", *words)
     (wrong, _) = [row for row in read_rows(out) if row.provider == "stock-bf16"]
     assert (wrong.median, wrong.note) == (None, "pair cosines are off by 5.00e-01, limit 5e-03")
+
+
+def test_nothing_to_draw(tmp_path: Path) -> None:
+    append_rows(tmp_path / "other.csv", [blank_row("encode")])
+    words = [str(tmp_path / "other.csv"), str(tmp_path / "no.png")]
+    drawn = CliRunner().invoke(plot_encode.main, words)
+    assert drawn.exit_code == 1
+    assert "no images/s of both towers; run bench.encode first" in drawn.output
 
 
 def test_words_that_are_no_provider_or_none_here() -> None:
