@@ -18,6 +18,7 @@ import torch
 
 from miner.batch import Batch
 from miner.encoders import Encoder
+from miner.engines import Guarded
 from miner.feed import Feed
 from miner.images import CropSpec
 from miner.stats import Laps
@@ -88,7 +89,10 @@ class Lane:
         flight = _Flight(batch=batch, on_done=on_done, marks=marks)
         for role in roles:
             with self.trace.stage(role):
-                vectors_BD = self.encoders[role](pixels[self.encoders[role].record.crop])
+                encoder = self.encoders[role]
+                # Whether rows were lost is seen when they have landed: to look is to wait.
+                encode = encoder.launch if isinstance(encoder, Guarded) else encoder
+                vectors_BD = encode(pixels[encoder.record.crop])
                 host_BD = torch.empty(vectors_BD.shape, dtype=vectors_BD.dtype, pin_memory=True)
                 flight.vectors[role] = host_BD.copy_(vectors_BD, non_blocking=True)
                 marks.append(_mark(computing))
@@ -104,9 +108,13 @@ class Lane:
         for role, before, after in zip(flight.vectors, launched, launched[1:], strict=False):
             weights[role] = before.elapsed_time(after)
         self.laps.split(weights)
-        self.feed.release(flight.batch)
         for role, vectors_BD in flight.vectors.items():
+            encoder = self.encoders[role]
+            if isinstance(encoder, Guarded):
+                pixels_BCHW = flight.batch.pixels(encoder.record.crop)
+                vectors_BD = encoder.mended(vectors_BD, pixels_BCHW)
             flight.on_done(role, vectors_BD.numpy())
+        self.feed.release(flight.batch)
 
 
 OnDone = Callable[[str, np.ndarray], None]

@@ -144,9 +144,8 @@ class Guarded:
         self._truth: Encoder | None = None
         self._fits: int | None = None
 
-    @torch.inference_mode()
     def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Encode pixels.
+        """Encode pixels: `launch`, then `mended`.
 
         Args:
             pixels_BCHW: [B, 3, S, S] uint8 on any device, S being the record's image size.
@@ -158,10 +157,15 @@ class Guarded:
             ValueError: the pixels have another type or shape.
             ResourceError: the memory does not suffice, after a batch was halved.
         """
-        return self._mended(self._encoded(pixels_BCHW), pixels_BCHW)
+        return self.mended(self.launch(pixels_BCHW), pixels_BCHW)
 
-    def _encoded(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Vectors by the encoder, in the batches that fit."""
+    @torch.inference_mode()
+    def launch(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Vectors by the encoder, in the batches that fit; on a GPU without waiting for them.
+
+        Raises:
+            As a call does.
+        """
         if self._fits is None:
             try:
                 return self._encoder(pixels_BCHW)
@@ -202,8 +206,14 @@ class Guarded:
             *(self.record.name, self.device, batch_size, self._fits),
         )
 
-    def _mended(self, vectors_BD: torch.Tensor, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """The vectors, those that are none computed anew by the truth."""
+    @torch.inference_mode()
+    def mended(self, vectors_BD: torch.Tensor, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """The vectors, those that are none computed anew by the truth.
+
+        Args:
+            vectors_BD: what `launch` gave, there or copied to the CPU; looked at, so waited for.
+            pixels_BCHW: what it was given.
+        """
         if self._load_truth is None:
             return vectors_BD
         lost_B = ~vectors_BD.isfinite().all(dim=1) | ~vectors_BD.any(dim=1)
