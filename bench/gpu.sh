@@ -78,7 +78,7 @@ with_encoders() {
   fi
 }
 encoders=(tests/test_encoders.py tests/test_engine_compile.py tests/test_engines.py
-  tests/test_bench_attention.py)
+  tests/test_bench_attention.py tests/test_batches.py tests/test_ring.py)
 with_encoders test_encoders 200 "$PYTHON" -m pytest -m gpu --no-skips -q "${encoders[@]}"
 encode=("$PYTHON" -m bench.encode --device cuda --batch-size 256 --out "$OUT/encode_gpu.csv")
 first=stock-fp32,stock-bf16,stock-tuned-bf16,compile-bf16,compile-fp16
