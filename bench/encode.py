@@ -183,7 +183,7 @@ def tower_rows(
 
 
 def both_rows(rows: list[Row], blank: Row) -> list[Row]:
-    """For every provider (and the bound) that both towers have: images a second through both."""
+    """What is not among the rows yet: images a second through both towers, of all who have both."""
     rates: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
         if row.metric == "images/s" and row.median and row.data in TOWERS:
@@ -194,17 +194,21 @@ def both_rows(rows: list[Row], blank: Row) -> list[Row]:
         if len(by_tower) == len(TOWERS)
     }
     found = []
-    yardstick = both.get((YARDSTICK, "fp32"))
     for (provider, dtype), rate in both.items():
         base = replace(blank, provider=provider, dtype=dtype, data=BOTH)
         found.append(base.measured("images/s", [rate], unit="images/s"))
-        if yardstick and provider != YARDSTICK:
-            ratio = [yardstick / rate]
-            found.append(base.measured(f"time / {YARDSTICK}", ratio, unit="ratio"))
-        bound = both.get(("bound", "bf16" if dtype == "fp8" else dtype))
-        if bound and provider != "bound":
-            found.append(base.measured("share of the bound", [100 * rate / bound], unit="%"))
-    return [judged(row) for row in found]
+        if provider == "bound":
+            continue
+        bounds = both.get(("bound", "bf16" if dtype == "fp8" else dtype))
+        others = {other: speed for (other, _), speed in both.items() if other != "bound"}
+        others |= {"bound": bounds} if bounds else {}
+        found += [
+            base.measured(f"time / {other}", [speed / rate], unit="ratio")
+            for other, speed in others.items()
+            if other != provider
+        ]
+    known = {(row.provider, row.dtype, row.metric) for row in rows if row.data == BOTH}
+    return [judged(row) for row in found if (row.provider, row.dtype, row.metric) not in known]
 
 
 def chosen(names: str, device: str) -> list[EncodeProvider]:

@@ -2,7 +2,7 @@
 
 Weights and inputs are e4m3, with a scale for every row of each; products are added up in the
 tensor cores and come out in the layer's own number format. Whether the vectors stay near enough is
-not decided here but by `export.verify`.
+not decided here: `bench.encode` holds them to the limits of the parity gate.
 
     y = (x / s_x) (W / s_W)^T * s_x s_W + b,     s = largest magnitude of a row / 448
 

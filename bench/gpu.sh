@@ -65,7 +65,7 @@ step join_gpu 400 "$PYTHON" -m bench.join_gpu --out "$OUT/join_gpu.csv"
 missing=$("$PYTHON" -c '
 from importlib.util import find_spec
 needed = ("open_clip", "timm", "torchvision", "huggingface_hub", "safetensors", "pydantic", "PIL",
-          "simplejpeg", "imagehash", "filelock")
+          "simplejpeg", "scipy", "filelock", "pyarrow", "webdataset", "fsspec", "tenacity")
 print(" ".join(name for name in needed if not find_spec(name)))
 ')
 # with_encoders NAME SECONDS COMMAND...: a step that needs them.
@@ -80,6 +80,10 @@ with_encoders() {
 encoders=(tests/test_encoders.py tests/test_engine_compile.py tests/test_engines.py
   tests/test_bench_attention.py tests/test_batches.py tests/test_ring.py)
 with_encoders test_encoders 200 "$PYTHON" -m pytest -m gpu --no-skips -q "${encoders[@]}"
+# Engines of other runtimes; those that are not installed are skipped, and named.
+engines=(tests/test_engine_onnx.py tests/test_engine_tensorrt.py tests/test_export_engines.py
+  tests/test_streams.py)
+with_encoders test_engines 200 "$PYTHON" -m pytest -m gpu -q -rs "${engines[@]}"
 encode=("$PYTHON" -m bench.encode --device cuda --batch-size 256 --out "$OUT/encode_gpu.csv")
 first=stock-fp32,stock-bf16,stock-tuned-bf16,compile-bf16,compile-fp16
 for tower in clip-vit-l-14 dinov2-vit-l-14; do
@@ -87,6 +91,8 @@ for tower in clip-vit-l-14 dinov2-vit-l-14; do
 done
 experiments=compile-bf16-attention257,compile-bf16-float8
 with_encoders encode_experiments 300 "${encode[@]}" --providers "$experiments"
+pipeline=("$PYTHON" -m bench.pipeline --device cuda --towers l14 --out "$OUT/pipeline_gpu.csv")
+with_encoders pipeline 300 "${pipeline[@]}" --images 8000 --batch-size 256 --repeats 2
 step ahead_of_time 300 "$PYTHON" -m pytest --noconftest -q tests/test_ahead_of_time.py
 step sweep_shipped 60 "$PYTHON" -m bench.sweep_tiles --out "$OUT/sweep_tiles.csv" --shipped
 step sweep_tiles 240 "$PYTHON" -m bench.sweep_tiles --out "$OUT/sweep_tiles.csv"

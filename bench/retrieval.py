@@ -68,7 +68,8 @@ def retrieve(
     )
     vectors, keys, metadata = [], [], []
     for batch in loader:
-        vectors_BD = encoder.module._pooled(batch["pixels"])
+        pixels_BCHW = batch["pixels"].to(encoder.device, encoder.dtype)
+        vectors_BD = encoder.module._pooled(pixels_BCHW).float()
         vectors_BD /= vectors_BD.norm(dim=-1, keepdim=True)
         vectors.append(vectors_BD.cpu().numpy())
         keys += batch["key"]
