@@ -19,7 +19,6 @@ from export.cache import EngineCache
 from export.look import Group, pick_images
 from export.proofs import prove
 from export.scenes import bundled_scenes
-from export.verdict import Verdict
 from export.verify import MIN_IMAGES
 from miner.config import ImageLimits
 from miner.encoders import Encoder, TorchEncoder
@@ -60,7 +59,6 @@ class Gate:
         batch_size: images to a batch, as in the run.
         threshold: of the cosine, at which a run decides.
         proofs: folder of what was proven on this machine before.
-        engine: what else decides the engine's vectors: a file's hash, a runtime's version.
     """
 
     load_truth: Callable[[], TorchEncoder]
@@ -68,31 +66,31 @@ class Gate:
     batch_size: int
     threshold: float | None = None
     proofs: Path = field(default_factory=lambda: EngineCache().root / "proofs")
-    engine: Mapping[str, str] = field(default_factory=dict)
 
-    def __call__(self, encoder: Encoder) -> float:
+    def __call__(
+        self, encoder: Encoder, engine: Mapping[str, object], *, anew: bool = False
+    ) -> float:
         """The largest deviation of a pair's cosine; becomes the engine's `deviation`.
 
-        Raises:
-            ParityError: the engine is not equal to its encoder.
-        """
-        return self.verdict(encoder).deviation
-
-    def verdict(self, encoder: Encoder) -> Verdict:
-        """Every figure of an engine that passes.
+        Args:
+            encoder: the engine.
+            engine: what else decides its vectors: a file's hash, a runtime's version.
+            anew: verify it whatever was proven before.
 
         Raises:
             ParityError: the engine is not equal to its encoder.
         """
-        return prove(
+        verdict = prove(
             encoder,
             self.load_truth,
             groups_for(encoder, self.images_HWC, self.batch_size),
             folder=self.proofs,
             threshold=self.threshold,
             batch_size=self.batch_size,
-            engine=self.engine,
+            engine=engine,
+            anew=anew,
         )
+        return verdict.deviation
 
 
 def groups_for(

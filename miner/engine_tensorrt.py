@@ -33,13 +33,11 @@ class TensorRTEncoder:
         encoder_id: the record's.
         dim: length of a vector.
         device: the GPU on which it computes.
-        backend: tensorrt.
+        backend: tensorrt or tensorrt-rtx, its flavour.
         precision: fp32, bf16 or fp16.
         deviation: how far a pair's cosine may be from that of `TorchEncoder` in fp32.
         max_batch: images that the engine takes at once; more are taken in turns.
     """
-
-    backend = "tensorrt"
 
     def __init__(
         self,
@@ -62,6 +60,7 @@ class TensorRTEncoder:
         self.record = record
         self.encoder_id = record.encoder_id
         self.dim = record.dim
+        self.backend = flavour
         self.precision = precision
         self.deviation = deviation
         self.max_batch = max_batch

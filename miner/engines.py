@@ -19,7 +19,7 @@ from miner.encoders import Encoder, check_pixels
 from miner.errors import ResourceError
 from miner.registry import EncoderRecord
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +201,7 @@ class Guarded:
         self._fits = batch_size // 2
         if isinstance(self._encoder, FixedBatch):
             self._encoder.resize(self._fits)
-        logger.warning(
+        log.warning(
             "%s: out of memory on %s at %d images a batch; going on with %d",
             *(self.record.name, self.device, batch_size, self._fits),
         )
@@ -226,7 +226,7 @@ class Guarded:
         again_RD = truth(pixels_BCHW[rows_R.to(pixels_BCHW.device)]).to(vectors_BD.device)
         mended_BD = vectors_BD.clone()
         mended_BD[rows_R] = again_RD
-        logger.warning(
+        log.warning(
             "%s: %d of %d vectors were not finite by %s in %s; float32 gives %d of them",
             *(self.record.name, len(rows_R), len(vectors_BD), self.backend, self.precision),
             int(again_RD.isfinite().all(dim=1).sum()),

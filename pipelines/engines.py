@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from miner.config import EmbedSettings
 from miner.encoders import Encoder, TorchEncoder, load_encoder
 from miner.engine_compile import CompiledEncoder
 from miner.engines import Guarded
+from miner.records import Json
 from miner.registry import EncoderRecord
 
 log = logging.getLogger(__name__)
@@ -62,9 +64,9 @@ def open_encoder(
         batch_size=settings.batch_size,
         threshold=threshold,
     )
-    encoder = _open(record, weights, settings, torch.device(device), load_truth, gate)
+    encoder, engine = _open(record, weights, settings, torch.device(device), load_truth, gate)
     # An engine that was published before has not seen this run's images yet.
-    encoder.deviation = gate(encoder)
+    encoder.deviation = gate(encoder, engine)
     return Guarded(encoder, load_truth=load_truth)
 
 
@@ -75,15 +77,29 @@ def _open(
     device: torch.device,
     load_truth: Callable[[], TorchEncoder],
     gate: Gate,
-) -> Encoder:
+) -> tuple[Encoder, Json]:
+    """What computes, and what else than its settings decides its vectors."""
     backend, precision = settings.backend, settings.precision
     if backend == "torch":
-        return load_encoder(record, device=device, dtype=precision, weights=weights)
+        return load_encoder(record, device=device, dtype=precision, weights=weights), {}
     if backend == "compile":
-        return CompiledEncoder(load_truth(), precision=precision, batch_size=settings.batch_size)
+        compiled = CompiledEncoder(
+            load_truth(), precision=precision, batch_size=settings.batch_size
+        )
+        # Inductor's kernels on a GPU are Triton's; torch's own version is in every proof.
+        return compiled, {"triton": _triton_version()}
     source = Source(record=record, weights=weights, precision=precision)
     if backend == "onnx":
-        return open_onnx(EngineCache(), source, device, gate).encoder
-    return open_tensorrt(
-        EngineCache(), source, device, gate, flavour=backend, max_batch=settings.batch_size
-    ).encoder
+        proven = open_onnx(EngineCache(), source, device, gate)
+    else:
+        proven = open_tensorrt(
+            EngineCache(), source, device, gate, flavour=backend, max_batch=settings.batch_size
+        )
+    return proven.encoder, proven.engine
+
+
+def _triton_version() -> str:
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return "missing"

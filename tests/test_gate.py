@@ -76,14 +76,22 @@ def test_an_equal_engine_passes_once_and_is_remembered(
     truth: TorchEncoder, own: list[torch.Tensor], tmp_path: Path
 ) -> None:
     exact = Planted(truth, lambda vectors_BD: vectors_BD)
-    assert gate(truth, own, tmp_path)(exact) == exact.deviation == 0.0
+    assert gate(truth, own, tmp_path)(exact, {}) == exact.deviation == 0.0
     first = exact.calls
     # Then its own images are looked at again, and no more than that.
-    assert gate(truth, own, tmp_path)(exact) == 0.0
+    assert gate(truth, own, tmp_path)(exact, {}) == 0.0
     assert exact.calls == first + 2
+    # Another engine file, or one that was just built, has to prove itself.
+    before = exact.calls
+    gate(truth, own, tmp_path)(exact, {"files": [["engine.plan", "1"]]})
+    assert exact.calls > before + 4
+    before = exact.calls
+    gate(truth, own, tmp_path)(exact, {}, anew=True)
+    assert exact.calls > before + 4
     # On other images it has to prove itself again.
-    gate(truth, own[:20], tmp_path)(exact)
-    assert exact.calls > first + 4
+    before = exact.calls
+    gate(truth, own[:20], tmp_path)(exact, {})
+    assert exact.calls > before + 4
 
 
 @pytest.mark.parametrize(
@@ -102,7 +110,7 @@ def test_another_engine_is_refused(
     what: str,
 ) -> None:
     with pytest.raises(ParityError, match=what):
-        gate(truth, own, tmp_path)(Planted(truth, change))
+        gate(truth, own, tmp_path)(Planted(truth, change), {})
     assert not list(tmp_path.iterdir())
 
 
@@ -123,6 +131,6 @@ def test_what_goes_wrong_on_own_images_alone_is_seen(
 
     assert smooth.shape[2] == size
     off = OffWhereSmooth(truth, lambda vectors_BD: vectors_BD)
-    gate(truth, [], tmp_path)(off)
+    gate(truth, [], tmp_path)(off, {})
     with pytest.raises(ParityError, match="pair max of own"):
-        gate(truth, own, tmp_path)(off)
+        gate(truth, own, tmp_path)(off, {})
