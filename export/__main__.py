@@ -112,7 +112,7 @@ def export_engine(
         images_HWC=_images(images, where),
         batch_size=batch_size,
         threshold=source.record.clip_above or source.record.dino_below,
-        proofs=engines.root / "proofs",
+        proofs=engines.prepare("proofs"),
     )
     if to == "onnx":
         proven = open_onnx(engines, source, where, prove)

@@ -224,7 +224,7 @@ def _settings(
         return EngineSettings(
             flavour=flavour, max_batch=max_batch, compute_capability=_capability(device)
         )
-    timings = cache.root / "timings" / f"{trt.__version__}-{_gpu(device)}".replace(" ", "_")
+    timings = cache.prepare("timings") / f"{trt.__version__}-{_gpu(device)}".replace(" ", "_")
     return EngineSettings(flavour=flavour, max_batch=max_batch, timing_cache=timings)
 
 

@@ -65,7 +65,7 @@ class Gate:
     images_HWC: Sequence[torch.Tensor]
     batch_size: int
     threshold: float | None = None
-    proofs: Path = field(default_factory=lambda: EngineCache().root / "proofs")
+    proofs: Path = field(default_factory=lambda: EngineCache().prepare("proofs"))
 
     def __call__(
         self, encoder: Encoder, engine: Mapping[str, object], *, anew: bool = False

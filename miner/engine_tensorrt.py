@@ -60,7 +60,7 @@ class TensorRTEncoder:
         self.record = record
         self.encoder_id = record.encoder_id
         self.dim = record.dim
-        self.backend = flavour
+        self.backend: str = flavour
         self.precision = precision
         self.deviation = deviation
         self.max_batch = max_batch

@@ -148,7 +148,13 @@ def test_a_damaged_entry_is_proven_anew_whatever_was_proven_before(
         return load_encoder("demo-dino")
 
     def opened() -> Proven:
-        gate = Gate(load_truth=load_truth, images_HWC=[], batch_size=16, proofs=tmp_path / "proofs")
+        gate = Gate(
+            load_truth=load_truth,
+            images_HWC=[],
+            batch_size=16,
+            threshold=0.6,
+            proofs=tmp_path / "proofs",
+        )
         proven = open_onnx(cache, source, CPU, gate)
         gate(proven.encoder, proven.engine)
         return proven

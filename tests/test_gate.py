@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+import export.cache
 from export.gate import AMOUNTS, Gate, amounts_on, first_images, groups_for
 from miner.encoders import TorchEncoder, load_encoder
 from miner.errors import ParityError
@@ -134,3 +136,19 @@ def test_what_goes_wrong_on_own_images_alone_is_seen(
     gate(truth, [], tmp_path)(off, {})
     with pytest.raises(ParityError, match="pair max of own"):
         gate(truth, own, tmp_path)(off, {})
+
+
+def test_a_proof_that_is_written_first_leaves_a_cache_that_the_next_run_takes(
+    truth: TorchEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where new folders are writable for the group."""
+    monkeypatch.setattr(export.cache, "DEFAULT_ROOT", tmp_path / "cache")
+    before = os.umask(0o002)
+    try:
+        for _ in range(2):
+            prove = Gate(load_truth=lambda: truth, images_HWC=[], batch_size=16, threshold=0.95)
+            prove(Planted(truth, lambda vectors_BD: vectors_BD), {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    assert len(list((tmp_path / "cache" / "proofs").iterdir())) == 1
