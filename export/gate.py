@@ -22,6 +22,7 @@ from export.scenes import bundled_scenes
 from export.verify import MIN_IMAGES
 from miner.config import ImageLimits
 from miner.encoders import Encoder, TorchEncoder
+from miner.engines import halve, release, second_shortage
 from miner.errors import ImageError, ShardError
 from miner.images import cut, decode
 from miner.samples import Sample, ShardReader
@@ -49,16 +50,17 @@ AMOUNTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Gate:
-    """Proves the engines of one encoder.
+    """Proves the engines of one encoder, in half the batches where memory ends.
 
     Attributes:
         load_truth: gives the encoder in float32; called only where there is no proof yet.
         images_HWC: the user's own, [H, W, 3] uint8 each; fewer than 16 are not looked at.
-        batch_size: images to a batch, as in the run.
+        batch_size: images to a batch, as in the run; what is left of it after a shortage.
         threshold: of the cosine, at which a run decides.
         proofs: folder of what was proven on this machine before.
+        is_halved: whether there was a shortage.
     """
 
     load_truth: Callable[[], TorchEncoder]
@@ -66,6 +68,7 @@ class Gate:
     batch_size: int
     threshold: float | None = None
     proofs: Path = field(default_factory=lambda: EngineCache().prepare("proofs"))
+    is_halved: bool = field(default=False, init=False)
 
     def __call__(
         self, encoder: Encoder, engine: Mapping[str, object], *, anew: bool = False
@@ -79,7 +82,27 @@ class Gate:
 
         Raises:
             ParityError: the engine is not equal to its encoder.
+            ResourceError: the memory does not suffice, after the batch was halved.
         """
+        if not self.is_halved:
+            try:
+                return self._prove(encoder, engine, anew=anew)
+            except torch.OutOfMemoryError as error:
+                self.batch_size = halve(encoder, self.batch_size, error)
+                self.is_halved = True
+            # Only here has the failed attempt, which the error holds on to, let go of its memory.
+            release(encoder.device)
+        try:
+            return self._prove(encoder, engine, anew=anew)
+        except torch.OutOfMemoryError as error:
+            raise second_shortage(encoder, self.batch_size, error) from error
+
+    def at(self, batch_size: int, encoder: Encoder, engine: Mapping[str, object]) -> float:
+        """The same at a batch size to which the run has come by a shortage."""
+        self.batch_size, self.is_halved = batch_size, True
+        return self(encoder, engine)
+
+    def _prove(self, encoder: Encoder, engine: Mapping[str, object], *, anew: bool) -> float:
         verdict = prove(
             encoder,
             self.load_truth,

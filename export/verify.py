@@ -53,6 +53,9 @@ MIN_NEAR_PAIRS = 8
 """Pairs that are near at least: those nearest to a threshold, however far; but of pairs above 0.9
 there have to be so many, since nothing is known of the pairs that matter without them."""
 
+_TRUTH_BATCH = 16
+"""Images that the truth encodes at a time, which may lie in memory beside the engine."""
+
 _SINGLES = 3
 """Images that are also encoded alone."""
 
@@ -86,7 +89,7 @@ def verify(
         if len(group) < MIN_IMAGES:
             raise _unjudged(encoder, f"group {group.name} has {len(group)} images", MIN_IMAGES)
     pixels_NCHW = torch.cat([group.pixels_NCHW for group in groups])
-    truth_ND = _encode(truth, pixels_NCHW, batch_size)
+    truth_ND = _encode(truth, pixels_NCHW, min(batch_size, _TRUTH_BATCH))
     cosines_NN = truth_ND @ truth_ND.T
     cosines_P = cosines_NN[_pairs(len(truth_ND))]
     spread = float(cosines_P.max() - cosines_P.min())

@@ -53,7 +53,7 @@ def open_encoder(
         return load_encoder(record, device=device, weights=weights)
 
     if (settings.backend, settings.precision) == ("torch", "fp32"):
-        return Guarded(load_truth(), load_truth=None)
+        return Guarded(load_truth(), load_truth=None, batch_size=settings.batch_size)
     log.warning(
         "%s by %s in %s on %s: held against float32 first, unless that was done here before",
         *(record.name, settings.backend, settings.precision, device),
@@ -67,7 +67,13 @@ def open_encoder(
     encoder, engine = _open(record, weights, settings, torch.device(device), load_truth, gate)
     # An engine that was published before has not seen this run's images yet.
     encoder.deviation = gate(encoder, engine)
-    return Guarded(encoder, load_truth=load_truth)
+    return Guarded(
+        encoder,
+        load_truth=load_truth,
+        batch_size=gate.batch_size,
+        is_halved=gate.is_halved,
+        prove=lambda batch_size: gate.at(batch_size, encoder, engine),
+    )
 
 
 def _open(

@@ -12,7 +12,7 @@ import torch
 import export.cache
 from export.gate import AMOUNTS, Gate, amounts_on, first_images, groups_for
 from miner.encoders import TorchEncoder, load_encoder
-from miner.errors import ParityError
+from miner.errors import ParityError, ResourceError
 from miner.shards import list_shards
 from tests.small import write_corpus
 
@@ -152,3 +152,51 @@ def test_a_proof_that_is_written_first_leaves_a_cache_that_the_next_run_takes(
         os.umask(before)
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
     assert len(list((tmp_path / "cache" / "proofs").iterdir())) == 1
+
+
+class Cramped(Planted):
+    """An engine with memory for so many images."""
+
+    def __init__(self, real: TorchEncoder, room: int) -> None:
+        super().__init__(real, lambda vectors_BD: vectors_BD)
+        self.room = room
+
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        if len(pixels_BCHW) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        return super().__call__(pixels_BCHW)
+
+
+def test_where_memory_ends_the_gate_judges_half_the_batch(
+    truth: TorchEncoder,
+    own: list[torch.Tensor],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    halved = gate(truth, own, tmp_path)
+    assert halved(Cramped(truth, room=8), {}) == 0
+    assert (halved.batch_size, halved.is_halved) == (8, True)
+    assert "demo-dino: out of memory on cpu at 16 images a batch; going on with 8" in caplog.text
+    with pytest.raises(ResourceError, match=r"at 8 images a batch.*give --batch-size 4 or less"):
+        gate(truth, own, tmp_path)(Cramped(truth, room=7), {})
+    # A run that was halved on its way is judged at its new size, and not halved again.
+    late = gate(truth, own, tmp_path / "late")
+    late.at(8, Cramped(truth, room=8), {})
+    with pytest.raises(ResourceError, match="at 8 images a batch"):
+        late.at(8, Cramped(truth, room=7), {"files": "others"})
+
+
+def test_the_truth_needs_memory_for_few_images_only(truth: TorchEncoder, tmp_path: Path) -> None:
+    sizes = []
+
+    class Watched(TorchEncoder):
+        def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(pixels_BCHW))
+            return super().__call__(pixels_BCHW)
+
+    watched = Watched(truth.record, truth.module, truth.device)
+    prove = Gate(
+        load_truth=lambda: watched, images_HWC=[], batch_size=64, threshold=0.95, proofs=tmp_path
+    )
+    prove(Planted(truth, lambda vectors_BD: vectors_BD), {})
+    assert max(sizes) == 16
