@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from export.cache import EngineCache
 from export.engines import Source, open_onnx, open_tensorrt
 from export.gate import Gate
+from export.look import Group
 from miner.config import EmbedSettings
 from miner.encoders import Encoder, TorchEncoder, load_encoder
 from miner.engine_compile import CompiledEncoder
@@ -29,7 +30,7 @@ def open_encoder(
     device: str,
     *,
     threshold: float,
-    images: Callable[[], Sequence[torch.Tensor]],
+    own: Callable[[], Group | None],
 ) -> Encoder:
     """An encoder, guarded against short memory and lost rows.
 
@@ -39,7 +40,7 @@ def open_encoder(
         settings: backend, precision and batch size.
         device: where it computes.
         threshold: of the cosine, at which the run will decide.
-        images: gives the first images of the run, [H, W, 3] uint8 each, on which an engine proves
+        own: gives the first images of the run, cut for this encoder, on which an engine proves
             itself beside rendered scenes.
 
     Raises:
@@ -60,7 +61,7 @@ def open_encoder(
     )
     gate = Gate(
         load_truth=load_truth,
-        images_HWC=images(),
+        own=own(),
         batch_size=settings.batch_size,
         threshold=threshold,
     )

@@ -150,7 +150,7 @@ def test_a_damaged_entry_is_proven_anew_whatever_was_proven_before(
     def opened() -> Proven:
         gate = Gate(
             load_truth=load_truth,
-            images_HWC=[],
+            own=None,
             batch_size=16,
             threshold=0.6,
             proofs=tmp_path / "proofs",
