@@ -10,6 +10,7 @@ An engine that fails is refused, whatever its speed. Each check is a figure with
     pair p99    the same, of all pairs but one in a hundred
     near        the same as p99, of the pairs near the threshold; of fewer than 100, their maximum
     position    how far a cosine moves when an image comes at another place of another batch
+    moved pair  the same as pair max, with images at other places of other batches, or alone
     repeat      how far a vector moves when the same batch comes again
     candidates  pairs that change sides of the threshold from beyond the borderline band
 
@@ -109,7 +110,7 @@ def verify(
     found = [
         *_shape_checks(vectors_ND),
         *_group_checks(groups, vectors_ND, truth_ND, error_NN, near_NN, limits),
-        *_batch_checks(encoder, pixels_NCHW, vectors_ND, batch_size, limits),
+        *_batch_checks(encoder, pixels_NCHW, vectors_ND, cosines_NN, batch_size, limits),
     ]
     if threshold is not None:
         found.append(_candidates(vectors_ND, cosines_NN, threshold, limits))
@@ -223,6 +224,7 @@ def _batch_checks(
     encoder: Encoder,
     pixels_NCHW: torch.Tensor,
     vectors_ND: torch.Tensor,
+    cosines_NN: torch.Tensor,
     batch_size: int,
     limits: PairLimits,
 ) -> Iterator[Check]:
@@ -239,6 +241,14 @@ def _batch_checks(
     shift_ND = torch.cat([backwards_ND - vectors_ND, singles_BD - vectors_ND[:_SINGLES]])
     moved = _largest((shift_ND @ vectors_ND.T).abs())
     yield Check(name="position", group="all", value=moved, limit=limits.max)
+    # A run's pairs are of images that stood anywhere, so these errors belong to its deviation.
+    error_NN = (backwards_ND @ backwards_ND.T - cosines_NN).abs()
+    mixed_NN = (backwards_ND @ vectors_ND.T - cosines_NN).abs()
+    single_BN = (singles_BD @ vectors_ND.T - cosines_NN[:_SINGLES]).abs()
+    # An image forms no pair with itself.
+    errors = [error.fill_diagonal_(0) for error in (error_NN, mixed_NN, single_BN)]
+    worst = _largest(torch.cat(errors))
+    yield Check(name="moved pair", group="all", value=worst, limit=limits.max)
 
 
 def _candidates(

@@ -102,10 +102,10 @@ def test_an_equal_engine_passes_once_and_is_remembered(
     truth: TorchEncoder, own: Group, tmp_path: Path
 ) -> None:
     exact = Planted(truth, lambda vectors_BD: vectors_BD)
-    assert gate(truth, own, tmp_path)(exact, {}) == exact.deviation == 0.0
+    assert gate(truth, own, tmp_path)(exact, {}) == exact.deviation < 1e-6
     before = exact.calls
     # Then its own images are looked at again, and no more than that.
-    assert gate(truth, own, tmp_path)(exact, {}) == 0.0
+    assert gate(truth, own, tmp_path)(exact, {}) == exact.deviation
     assert exact.calls == before + 2
     # Another engine file, or one that was just built, has to prove itself.
     before = exact.calls
@@ -198,7 +198,7 @@ def test_where_memory_ends_the_gate_judges_half_the_batch(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     halved = gate(truth, own, tmp_path)
-    assert halved(Cramped(truth, room=8), {}) == 0
+    assert halved(Cramped(truth, room=8), {}) < 1e-6
     assert (halved.batch_size, halved.is_halved) == (8, True)
     assert "demo-dino: out of memory on cpu at 16 images a batch; going on with 8" in caplog.text
     with pytest.raises(ResourceError, match=r"at 8 images a batch.*give --batch-size 4 or less"):
