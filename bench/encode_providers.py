@@ -7,7 +7,7 @@ and timm, called as their documentation does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,7 +128,9 @@ def _own() -> list[EncodeProvider]:
             source = find_source(seeded_record(name), weights, precision)
             cache = EngineCache(weights.parent / "engines")
 
-            def unproven(encoder: Encoder) -> float:
+            def unproven(
+                encoder: Encoder, engine: Mapping[str, object], *, anew: bool = False
+            ) -> float:
                 # The benchmark holds every provider against the truth itself.
                 return PAIR_LIMITS[precision].max
 

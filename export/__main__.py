@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import torch
 
     from export.cache import Entry
+    from export.look import Group
     from miner.engine_tensorrt import Flavour
+    from miner.registry import EncoderRecord
 
 INTERRUPTED = 130
 
@@ -90,7 +92,7 @@ def export_engine(
     """Export an encoder to ONNX or TensorRT, prove it equal, and keep it for mining."""
     from export.cache import EngineCache
     from export.engines import build_ahead, find_source, open_onnx, open_tensorrt
-    from export.gate import Gate
+    from export.gate import Gate, usual_threshold
     from miner.encoders import find_device, load_encoder
 
     if compute_capability is not None and (to != "tensorrt" or flavour != "tensorrt-rtx"):
@@ -109,10 +111,10 @@ def export_engine(
     where = find_device(_auto() if device == "auto" else device)
     prove = Gate(
         load_truth=lambda: load_encoder(source.record, device=where, weights=source.weights),
-        images_HWC=_images(images, where),
+        own=_images(images, source.record, where),
         batch_size=batch_size,
-        threshold=source.record.clip_above or source.record.dino_below,
-        proofs=engines.root / "proofs",
+        threshold=usual_threshold(source.record),
+        proofs=engines.prepare("proofs"),
     )
     if to == "onnx":
         proven = open_onnx(engines, source, where, prove)
@@ -122,22 +124,25 @@ def export_engine(
     return 0
 
 
-def _images(patterns: tuple[str, ...], device: torch.device) -> list[torch.Tensor]:
+def _images(patterns: tuple[str, ...], record: EncoderRecord, device: torch.device) -> Group | None:
     """The user's own images, where shards are named."""
     from export.gate import amounts_on, first_images
     from export.verify import MIN_IMAGES
+    from miner.config import ImageLimits
     from miner.errors import ShardError
     from miner.shards import list_shards
 
     if not patterns:
-        return []
-    found = first_images(list_shards(patterns), amounts_on(device).read)
-    if len(found) < MIN_IMAGES:
+        return None
+    (own,) = first_images(
+        list_shards(patterns), [record], amounts_on(device).read, limits=ImageLimits()
+    )
+    if len(own) < MIN_IMAGES:
         raise ShardError(
-            f"{', '.join(patterns)}: {len(found)} images can be decoded, an engine is judged on "
+            f"{', '.join(patterns)}: {len(own)} images can be decoded, an engine is judged on "
             f"{MIN_IMAGES} at least; give more shards, or leave --images out"
         )
-    return found
+    return own
 
 
 def _auto() -> str:

@@ -71,8 +71,15 @@ class EngineCache:
             raise EngineError(
                 f"{self.root} belongs to user {status.st_uid} with mode "
                 f"{status.st_mode & 0o777:o}, so others can put engines there, which are code; "
-                "run `chmod 700` on it, or give another --cache"
+                f"run `chmod go-w {self.root}` if it is yours, else move it away"
             )
+
+    def prepare(self, name: str = "") -> Path:
+        """A folder in the cache, whose root is made for its owner alone, whatever the umask."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = self.root / name
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def find(self, state: State, key: Mapping[str, object]) -> Entry | None:
         """What was published for a key, every hash checked; None where it has to be made."""
@@ -94,7 +101,7 @@ class EngineCache:
         """
         name = _digest(key)
         attempt = self.root / "unfinished" / f"{name}.{new_attempt()}"
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.prepare()
         with self._lock(state, name):
             attempt.mkdir(parents=True)
             try:

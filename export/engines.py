@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,14 +22,26 @@ from export.to_tensorrt import ENGINE_FILE, EngineSettings, build_engine, check_
 from miner.encoders import Encoder, find_record, load_encoder, locate
 from miner.engine_onnx import OnnxEncoder, check_precision
 from miner.engine_tensorrt import Flavour, TensorRTEncoder, check_gpu, load_flavour
-from miner.records import Json
+from miner.records import Json, file_sha256
 from miner.registry import EncoderRecord
 
 log = logging.getLogger(__name__)
 
-Prove = Callable[[Encoder], float]
-"""Runs an engine and holds it against its encoder: the largest deviation of a pair's cosine, or
-ParityError."""
+
+class Prove(Protocol):
+    """Holds engines against their encoder."""
+
+    def __call__(
+        self, encoder: Encoder, engine: Mapping[str, object], *, anew: bool = False
+    ) -> float:
+        """Run an engine: the largest deviation of a pair's cosine, or ParityError.
+
+        Args:
+            encoder: the engine.
+            engine: its files' hashes, flavour, version: a proof holds for these alone.
+            anew: believe no earlier proof.
+        """
+
 
 GRAPH_VERSION = 1
 """Raised when this code makes other graphs of the same encoders."""
@@ -50,6 +62,11 @@ class Proven:
 
     encoder: Encoder
     entry: Entry
+
+    @property
+    def engine(self) -> Json:
+        """What its proof holds for."""
+        return _engine(self.entry.key, self.entry.files)
 
 
 def find_source(name: str | EncoderRecord, weights: Path | None, precision: str) -> Source:
@@ -207,7 +224,7 @@ def _settings(
         return EngineSettings(
             flavour=flavour, max_batch=max_batch, compute_capability=_capability(device)
         )
-    timings = cache.root / "timings" / f"{trt.__version__}-{_gpu(device)}".replace(" ", "_")
+    timings = cache.prepare("timings") / f"{trt.__version__}-{_gpu(device)}".replace(" ", "_")
     return EngineSettings(flavour=flavour, max_batch=max_batch, timing_cache=timings)
 
 
@@ -233,10 +250,17 @@ def _open_proven(
             return opened(entry)
         files = build(making.folder)
         encoder = load(making.folder, math.inf)
-        encoder.deviation = prove(encoder)
+        hashes = {path.name: file_sha256(path) for path in files}
+        # An older engine's proof says nothing of this one, even if its file comes out the same.
+        encoder.deviation = prove(encoder, _engine(key, hashes), anew=True)
         entry = making.publish(files, {"deviation": encoder.deviation})
     log.info("%s: proven, deviation %.1e", encoder.encoder_id, encoder.deviation)
     return Proven(encoder=encoder, entry=entry)
+
+
+def _engine(key: Json, hashes: Mapping[str, str]) -> Json:
+    """An engine by what it was made from and by its files, wherever they lie."""
+    return {**key, "files": sorted([Path(name).name, sha256] for name, sha256 in hashes.items())}
 
 
 def _key(source: Source, graph: OnnxFiles, device: torch.device | None) -> Json:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -74,6 +74,16 @@ class Group:
             reference_NCHW = torch.cat([reference_NCHW, blends(reference_NCHW, num_blends)])
             pixels_NCHW = torch.cat([pixels_NCHW, blends(pixels_NCHW, num_blends)])
         return cls(name=name, reference_NCHW=reference_NCHW, pixels_NCHW=pixels_NCHW)
+
+    def picked(self, rows: Sequence[int], *, num_blends: int) -> Self:
+        """Some of these images, with blends of them added."""
+        chosen = list(rows)
+        reference_NCHW, pixels_NCHW = self.reference_NCHW[chosen], self.pixels_NCHW[chosen]
+        return replace(
+            self,
+            reference_NCHW=torch.cat([reference_NCHW, blends(reference_NCHW, num_blends)]),
+            pixels_NCHW=torch.cat([pixels_NCHW, blends(pixels_NCHW, num_blends)]),
+        )
 
     @classmethod
     def of_pixels(cls, name: str, pixels_NCHW: torch.Tensor) -> Self:

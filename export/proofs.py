@@ -24,7 +24,7 @@ from miner.errors import StoreError
 from miner.records import Json, digest, read_record, replace_record
 from miner.versions import versions
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def prove(
@@ -35,7 +35,8 @@ def prove(
     folder: Path,
     threshold: float | None = None,
     batch_size: int = 64,
-    engine: Mapping[str, str] | None = None,
+    engine: Mapping[str, object] | None = None,
+    anew: bool = False,
 ) -> Verdict:
     """Prove an engine equal to the truth, or remember that it was.
 
@@ -48,6 +49,7 @@ def prove(
         batch_size: images to a batch, as in the run.
         engine: what else decides its vectors, such as an engine file's sha256 or the version of
             its runtime.
+        anew: verify it whatever was proven before, as an engine that was just built.
 
     Raises:
         ParityError: the engine is not equal, or cannot be judged by these images.
@@ -55,12 +57,12 @@ def prove(
     """
     terms = _terms(encoder, groups, threshold, batch_size, engine or {})
     path = folder / f"{encoder.encoder_id}.{encoder.backend}.{digest(terms)[:16]}.json"
-    verdict = read_proof(path, terms) if path.exists() else None
+    verdict = read_proof(path, terms) if path.exists() and not anew else None
     if verdict is None:
         verdict = verify(encoder, load_truth(), groups, threshold=threshold, batch_size=batch_size)
         verdict.refuse()
         write_proof(path, terms, verdict)
-        logger.info("%s: proven, pairs deviate by up to %.2g", path.stem, verdict.deviation)
+        log.info("%s: proven, pairs deviate by up to %.2g", path.stem, verdict.deviation)
     encoder.deviation = verdict.deviation
     return verdict
 
@@ -90,7 +92,7 @@ def _terms(
     groups: Sequence[Group],
     threshold: float | None,
     batch_size: int,
-    engine: Mapping[str, str],
+    engine: Mapping[str, object],
 ) -> Json:
     """Everything for which a verdict holds."""
     return {

@@ -64,7 +64,8 @@ class Verdict:
     @property
     def deviation(self) -> float:
         """How far a pair's cosine was from the truth, at most; widens the borderline band."""
-        return max(check.value for check in self.checks if check.name == "pair max")
+        kinds = ("pair max", "moved pair")
+        return max(check.value for check in self.checks if check.name in kinds)
 
     def refuse(self) -> None:
         """Raise if the engine failed.

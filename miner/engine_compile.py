@@ -23,7 +23,7 @@ from miner.errors import ResourceError
 from miner.fused import FusedEncoder
 from miner.vit_parts import UnknownTowerError, vit_parts
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _WARM_UPS = 3
 """Calls before a CUDA graph is captured, in which libraries choose and allocate."""
@@ -119,7 +119,7 @@ def inference_module(truth: TorchEncoder, dtype: torch.dtype) -> torch.nn.Module
     try:
         return FusedEncoder(truth.record, vit_parts(truth.module), dtype).to(truth.device)
     except UnknownTowerError as error:
-        logger.info("%s is compiled as its library writes it: %s", truth.record.name, error)
+        log.info("%s is compiled as its library writes it: %s", truth.record.name, error)
     copied = EncoderModule(truth.record, copy.deepcopy(truth.module.tower), dtype)
     return copied.to(truth.device).eval().requires_grad_(False)
 

@@ -1,7 +1,7 @@
 """An encoder computed by ONNX Runtime, on the CPU or with CUDA.
 
 ONNX Runtime moves work to the CPU in silence, a whole session or single nodes. Here both are
-looked up after loading, and refused.
+looked up after loading, and refused; nodes of operators that compute shapes may stay there.
 
     B images, D dimensions; C, H, W channels, rows, columns
 """
@@ -30,7 +30,9 @@ OUTPUT = "vectors"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _SHAPES_ONLY = {"Shape", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Constant"}
-"""Nodes that compute a shape, which ONNX Runtime keeps on the CPU whatever the provider."""
+"""Operators with which graphs compute shapes, which ONNX Runtime keeps on the CPU whatever the
+provider. They are told apart by name alone: one of them that strayed with pixels in it would slow a
+run down and not be refused; its vectors would be held against the truth all the same."""
 
 _NO_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "bad allocation")
 """Words of which one is in every message of ONNX Runtime about a lack of memory."""

@@ -24,22 +24,27 @@ log = logging.getLogger(__name__)
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 """TensorRT, or TensorRT for RTX."""
 
+_NO_MEMORY = ("out of memory", "outofmemory", "could not be allocated", "failed to allocate")
+"""Words of which one is in its messages about a lack of memory."""
+
 
 class TensorRTEncoder:
     """An encoder as an engine of TensorRT; an `Encoder`.
+
+    Its working memory is that of the largest batch, taken when it is loaded: where that fails, an
+    engine for a smaller --batch-size has to be built. A batch that does not fit later is halved as
+    everybody's is.
 
     Attributes:
         record: what decides its vectors, the weights' hash included.
         encoder_id: the record's.
         dim: length of a vector.
         device: the GPU on which it computes.
-        backend: tensorrt.
+        backend: tensorrt or tensorrt-rtx, its flavour.
         precision: fp32, bf16 or fp16.
         deviation: how far a pair's cosine may be from that of `TorchEncoder` in fp32.
         max_batch: images that the engine takes at once; more are taken in turns.
     """
-
-    backend = "tensorrt"
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class TensorRTEncoder:
         self.record = record
         self.encoder_id = record.encoder_id
         self.dim = record.dim
+        self.backend: str = flavour
         self.precision = precision
         self.deviation = deviation
         self.max_batch = max_batch
@@ -83,7 +89,8 @@ class TensorRTEncoder:
 
         Raises:
             ValueError: the pixels have another type or shape.
-            EngineError: TensorRT refused to compute.
+            torch.OutOfMemoryError: there is no memory for such a batch.
+            EngineError: TensorRT refused to compute otherwise.
         """
         check_pixels(self.record, pixels_BCHW)
         pixels_BCHW = pixels_BCHW.to(self.device, non_blocking=True).contiguous()
@@ -128,6 +135,10 @@ class Messages:
 
         self.logger = Logger()
         self._errors = errors
+
+    def forget(self) -> None:
+        """Let no earlier error explain a later failure."""
+        self._errors.clear()
 
     def last(self) -> str:
         """The error that was reported last."""
@@ -235,8 +246,10 @@ def enqueue(
     """Put a batch on a stream; vectors are there when the stream has come to them.
 
     Raises:
-        EngineError: TensorRT refused the batch.
+        torch.OutOfMemoryError: there is no memory for such a batch.
+        EngineError: TensorRT refused the batch otherwise.
     """
+    messages.forget()
     done = (
         context.set_input_shape(INPUT, tuple(pixels_BCHW.shape))
         and context.set_tensor_address(INPUT, pixels_BCHW.data_ptr())
@@ -244,6 +257,8 @@ def enqueue(
         and context.execute_async_v3(stream_handle)
     )
     if not done:
+        if any(words in messages.last().lower() for words in _NO_MEMORY):
+            raise torch.OutOfMemoryError(messages.last())
         raise EngineError(
             f"TensorRT refused a batch of {len(pixels_BCHW)} ({messages.last()}); give a smaller "
             "--batch-size, or use --backend compile"

@@ -93,16 +93,18 @@ def join_again(
             f"no command embedded {store.root} with {clip} and {dino}, so --recheck does not know "
             "their weights; run `blindpairs embed` with both"
         )
-    late = _late_as_before(store, last[0], (clip, dino))
+    late = _late_as_before(store, last[0], (clip, dino), how)
     return join_and_select(store, clip, dino, how, which, lazy=lazy, late=late)
 
 
-def _late_as_before(store: Store, settings: EmbedSettings, ids: tuple[str, str]) -> Late:
+def _late_as_before(
+    store: Store, settings: EmbedSettings, ids: tuple[str, str], how: JoinSettings
+) -> Late:
     """The encoders of an earlier command, found when they are needed."""
 
     @cache
     def found() -> Late:
-        encoders = Encoders(settings)
+        encoders = Encoders(settings, how=how)
         now = tuple(record.encoder_id for record in encoders.records)
         if now != ids:
             raise FingerprintError(

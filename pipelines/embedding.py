@@ -92,7 +92,8 @@ def embed(
         read: how shards are read.
         encode: which encoders, on what.
         command: what to log in run.json.
-        how: thresholds, by which `--dino-mode auto` chooses; default: the encoders' own.
+        how: thresholds, by which `--dino-mode auto` chooses and engines are judged; default: the
+            encoders' own.
 
     Raises:
         MinerError: shards cannot be listed or were changed, or weights or a device are missing. A
@@ -102,7 +103,7 @@ def embed(
     root = os.path.realpath(store.root)
     if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
-    encoders = Encoders(encode, listed)
+    encoders = Encoders(encode, listed, read=read, how=how)
     shards = settle(listed, store, dataset_given=read.dataset is not None)
     clip, dino = (record.encoder_id for record in encoders.records)
     seen = {shard.shard_id: _whereabouts(shard) for shard in shards}

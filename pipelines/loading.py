@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 import torch
 
 from export.gate import amounts_on, first_images
-from miner.config import EmbedSettings, FeedSettings, JoinSettings
+from export.look import Group
+from miner.config import (
+    EmbedSettings,
+    FeedSettings,
+    ImageLimits,
+    JoinSettings,
+    ReadSettings,
+)
 from miner.encoders import Encoder, find_record
 from miner.errors import ResourceError
 from miner.partial import Late
@@ -48,17 +55,28 @@ class Encoders:
     Args:
         settings: which, and on what.
         shards: those of the run; engines prove themselves on their first images.
+        read: how these are read.
+        how: thresholds at which the run decides; default: the encoders' own.
     """
 
-    def __init__(self, settings: EmbedSettings, shards: Sequence[Shard] = ()) -> None:
+    def __init__(
+        self,
+        settings: EmbedSettings,
+        shards: Sequence[Shard] = (),
+        *,
+        read: ReadSettings | None = None,
+        how: JoinSettings | None = None,
+    ) -> None:
         self._settings = settings
         self._shards = shards
+        self._read = read or ReadSettings()
+        self._how = how or JoinSettings()
         self._device = device_of(settings.device)
         self._located = [
             locate(find_record(settings.clip), settings.clip_weights),
             locate(find_record(settings.dino), settings.dino_weights),
         ]
-        self._images: list[torch.Tensor] | None = None
+        self._own: dict[str, Group] | None = None
         self._loaded: dict[tuple[str, str, str], Encoder] = {}
         clip, dino = (record.encoder_id for record in self.records)
         if clip == dino:
@@ -96,25 +114,36 @@ class Encoders:
             place = [record.encoder_id for record in self.records].index(encoder_id)
             record, path = self._located[place]
             log.info("loading %s on %s from %s", encoder_id, self._device, path)
-            usual = JoinSettings()
             self._loaded[key] = open_encoder(
                 record,
                 path,
                 settings,
                 self._device,
-                threshold=(
-                    record.clip_above or usual.clip_above,
-                    record.dino_below or usual.dino_below,
-                )[place],
-                images=self._first_images,
+                threshold=self._threshold(record, ("clip_above", "dino_below")[place]),
+                own=lambda: self._first_images(encoder_id),
             )
         return self._loaded[key]
 
-    def _first_images(self) -> list[torch.Tensor]:
-        if self._images is None:
-            number = amounts_on(torch.device(self._device)).read
-            self._images = first_images(self._shards, number)
-        return self._images
+    def _threshold(self, record: EncoderRecord, name: str) -> float:
+        """Where the run decides: as given, else the encoder's own, else the usual."""
+        own = getattr(record, name)
+        if own is None or name in self._how.model_fields_set:
+            own = getattr(self._how, name)
+        return float(own)
+
+    def _first_images(self, encoder_id: str) -> Group:
+        """Crops for an encoder; those of both are cut at once, and each is given away once."""
+        if self._own is None or encoder_id not in self._own:
+            groups = first_images(
+                self._shards,
+                self.records,
+                amounts_on(torch.device(self._device)).read,
+                limits=self._read.part(ImageLimits),
+                limit=self._read.limit,
+            )
+            ids = [record.encoder_id for record in self.records]
+            self._own = dict(zip(ids, groups, strict=True))
+        return self._own.pop(encoder_id)
 
 
 def append_metrics(store: Store, shard_id: str, stats: Stats) -> None:

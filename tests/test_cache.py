@@ -222,3 +222,16 @@ def test_the_folder_is_private(cache: EngineCache) -> None:
 def test_the_default_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert EngineCache().root == tmp_path / ".cache" / "blindpairs" / "engines"
+
+
+@pytest.mark.parametrize("name", ["", "proofs", "timings"])
+def test_whatever_is_made_first_the_cache_is_its_owners_alone(tmp_path: Path, name: str) -> None:
+    before = os.umask(0o002)
+    try:
+        folder = EngineCache(tmp_path / "new" / "cache").prepare(name)
+    finally:
+        os.umask(before)
+    assert folder.is_dir()
+    assert (tmp_path / "new" / "cache").stat().st_mode & 0o777 == 0o700
+    # So the next command takes it.
+    publish(EngineCache(tmp_path / "new" / "cache"))

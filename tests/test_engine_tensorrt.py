@@ -172,6 +172,27 @@ def test_a_batch_that_is_refused_is_an_error(refuses: str) -> None:
     enqueue(context, 0, pixels_BCHW, vectors_BD, messages_of())
 
 
+def test_a_batch_without_memory_can_be_halved() -> None:
+    messages = messages_of("an older one: out of memory")
+
+    def run_out(_: int) -> bool:
+        messages.logger.log(Api.ILogger.ERROR, "Cuda Runtime (out of memory)")
+        return False
+
+    context = SimpleNamespace(
+        set_input_shape=lambda *_: True,
+        set_tensor_address=lambda *_: True,
+        execute_async_v3=run_out,
+    )
+    pixels_BCHW, vectors_BD = torch.zeros(3, 3, 64, 64, dtype=torch.uint8), torch.empty(3, 48)
+    with pytest.raises(torch.OutOfMemoryError, match=r"Cuda Runtime \(out of memory\)"):
+        enqueue(context, 0, pixels_BCHW, vectors_BD, messages)
+    # What was said of an earlier batch is not taken for the reason.
+    context.execute_async_v3 = lambda _: False
+    with pytest.raises(EngineError, match=r"refused a batch of 3 \(it gave no reason\)"):
+        enqueue(context, 0, pixels_BCHW, vectors_BD, messages)
+
+
 def test_what_it_says_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     messages = messages_of("a mistake")
@@ -181,44 +202,43 @@ def test_what_it_says_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert messages.last() == "a mistake"
 
 
-def installed() -> list[Flavour]:
-    """The flavours with which an engine can be run here."""
-    found: list[Flavour] = []
-    if find_spec("tensorrt"):
-        found.append("tensorrt")
-    # TensorRT for RTX has no kernels for compute capability 9.0 and 10.0.
-    targets = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-    if find_spec("tensorrt_rtx_bindings") and torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
-        found += ["tensorrt-rtx"] if f"{major}.{minor}" in targets else []
-    return found
+# TensorRT for RTX has no kernels for compute capability 9.0 and 10.0.
+RTX_TARGETS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 
 
-if installed():
+def skip_where_it_cannot_run(flavour: Flavour) -> None:
+    """Skip a test of a flavour that is not installed, or has no kernels for this GPU."""
+    pytest.importorskip("tensorrt" if flavour == "tensorrt" else "tensorrt_rtx_bindings")
+    found = ".".join(map(str, torch.cuda.get_device_capability()))
+    if flavour == "tensorrt-rtx" and found not in RTX_TARGETS:
+        pytest.skip(f"{flavour} has no kernels for compute capability {found}")
 
-    @pytest.mark.gpu
-    @pytest.mark.parametrize("flavour", installed())
-    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-    @pytest.mark.parametrize("name", DEMO)
-    def test_gpu_computes_what_torch_computes(
-        exported: Export, tmp_path: Path, flavour: Flavour, precision: str, name: str
-    ) -> None:
-        truth, _ = exported(name, "fp32")
-        encoder, files = exported(name, precision)
-        pixels_BCHW = pixels_of(truth, 24)
-        timings = tmp_path / "timings" if flavour == "tensorrt" else None
-        settings = EngineSettings(flavour=flavour, max_batch=16, timing_cache=timings)
-        engine: Encoder = TensorRTEncoder(
-            encoder.record,
-            build_engine(files, tmp_path, settings),
-            flavour=flavour,
-            device=torch.device("cuda"),
-            precision=precision,
-            max_batch=16,
-            deviation=0.0,
-        )
-        limit = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 2e-2}[precision]
-        # More than the largest batch, so that the last one is shorter.
-        vectors_BD = engine(pixels_BCHW.cuda())
-        assert deviation(vectors_BD, truth(pixels_BCHW)) <= limit
-        assert engine(pixels_BCHW[:1].cuda()).shape == (1, encoder.dim)
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", DEMO)
+def test_gpu_computes_what_torch_computes(
+    exported: Export, tmp_path: Path, flavour: Flavour, precision: str, name: str
+) -> None:
+    skip_where_it_cannot_run(flavour)
+    truth, _ = exported(name, "fp32")
+    encoder, files = exported(name, precision)
+    pixels_BCHW = pixels_of(truth, 24)
+    timings = tmp_path / "timings" if flavour == "tensorrt" else None
+    settings = EngineSettings(flavour=flavour, max_batch=16, timing_cache=timings)
+    engine: Encoder = TensorRTEncoder(
+        encoder.record,
+        build_engine(files, tmp_path, settings),
+        flavour=flavour,
+        device=torch.device("cuda"),
+        precision=precision,
+        max_batch=16,
+        deviation=0.0,
+    )
+    assert engine.backend == flavour
+    limit = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 2e-2}[precision]
+    # More than the largest batch, so that the last one is shorter.
+    vectors_BD = engine(pixels_BCHW.cuda())
+    assert deviation(vectors_BD, truth(pixels_BCHW)) <= limit
+    assert engine(pixels_BCHW[:1].cuda()).shape == (1, encoder.dim)

@@ -10,7 +10,7 @@ import torch
 
 from miner.encoders import Encoder, TorchEncoder, check_pixels
 from miner.engines import FixedBatch, Guarded
-from miner.errors import ResourceError
+from miner.errors import ParityError, ResourceError
 from tests.small import small_encoders
 
 
@@ -182,3 +182,35 @@ def test_mending_fits_into_memory_too(
     encoder = Guarded(Cramped(clip, lost=lost), load_truth=lambda: truth)
     torch.testing.assert_close(encoder(pixels_BCHW), clip(pixels_BCHW), atol=1e-6, rtol=0)
     assert truth.sizes == [11, 5, 5, 1]
+
+
+def test_what_was_halved_is_proven_again_before_it_goes_on(
+    clip: TorchEncoder, pixels_BCHW: torch.Tensor
+) -> None:
+    engine, proven = Padded(clip, batch_size=8, room=4), list[tuple[int, int]]()
+
+    def prove(batch_size: int) -> float:
+        proven.append((batch_size, engine.batch_size))
+        return 0.25
+
+    encoder = Guarded(engine, load_truth=None, batch_size=8, prove=prove)
+    assert encoder.batch_size == 8
+    for _ in range(2):
+        encoder(pixels_BCHW[:3])
+    assert proven == [(4, 4)]
+    assert (encoder.batch_size, encoder.deviation) == (4, 0.25)
+
+    def refuse(batch_size: int) -> float:
+        raise ParityError(f"not equal at {batch_size}")
+
+    encoder = Guarded(Padded(clip, batch_size=8, room=4), load_truth=None, prove=refuse)
+    with pytest.raises(ParityError, match="not equal at 4"):
+        encoder(pixels_BCHW[:3])
+
+
+def test_what_was_halved_by_the_gate_is_not_halved_again(
+    clip: TorchEncoder, pixels_BCHW: torch.Tensor
+) -> None:
+    encoder = Guarded(Cramped(clip, room=3), load_truth=None, batch_size=4, is_halved=True)
+    with pytest.raises(ResourceError, match=r"at 4 images a batch, after a batch was halved once"):
+        encoder(pixels_BCHW)

@@ -147,7 +147,7 @@ def test_a_cache_that_cannot_be_written_ends_with_4(command: Command, tmp_path: 
 def test_an_interrupted_command_ends_with_130(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export.gate, "first_images", interrupt)

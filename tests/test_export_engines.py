@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 
 import export.engines
-from export.cache import EngineCache
+from export.cache import MANIFEST, EngineCache
 from export.engines import (
+    Proven,
     Source,
     build_ahead,
     export_graph,
@@ -19,7 +22,8 @@ from export.engines import (
     open_onnx,
     open_tensorrt,
 )
-from miner.encoders import Encoder, load_encoder
+from export.gate import Gate
+from miner.encoders import Encoder, TorchEncoder, load_encoder
 from miner.errors import ParityError, ResourceError
 from tests.exports import deviation, pixels_of
 
@@ -45,7 +49,11 @@ class Prover:
         self.limit = limit
         self.seen: list[float] = []
 
-    def __call__(self, encoder: Encoder) -> float:
+    def __call__(
+        self, encoder: Encoder, engine: Mapping[str, object], *, anew: bool = False
+    ) -> float:
+        assert anew
+        self.engine = engine
         self.seen.append(encoder.deviation)
         truth = load_encoder(encoder.record.name)
         pixels_BCHW = pixels_of(truth, 12)
@@ -97,6 +105,11 @@ def test_an_engine_is_proven_once_and_published(cache: EngineCache, source: Sour
     second = open_onnx(cache, source, CPU, prove)
     assert len(prove.seen) == 1
     assert second.entry == first.entry
+    # A proof is remembered for this file by this runtime.
+    assert second.engine == prove.engine
+    assert second.engine["flavour"] == "onnxruntime"
+    assert second.engine["version"] == onnxruntime.__version__
+    assert second.engine["files"] == [["vectors.onnx", export_graph(cache, source).sha256]]
     assert second.encoder.deviation == first.encoder.deviation
     assert second.encoder.backend == "onnx"
 
@@ -122,6 +135,36 @@ def test_a_changed_graph_is_exported_and_proven_anew(tmp_path: Path, source: Sou
     assert len(prove.seen) == 1
     pixels_BCHW = pixels_of(load_encoder("demo-dino"), 2)
     assert second.encoder(pixels_BCHW).equal(first.encoder(pixels_BCHW))
+
+
+def test_a_damaged_entry_is_proven_anew_whatever_was_proven_before(
+    tmp_path: Path, source: Source
+) -> None:
+    cache = EngineCache(tmp_path / "cache")
+    loaded = []
+
+    def load_truth() -> TorchEncoder:
+        loaded.append(1)
+        return load_encoder("demo-dino")
+
+    def opened() -> Proven:
+        gate = Gate(
+            load_truth=load_truth,
+            own=None,
+            batch_size=16,
+            threshold=0.6,
+            proofs=tmp_path / "proofs",
+        )
+        proven = open_onnx(cache, source, CPU, gate)
+        gate(proven.encoder, proven.engine)
+        return proven
+
+    first = opened()
+    opened()
+    assert len(loaded) == 1
+    (first.entry.folder / MANIFEST).write_text("{}")
+    opened()
+    assert len(loaded) == 2
 
 
 def test_bfloat16_by_onnx_is_refused_before_anything_is_exported(tmp_path: Path) -> None:
