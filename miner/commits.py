@@ -160,6 +160,7 @@ def commit_vectors(
         files.append(store.write_table(table_of(refused, schema.QUARANTINE), "quarantine", name))
     record = vectors_record(
         encoder,
+        deviation=encoder.deviation,
         batch_size=batch_size,
         num_quarantined=len(refused),
         samples_sha256=store.record("samples", shard.shard_id)["files"][0]["sha256"],

@@ -21,7 +21,7 @@ from miner.config import FeedSettings, ImageLimits
 from miner.decode import Refused
 from miner.encode import Work, encode_all
 from miner.encoders import Encoder
-from miner.errors import FingerprintError
+from miner.errors import FingerprintError, ShardError
 from miner.fetch import ImageFetcher
 from miner.law import Refusal
 from miner.records import Json, new_attempt
@@ -92,7 +92,10 @@ def embed_parts(
         assert len(rows) == len(set(wanted[shard_id])), shard_id
         return rows
 
-    for shard_id, rows, vectors_ND, stats in _encode(store, wanted, rows_of, encoder, late):
+    for each in _encode(store, wanted, rows_of, encoder, late):
+        if each.error is not None:
+            raise each.error
+        shard_id, rows, vectors_ND = each.shard_id, each.rows, each.vectors_ND
         name = part_name(shard_id, kind, [row["image_id"] for row in rows])
         bad = set(nonfinite(vectors_ND).tolist())
         good = [place for place in range(len(rows)) if place not in bad]
@@ -100,16 +103,16 @@ def embed_parts(
         refused = [rows[place] for place in sorted(bad)]
         with store.writing():
             _commit(store, name, encoder, ids, vectors_ND[good], refused, late)
-        stats.count(f"encoded {encoder.record.name}", len(ids))
-        yield shard_id, stats
+        each.stats.count(f"encoded {encoder.record.name}", len(ids))
+        yield shard_id, each.stats
 
 
 def embed_rests(
     store: Store, shard_ids: Sequence[str], encoder: Encoder, late: Late
-) -> Iterator[tuple[str, Stats]]:
+) -> Iterator[tuple[str, Stats, ShardError | None]]:
     """Encode the images of shards that are in none of their parts, and commit the whole shards.
 
-    Parts that were computed otherwise (backend or precision) are not reused.
+    Parts that were computed otherwise (backend, precision or device) are not reused.
 
     Args:
         store: the run directory.
@@ -118,34 +121,42 @@ def embed_rests(
         late: how they are fed, and who is told.
 
     Yields:
-        As `embed_parts` does.
+        As `embed_parts` does; and why a shard could not be read, which then is not committed.
 
     Raises:
-        ShardError: a shard cannot be read.
         FingerprintError: an image is not what was committed.
     """
-    known: dict[str, tuple[dict[str, np.ndarray], set[str]]] = {}
+    known: dict[str, _Reused] = {}
 
     def rows_of(shard_id: str) -> list[Json]:
         known[shard_id] = _reusable(store, shard_id, encoder)
-        vectors, refused = known[shard_id]
-        there = vectors.keys() | refused
+        there = known[shard_id].vectors.keys() | known[shard_id].refused
         return [row for row in _samples(store, shard_id) if row["image_id"] not in there]
 
-    for shard_id, rest, rest_ND, stats in _encode(store, shard_ids, rows_of, encoder, late):
-        vectors, refused_ids = known.pop(shard_id)
+    for each in _encode(store, shard_ids, rows_of, encoder, late):
+        shard_id, rest, rest_ND, reused = (
+            each.shard_id,
+            each.rows,
+            each.vectors_ND,
+            known.pop(each.shard_id),
+        )
+        if each.error is not None:
+            yield shard_id, each.stats, each.error
+            continue
         bad = {rest[place]["image_id"] for place in nonfinite(rest_ND)}
+        vectors = dict(reused.vectors)
         vectors |= {row["image_id"]: vector for row, vector in zip(rest, rest_ND, strict=True)}
         rows = _samples(store, shard_id)
-        lost = bad | refused_ids
+        lost = bad | reused.refused
         ids = [row["image_id"] for row in rows if row["image_id"] not in lost]
         refused = [row for row in rows if row["image_id"] in lost]
         vectors_ND = np.array([vectors[image_id] for image_id in ids], np.float32)
+        vectors_ND = vectors_ND.reshape(len(ids), encoder.dim)
+        deviation = max(encoder.deviation, reused.deviation)
         with store.writing():
-            vectors_ND = vectors_ND.reshape(len(ids), encoder.dim)
-            _commit(store, shard_id, encoder, ids, vectors_ND, refused, late)
-        stats.count(f"encoded {encoder.record.name}", len(rest) - len(bad))
-        yield shard_id, stats
+            _commit(store, shard_id, encoder, ids, vectors_ND, refused, late, deviation)
+        each.stats.count(f"encoded {encoder.record.name}", len(rest) - len(bad))
+        yield shard_id, each.stats, None
 
 
 def embed_images(
@@ -177,15 +188,32 @@ def embed_images(
             late.on_shard(shard_id, stats)
 
 
-def _reusable(
-    store: Store, shard_id: str, encoder: Encoder
-) -> tuple[dict[str, np.ndarray], set[str]]:
-    """Vectors and refusals of a shard's parts that this encoder would give too, by image_id."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reused:
+    """What a shard's parts hold that an encoder would give too.
+
+    Attributes:
+        vectors: by image_id.
+        refused: images without one.
+        deviation: the largest that a part states.
+    """
+
+    vectors: dict[str, np.ndarray]
+    refused: set[str]
+    deviation: float
+
+
+def _reusable(store: Store, shard_id: str, encoder: Encoder) -> _Reused:
     vectors = EncoderVectors(store, encoder.encoder_id)
-    how = (encoder.backend, encoder.precision)
-    if any((part["backend"], part["precision"]) != how for part in vectors.records(shard_id)):
-        return {}, set()
-    return dict(zip(*vectors.read(shard_id), strict=True)), vectors.refused(shard_id)
+    parts = vectors.records(shard_id)
+    how = (encoder.backend, encoder.precision, str(encoder.device))
+    if any((part["backend"], part["precision"], part["device"]) != how for part in parts):
+        return _Reused(vectors={}, refused=set(), deviation=0.0)
+    return _Reused(
+        vectors=dict(zip(*vectors.read(shard_id), strict=True)),
+        refused=vectors.refused(shard_id),
+        deviation=max((float(part["deviation"]) for part in parts), default=0.0),
+    )
 
 
 def _samples(store: Store, shard_id: str) -> list[Json]:
@@ -194,14 +222,31 @@ def _samples(store: Store, shard_id: str) -> list[Json]:
     return rows
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Encoded:
+    """Some images of a shard, encoded; or why it cannot be read.
+
+    Attributes:
+        rows: of `samples`.
+        vectors_ND: [N, D] float32, of each.
+        stats: the time that it took.
+    """
+
+    shard_id: str
+    rows: list[Json]
+    vectors_ND: np.ndarray
+    stats: Stats
+    error: ShardError | None = None
+
+
 def _encode(
     store: Store,
     shard_ids: Iterable[str],
     rows_of: Callable[[str], list[Json]],
     encoder: Encoder,
     late: Late,
-) -> Iterator[tuple[str, list[Json], np.ndarray, Stats]]:
-    """Read, decode and encode some images of shards: shard_id, their rows, [N, D], and the time."""
+) -> Iterator[_Encoded]:
+    """Read, decode and encode some images of shards."""
     run = store.run()
     limits = {k: v for k, v in run["reading"].items() if k in ImageLimits.model_fields}
     role = encoder.record.name
@@ -217,12 +262,16 @@ def _encode(
     )
     with closing(encoded):
         for each in encoded:
-            if each.error is not None:
-                raise each.error
-            rows = each.work.rows
-            _check_unchanged(each.work.shard, rows, each.entries)
-            stats = Stats(seconds=laps.take(), core_seconds=each.core_seconds)
-            yield each.work.shard.shard_id, rows, each.vectors[role].vectors_ND, stats
+            work = each.work
+            if each.error is None:
+                _check_unchanged(work.shard, work.rows, each.entries)
+            yield _Encoded(
+                shard_id=work.shard.shard_id,
+                rows=work.rows,
+                vectors_ND=each.vectors[role].vectors_ND,
+                stats=Stats(seconds=laps.take(), core_seconds=each.core_seconds),
+                error=each.error,
+            )
 
 
 def _work(store: Store, run: Json, shard_id: str, rows: list[Json], role: str) -> _PartWork:
@@ -292,7 +341,9 @@ def _commit(
     vectors_ND: np.ndarray,
     refused: Sequence[Json],
     late: Late,
+    deviation: float | None = None,
 ) -> None:
+    """Commit vectors; their deviation is the encoder's, where no other is given."""
     shard_id = shard_of(name)
     samples = store.record("samples", shard_id)
     file = f"{name}.{new_attempt()}.parquet"
@@ -314,6 +365,7 @@ def _commit(
         files.append(store.write_table(table_of(rows, schema.QUARANTINE), "quarantine", file))
     record = vectors_record(
         encoder,
+        deviation=encoder.deviation if deviation is None else deviation,
         batch_size=late.feeding.batch_size,
         num_quarantined=len(refused),
         samples_sha256=samples["files"][0]["sha256"],

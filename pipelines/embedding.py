@@ -14,7 +14,7 @@ from miner.audit import collect_garbage
 from miner.config import EmbedSettings, FeedSettings, JoinSettings, ReadSettings
 from miner.decoders import warm_up
 from miner.embed import ROLES, Done, embed_shards, reading_fingerprint
-from miner.errors import FingerprintError
+from miner.errors import FingerprintError, ShardError
 from miner.partial import embed_rests
 from miner.records import Json
 from miner.rows import joined_shards
@@ -74,6 +74,12 @@ class Embedded:
         """Whether something is missing that was asked for (exit code 3)."""
         too_many = self.bad_fraction > self.max_bad_fraction
         return bool(self.failed or self.damaged) or too_many
+
+    def fail(self, shard_id: str, error: ShardError, stats: Stats) -> None:
+        """Report a shard that cannot be read, and what was done of it."""
+        log.error("shard %s failed: %s", shard_id, error)
+        self.failed[shard_id] = str(error)
+        self.stats += stats
 
 
 def embed(
@@ -160,10 +166,8 @@ def _embed_all(
     for shard_done in _embed_missing(todo, task, wanted, progress):
         shard_id = shard_done.shard.shard_id
         if shard_done.error is not None:
-            log.error("shard %s failed: %s", shard_id, shard_done.error)
-            done.failed[shard_id] = str(shard_done.error)
-            done.stats += shard_done.stats
-            progress.advance()
+            done.fail(shard_id, shard_done.error, shard_done.stats)
+            todo.advance()
         else:
             append_metrics(task.store, shard_id, shard_done.stats)
             todo.account(shard_done.shard, shard_done.stats)
@@ -195,7 +199,10 @@ class _Todo:
             if enough or (self._left is not None and self._left <= 0):
                 return
             _check_cut(store, shard, self._left)
-            if all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
+            if shard.shard_id in self._done.failed:
+                # What cannot be read is not tried twice.
+                self.advance()
+            elif all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
                 self.account(shard, Stats())
             else:
                 yield shard, self._left
@@ -213,6 +220,10 @@ class _Todo:
         done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
         done.damaged += [shard_id] if record["damaged"] else []
         self._left = None if self._left is None else self._left - record["num_samples"]
+        self.advance()
+
+    def advance(self) -> None:
+        """Show that a shard is dealt with, unless all of them are gone through once more."""
         if self._most_samples is None:
             self._progress.advance()
 
@@ -256,11 +267,15 @@ def _embed_rests(
             shard.shard_id
             for shard in task.shards
             if before.names(shard.shard_id)
+            and shard.shard_id not in done.failed
             and not store.commit_path(f"vectors/{encoder_id}", shard.shard_id).exists()
         ]
         if shard_ids:
             encoder = task.encoders.load(encoder_id)
-            for shard_id, stats in embed_rests(store, shard_ids, encoder, late):
+            for shard_id, stats, error in embed_rests(store, shard_ids, encoder, late):
+                if error is not None:
+                    done.fail(shard_id, error, stats)
+                    continue
                 append_metrics(store, shard_id, stats)
                 done.stats += stats
                 done.new.add(shard_id)
@@ -294,7 +309,8 @@ def _choose(task: _Embedding, done: Embedded, how: JoinSettings, progress: Shard
             max_bad_fraction=done.max_bad_fraction,
         )
         _embed_all(task, [clip], head, progress, most_samples=AUTO_SAMPLES)
-        done.stats, done.new = head.stats, head.new
+        # What is damaged is counted again with the rest.
+        done.stats, done.new, done.failed = head.stats, head.new, head.failed
         num_bytes = sum(shard.num_bytes for shard in task.shards)
         known = {shard.shard_id: shard for shard in task.shards}
         seen = [known[i] for i in joined_shards(store, clip) if i in known]

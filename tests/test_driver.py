@@ -3,10 +3,15 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from miner.errors import ShardError
+from miner.fetch import ImageFetcher
+from miner.samples import ShardReader
 from miner.store import Store
+from miner.vectors import EncoderVectors
 from tests.commands import Commands
 from tests.lazy_runs import raw_bytes
 from tests.near_corpora import THRESHOLDS, write_near_corpus
@@ -88,6 +93,54 @@ def test_embed_lazily_and_let_join_do_the_rest(
     assert (ran.code, "00001.tar: opening failed" in ran.err) == (4, True)
     away.rename(tar)
     assert commands("join", run, "--clip-above", 0.95, "--dino-below", 0.95).code == 0
+
+
+class Burning(ImageFetcher):
+    """Reads images, but none of one shard."""
+
+    def read(self, url: str, member: str, offset: int, num_bytes: int) -> bytes:
+        if url.endswith("00001.tar"):
+            raise ShardError(f"{url}: the disk is on fire")
+        return super().read(url, member, offset, num_bytes)
+
+
+@pytest.mark.parametrize("mode", ["eager", "auto"])
+def test_a_shard_whose_rest_cannot_be_read_is_reported(
+    commands: Commands, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    run = tmp_path / "run"
+    words = (corpus, *THRESHOLDS, "--batch-size", 1, "--out", run)
+    assert commands.mine(*words, "--dino-mode", "lazy").code == 0
+    # At the threshold 0.8 nearly every image has a candidate, so that DINO is to see all.
+    monkeypatch.setattr("miner.partial.ImageFetcher", Burning)
+    ran = commands.mine(*words, "--clip-above", 0.8, "--dino-mode", mode)
+    assert ran.code == 3, ran.err
+    assert ran.out.count("failed: corpus.00001: ") == 1
+    assert "the disk is on fire" in ran.out
+    store = Store(run)
+    whole = EncoderVectors(store, dino_of(store)).whole
+    assert whole == {"corpus.00000", "corpus.00002"}
+
+
+def test_a_shard_that_auto_could_not_read_is_read_once(
+    commands: Commands, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    real = ShardReader._items
+
+    def items(reader: Any) -> Any:
+        read.append(reader._shard.stem)
+        if reader._shard.stem == "00000":
+            raise ShardError(f"{reader._shard.url}: the disk is on fire")
+        return real(reader)
+
+    monkeypatch.setattr(ShardReader, "_items", items)
+    words = (corpus, *THRESHOLDS, "--dino-mode", "auto", "--clip-above", 0.98)
+    ran = commands.mine(*words, "--decoders", "thread", "--out", tmp_path / "run")
+    assert ran.code == 3, ran.err
+    assert "failed: corpus.00000: " in ran.out
+    assert sorted(read) == ["00000", "00001", "00002"]
 
 
 def test_other_weights_do_not_go_on_with_a_lazy_run(

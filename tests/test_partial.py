@@ -36,7 +36,8 @@ def embed_part(
 
 
 def embed_rest(store: Store, shard_id: str, encoder: Encoder, late: Late) -> Stats:
-    ((_, stats),) = embed_rests(store, [shard_id], encoder, late)
+    ((_, stats, error),) = embed_rests(store, [shard_id], encoder, late)
+    assert error is None
     return stats
 
 
@@ -71,16 +72,25 @@ def late_of(encoders: list[TorchEncoder]) -> Late:
 class Blind:
     """An encoder that gives NaN for the first image of a batch."""
 
-    def __init__(self, encoder: TorchEncoder, precision: str = "fp32") -> None:
+    def __init__(self, encoder: TorchEncoder, **others: object) -> None:
         self.encoder = encoder
-        for name in ("record", "encoder_id", "dim", "device", "backend", "deviation"):
-            setattr(self, name, getattr(encoder, name))
-        self.precision = precision
+        for name in (
+            *("record", "encoder_id", "dim", "device", "backend", "precision"),
+            "deviation",
+        ):
+            setattr(self, name, others.get(name, getattr(encoder, name)))
 
     def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         vectors_BD = self.encoder(pixels_BCHW).clone()
         vectors_BD[0] = torch.nan
         return vectors_BD
+
+
+class Told(Blind):
+    """An encoder that sees everything, and is said to be another."""
+
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.encoder(pixels_BCHW)
 
 
 def test_a_part_has_the_vectors_of_a_whole_shard(
@@ -160,16 +170,51 @@ def test_the_rest_of_a_shard_makes_it_whole(store: Store, encoders: list[TorchEn
     assert all(np.array_equal(found[image_id], part[image_id]) for image_id in ids[5:8])
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"precision": "bf16"}, {"backend": "onnx"}, {"device": torch.device("cpu:0")}],
+    ids=str,
+)
 def test_parts_that_were_computed_otherwise_are_not_reused(
+    store: Store, encoders: list[TorchEncoder], other: dict[str, object]
+) -> None:
+    dino = encoders[1]
+    ids = store.vector_ids(encoders[0].encoder_id, SHARD)
+    part = Told(dino, deviation=0.003, **other)
+    embed_part(store, SHARD, ids[4:8], part, LAZY, late_of(encoders))  # type: ignore[arg-type]
+    stats = embed_rest(store, SHARD, dino, late_of(encoders))
+    assert stats.counts["encoded small-dino"] == len(ids)
+    vectors = EncoderVectors(store, dino.encoder_id)
+    assert vectors.ids(SHARD) == ids
+    (record,) = vectors.records(SHARD)
+    assert (record["deviation"], record["device"]) == (0, "cpu")
+
+
+def test_the_whole_shard_deviates_as_its_parts_do(
     store: Store, encoders: list[TorchEncoder]
 ) -> None:
     dino = encoders[1]
     ids = store.vector_ids(encoders[0].encoder_id, SHARD)
-    part = Blind(dino, precision="bf16")
-    embed_part(store, SHARD, ids[4:8], part, LAZY, late_of(encoders))  # type: ignore[arg-type]
-    stats = embed_rest(store, SHARD, dino, late_of(encoders))
-    assert stats.counts["encoded small-dino"] == len(ids)
-    assert EncoderVectors(store, dino.encoder_id).ids(SHARD) == ids
+    for place, deviation in ((2, 0.003), (4, 0.001)):
+        part = Told(dino, deviation=deviation)
+        embed_part(store, SHARD, ids[place : place + 2], part, LAZY, late_of(encoders))  # type: ignore[arg-type]
+    embed_rest(store, SHARD, Told(dino, deviation=0.002), late_of(encoders))  # type: ignore[arg-type]
+    (record,) = EncoderVectors(store, dino.encoder_id).records(SHARD)
+    assert record["deviation"] == 0.003
+
+
+def test_the_rest_of_a_shard_that_cannot_be_read_stops_no_other(
+    store: Store, encoders: list[TorchEncoder]
+) -> None:
+    dino, shards = encoders[1], [SHARD, "corpus.00001"]
+    for shard_id in shards:
+        ids = store.vector_ids(encoders[0].encoder_id, shard_id)
+        embed_part(store, shard_id, ids[4:8], dino, LAZY, late_of(encoders))
+    (store.root.parent / "corpus" / "00000.tar").unlink()
+    (_, _, failed), (_, _, none) = embed_rests(store, shards, dino, late_of(encoders))
+    assert none is None
+    assert "00000.tar: opening failed" in str(failed)
+    assert EncoderVectors(store, dino.encoder_id).whole == {"corpus.00001"}
 
 
 def test_other_bytes_are_refused(store: Store, encoders: list[TorchEncoder]) -> None:
