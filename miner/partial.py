@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from miner.decode import Refused
 from miner.encode import Work, encode_all
 from miner.encoders import Encoder
 from miner.errors import FingerprintError, ShardError
-from miner.fetch import ImageFetcher
+from miner.fetch import ImageFetcher, is_tree
 from miner.law import Refusal
 from miner.records import Json, new_attempt
 from miner.samples import Sample
@@ -274,17 +274,31 @@ def _encode(
             )
 
 
-def _work(store: Store, run: Json, shard_id: str, rows: list[Json], role: str) -> _PartWork:
+def committed_shards(store: Store) -> Iterator[Shard]:
+    """The shards of a run, where they were seen last; of folder trees the images alone."""
+    run = store.run()
+    for shard_id in store.committed("samples"):
+        shard = _shard(store, run, shard_id)
+        if is_tree(shard.url):
+            members = store.samples(shard_id)["member"].to_pylist()
+            shard = replace(shard, files=tuple(members))
+        yield shard
+
+
+def _shard(store: Store, run: Json, shard_id: str) -> Shard:
     said = store.record("samples", shard_id)["shard"]
-    # Where the shard was seen last.
     seen = run["shards"].get(shard_id) or said
-    shard = Shard(
+    return Shard(
         dataset=said["dataset"],
         stem=said["stem"],
         url=seen["url"],
         num_bytes=said["num_bytes"],
         modified=said["modified"],
     )
+
+
+def _work(store: Store, run: Json, shard_id: str, rows: list[Json], role: str) -> _PartWork:
+    shard = _shard(store, run, shard_id)
     items = _fetched(shard.url, rows)
     return _PartWork(shard=shard, items=items, roles=(role,), with_phash=False, rows=rows)
 

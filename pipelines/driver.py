@@ -15,7 +15,7 @@ from miner.config import (
     SelectSettings,
 )
 from miner.errors import FingerprintError, StoreError
-from miner.partial import Late
+from miner.partial import Late, committed_shards
 from miner.records import Json
 from miner.store import Store
 from pipelines.embedding import Embedded, command_of, embed
@@ -99,10 +99,12 @@ def join_again(
 
 def _late_as_before(store: Store, settings: EmbedSettings, ids: tuple[str, str]) -> Late:
     """The encoders of an earlier command, found when they are needed."""
+    # A trace was asked of that command.
+    settings = settings.model_copy(update={"profile": None})
 
     @cache
     def found() -> Late:
-        encoders = Encoders(settings)
+        encoders = Encoders(settings, committed_shards(store))
         now = tuple(record.encoder_id for record in encoders.records)
         if now != ids:
             raise FingerprintError(

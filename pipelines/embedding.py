@@ -331,7 +331,9 @@ def _whereabouts(shard: Shard) -> Json:
 
 
 def command_of(name: str, settings: Json) -> Json:
-    """What run.json remembers of a command."""
+    """What run.json remembers of a command; later ones may be given in another folder."""
+    given = {k: settings[k] for k in ("clip_weights", "dino_weights") if settings.get(k)}
+    settings = settings | {name: os.path.abspath(path) for name, path in given.items()}
     return {
         "command": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import torch
@@ -47,10 +47,11 @@ class Encoders:
 
     Args:
         settings: which, and on what.
-        shards: those of the run; engines prove themselves on their first images.
+        shards: those of the run; engines prove themselves on their first images. Iterated over
+            at most once, when an engine is opened.
     """
 
-    def __init__(self, settings: EmbedSettings, shards: Sequence[Shard] = ()) -> None:
+    def __init__(self, settings: EmbedSettings, shards: Iterable[Shard] = ()) -> None:
         self._settings = settings
         self._shards = shards
         self._device = device_of(settings.device)

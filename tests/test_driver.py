@@ -2,16 +2,21 @@
 
 import json
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from miner.config import EmbedSettings
+from miner.encoders import Encoder
 from miner.errors import ShardError
 from miner.fetch import ImageFetcher
+from miner.registry import EncoderRecord
 from miner.samples import ShardReader
 from miner.store import Store
 from miner.vectors import EncoderVectors
+from pipelines.engines import open_encoder
 from tests.commands import Commands
 from tests.lazy_runs import raw_bytes
 from tests.near_corpora import THRESHOLDS, write_near_corpus
@@ -155,6 +160,49 @@ def test_other_weights_do_not_go_on_with_a_lazy_run(
     ran = commands("join", run, *SEEK)
     assert ran.code == 2
     assert "their weights files are those of small-clip-" in ran.err
+
+
+@pytest.mark.parametrize("is_tree", [False, True])
+def test_a_join_proves_engines_on_the_images_of_the_run(
+    commands: Commands,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_tree: bool,
+) -> None:
+    """And finds weights that were named from another folder."""
+    if is_tree:
+        for tar in sorted(corpus.iterdir()):
+            with tarfile.open(tar) as file:
+                file.extractall(tmp_path / "tree" / tar.stem, filter="data")
+        corpus = tmp_path / "tree"
+    proven = []
+
+    def watched(
+        record: EncoderRecord, weights: Path, settings: EmbedSettings, *args: Any, **kwargs: Any
+    ) -> Encoder:
+        proven.append([image_HWC.numpy().tobytes() for image_HWC in kwargs["images"]()])
+        # In half precision encoders with random weights are not equal to themselves.
+        settings = settings.model_copy(update={"precision": "fp32"})
+        return open_encoder(record, weights, settings, *args, **kwargs)
+
+    monkeypatch.setattr("pipelines.loading.open_encoder", watched)
+    clip, dino = (Path(commands.encoders[place]) for place in (3, 7))
+    monkeypatch.chdir(clip.parent)
+    words = ("--clip", "small-clip", "--clip-weights", clip.name, "--dino", "small-dino")
+    words = (*words, "--dino-weights", dino.name, "--max-bad-fraction", "0.2")
+    run, how = tmp_path / "run", ("--precision", "fp16", "--dino-mode", "lazy")
+    trace = tmp_path / "trace.json"
+    ran = commands("embed", corpus, *words, *how, "--profile", trace, "--out", run)
+    assert ran.code == 0, ran.err
+    trace.unlink()
+    monkeypatch.chdir(tmp_path)
+    ran = commands("join", run, *SEEK)
+    assert ran.code == 0, ran.err
+    by_clip, by_dino = proven
+    assert by_clip == by_dino
+    assert len(by_dino) == 32
+    assert not trace.exists()
 
 
 def test_recheck_takes_the_encoders_of_the_run(
