@@ -108,11 +108,18 @@ def committed_images(shard: Shard, accounts: Accounts, store: Store) -> dict[str
     """sha256 of every committed image of a shard, after checking that the same was read now.
 
     Raises:
-        FingerprintError: an image is gone or has other bytes.
+        FingerprintError: an image is gone, has other bytes, or ended its decoder.
     """
     samples = store.samples(shard.shard_id).select(["image_id", "key", "sha256"]).to_pydict()
+    crashed = {
+        row["key"]: row["detail"]
+        for row in accounts.refused
+        if row["reason"] == Reason.CRASHED_DECODER
+    }
     for image_id, key, sha256 in zip(*samples.values(), strict=True):
         seen = accounts.decodable.get(key)
+        if key in crashed:
+            raise crash_of_committed(image_id, crashed[key])
         if seen is None or seen.found is None or seen.found.sha256 != sha256:
             what = "is not there any more" if seen is None else "has other bytes"
             raise FingerprintError(
@@ -120,6 +127,14 @@ def committed_images(shard: Shard, accounts: Accounts, store: Store) -> dict[str
                 "restore the shard, or give another --out"
             )
     return dict(zip(samples["image_id"], samples["sha256"], strict=True))
+
+
+def crash_of_committed(image_id: str, detail: str) -> FingerprintError:
+    """The error where an image that was decodable once ended its decoder later."""
+    return FingerprintError(
+        f"{image_id} was decodable when it was committed, and now its decoder failed ({detail}); "
+        "run the command again, use the versions that run.json names, or give another --out"
+    )
 
 
 def commit_vectors(

@@ -17,6 +17,7 @@ import numpy as np
 from miner import schema
 from miner.batch import Seen
 from miner.batches import nonfinite
+from miner.commits import crash_of_committed
 from miner.config import FeedSettings, ImageLimits
 from miner.decode import Refused
 from miner.encode import Work, encode_all
@@ -324,6 +325,8 @@ def _check_unchanged(shard: Shard, rows: list[Json], entries: Iterable[Seen | Re
     for row, seen in zip(rows, entries, strict=True):
         assert isinstance(seen, Seen)
         if isinstance(seen.outcome, Refused):
+            if seen.outcome.reason is Reason.CRASHED_DECODER:
+                raise crash_of_committed(row["image_id"], seen.outcome.detail)
             raise FingerprintError(
                 f"{row['image_id']} was decodable when it was committed and is refused now "
                 f"({seen.outcome.reason.value}: {seen.outcome.detail}); use the versions that "

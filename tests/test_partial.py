@@ -1,22 +1,29 @@
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from miner.config import FeedSettings, ReadSettings
+from miner.commits import Accounts, committed_images
+from miner.config import FeedSettings, ImageLimits, ReadSettings
+from miner.decode import Order, Outcome, Refused
 from miner.embed import embed_shard, reading_fingerprint
+from miner.encode import encode_all
 from miner.encoders import Encoder, TorchEncoder
 from miner.errors import FingerprintError, ShardError
 from miner.partial import (
     READ_THROUGH_BYTES,
     Late,
+    committed_shards,
     embed_images,
     embed_parts,
     embed_rests,
     reads_through,
 )
 from miner.records import read_json, replace_json
+from miner.ring import Ring
+from miner.schema import Reason
 from miner.shards import list_shards
 from miner.stats import Stats
 from miner.store import Store
@@ -241,6 +248,26 @@ def test_an_image_that_is_no_more_decodable_is_refused(
     ids = store.vector_ids(encoders[0].encoder_id, SHARD)
     with pytest.raises(FingerprintError, match=r"was decodable when .*too_many_pixels"):
         embed_part(store, SHARD, ids[:4], encoders[1], LAZY, late_of(encoders))
+
+
+def test_an_image_that_ends_its_decoder_later_is_named(
+    store: Store, encoders: list[TorchEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashing(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
+        return [Refused(Reason.CRASHED_DECODER, "9 bytes; ended")] * len(order.jobs)
+
+    monkeypatch.setattr("miner.partial.encode_all", functools.partial(encode_all, decode=crashing))
+    clip, dino = encoders
+    ids = store.vector_ids(clip.encoder_id, SHARD)
+    said = rf"{ids[0]} was decodable when .* now its decoder failed \(9 bytes; ended\); run the"
+    with pytest.raises(FingerprintError, match=said):
+        embed_part(store, SHARD, ids[:4], dino, LAZY, late_of(encoders))
+    # And when a whole shard is read once more.
+    shard = next(iter(committed_shards(store)))
+    reason = Reason.CRASHED_DECODER.value
+    row = {"key": ids[0].rpartition("/")[2], "reason": reason, "detail": "9 bytes; ended"}
+    with pytest.raises(FingerprintError, match=said):
+        committed_images(shard, Accounts(decodable={}, refused=[row]), store)
 
 
 def test_a_moved_shard_is_read_where_it_was_seen_last(
