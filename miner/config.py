@@ -69,7 +69,8 @@ class FeedSettings(Settings):
     """Decode workers; default: from the cores, of which encoders on a CPU get their part."""
 
     profile: Path | None = None
-    """Write a Chrome trace of the first batches to this file (chrome://tracing, Perfetto)."""
+    """Write a Chrome trace of the first batches of the first pass over images to this file
+    (chrome://tracing, Perfetto)."""
 
 
 class EmbedSettings(FeedSettings):

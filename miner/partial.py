@@ -48,13 +48,15 @@ class Late:
         load: the encoder of an encoder_id: for `lazy` the engine of the run, for `fp32` the truth.
         feeding: batch size and decode workers.
         on_image: called for each decoded image, for progress.
-        on_shard: called with a shard_id and what was done of it.
+        on_shard: called with a run, a shard_id of it and what was done of that.
     """
 
     load: Callable[[str, str], Encoder]
     feeding: FeedSettings
     on_image: Callable[[], None] = field(default=lambda: None)
-    on_shard: Callable[[str, Stats], None] = field(default=lambda _shard_id, _stats: None)
+    on_shard: Callable[[Store, str, Stats], None] = field(
+        default=lambda _store, _shard_id, _stats: None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +188,7 @@ def embed_images(
     if missing:
         encoder = late.load(encoder_id, kind)
         for shard_id, stats in embed_parts(store, missing, encoder, kind, late):
-            late.on_shard(shard_id, stats)
+            late.on_shard(store, shard_id, stats)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

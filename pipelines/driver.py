@@ -53,7 +53,7 @@ def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Em
         how,
         settings.part(SelectSettings),
         lazy=embedded.choice.mode == "lazy",
-        late=embedded.encoders.late(store),
+        late=embedded.encoders.late(),
     )
     return embedded, record
 
@@ -111,10 +111,10 @@ def _late_as_before(store: Store, settings: EmbedSettings, ids: tuple[str, str])
                 f"{store.root} was embedded with {' and '.join(ids)}, and their weights files are "
                 f"those of {' and '.join(now)} now; restore them"
             )
-        return encoders.late(store)
+        return encoders.late()
 
     return Late(
         load=lambda encoder_id, kind: found().load(encoder_id, kind),
         feeding=settings.part(FeedSettings),
-        on_shard=lambda shard_id, stats: append_metrics(store, shard_id, stats),
+        on_shard=append_metrics,
     )

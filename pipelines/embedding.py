@@ -260,7 +260,7 @@ def _embed_rests(
 ) -> None:
     """Of shards of which lazy joins had a part looked at: the rest."""
     store = task.store
-    late = replace(task.encoders.late(store), on_image=progress.image)
+    late = replace(task.encoders.late(), on_image=progress.image)
     for encoder_id in wanted:
         before = task.before[encoder_id]
         shard_ids = [

@@ -81,14 +81,14 @@ class Encoders:
         truth = {"backend": "torch", "precision": "fp32"}
         return self._load(encoder_id, self._settings.model_copy(update=truth))
 
-    def late(self, store: Store) -> Late:
+    def late(self) -> Late:
         """Both, for a join that finds out which images they have to see."""
         return Late(
             load=lambda encoder_id, kind: (
                 self.load_truth(encoder_id) if kind == FP32 else self.load(encoder_id)
             ),
             feeding=self._settings.part(FeedSettings),
-            on_shard=lambda shard_id, stats: append_metrics(store, shard_id, stats),
+            on_shard=append_metrics,
         )
 
     def _load(self, encoder_id: str, settings: EmbedSettings) -> Encoder:

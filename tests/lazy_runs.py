@@ -38,7 +38,7 @@ class Watched:
                 if encoder.encoder_id == encoder_id
             ),
             feeding=FEEDING.model_copy(update={"batch_size": self.batch_size}),
-            on_shard=lambda shard_id, stats: self.seen.append(
+            on_shard=lambda _store, shard_id, stats: self.seen.append(
                 (shard_id, sum(n for name, n in stats.counts.items() if "encoded" in name))
             ),
         )

@@ -128,7 +128,7 @@ def test_only_images_without_a_vector_are_encoded(
     ids = store.vector_ids(encoders[0].encoder_id, SHARD)
     late = late_of(encoders)
     seen: list[str] = []
-    late.on_shard = lambda shard_id, _stats: seen.append(shard_id)
+    late.on_shard = lambda _store, shard_id, _stats: seen.append(shard_id)
     for wanted in (ids[:4], ids[2:6], ids[:6]):
         embed_images(store, {SHARD: set(wanted)}, dino.encoder_id, LAZY, late)
     assert seen == [SHARD, SHARD]
