@@ -164,7 +164,7 @@ def commit_vectors(
         if image_id in committed and image_id not in bad
     ]
     refused = [
-        _nonfinite_row(shard, seen, encoder)
+        nonfinite_row(shard, seen.sample.key, seen.sample.member, encoder)
         for key, seen in sorted(accounts.decodable.items())
         if image_id_of(shard, key) in bad
     ]
@@ -212,10 +212,10 @@ def _samples_table(shard: Shard, accounts: Accounts) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema.SAMPLES)
 
 
-def _nonfinite_row(shard: Shard, seen: Seen, encoder: Encoder) -> Json:
+def nonfinite_row(shard: Shard, key: str, member: str, encoder: Encoder) -> Json:
+    """A row of `quarantine`: an image for which an encoder gave no finite vector."""
     detail = f"{encoder.encoder_id} gave NaN or infinity in {encoder.precision}"
-    sample = seen.sample
-    return _quarantine_row(shard, sample.key, sample.member, Reason.NONFINITE, detail)
+    return _quarantine_row(shard, key, member, Reason.NONFINITE, detail)
 
 
 def _quarantine_row(shard: Shard, key: str, member: str, reason: Reason, detail: str) -> Json:

@@ -8,36 +8,22 @@ Shape suffixes: N images, D width of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from miner import schema
-from miner.batch import Seen
 from miner.batches import nonfinite
-from miner.commits import crash_of_committed
-from miner.config import FeedSettings, ImageLimits
-from miner.decode import Refused
-from miner.encode import Work, encode_all
+from miner.commits import nonfinite_row
+from miner.config import FeedSettings
 from miner.encoders import Encoder
-from miner.errors import FingerprintError, ShardError
-from miner.fetch import ImageFetcher, is_tree
-from miner.law import Refusal
+from miner.errors import ShardError
 from miner.records import Json, new_attempt
-from miner.samples import Sample
-from miner.schema import Reason
-from miner.shards import Shard
-from miner.stats import Laps, Stats
+from miner.reread import committed_shard, encode_again, samples_of
+from miner.stats import Stats
 from miner.store import Store, table_of, vector_table
 from miner.vectors import EncoderVectors, part_name, shard_of, vectors_record
-
-READ_THROUGH_BYTES = 4 * 2**20
-"""Unread bytes between two wanted images, on average, up to which a shard is read from front to
-back: a request by offset takes a remote store about 50 ms, in which 100 MB/s bring 5 MB."""
-
-COLUMNS = ["image_id", "key", "member", "offset", "num_bytes", "sha256"]
 
 
 @dataclass(kw_only=True)
@@ -57,17 +43,6 @@ class Late:
     on_shard: Callable[[Store, str, Stats], None] = field(
         default=lambda _store, _shard_id, _stats: None
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PartWork(Work):
-    """Some images of a shard.
-
-    Attributes:
-        rows: those of `samples`, in the order of the shard.
-    """
-
-    rows: list[Json]
 
 
 def embed_parts(
@@ -91,11 +66,11 @@ def embed_parts(
     """
 
     def rows_of(shard_id: str) -> list[Json]:
-        rows = [row for row in _samples(store, shard_id) if row["image_id"] in wanted[shard_id]]
+        rows = [row for row in samples_of(store, shard_id) if row["image_id"] in wanted[shard_id]]
         assert len(rows) == len(set(wanted[shard_id])), shard_id
         return rows
 
-    for each in _encode(store, wanted, rows_of, encoder, late):
+    for each in encode_again(store, wanted, rows_of, encoder, late.feeding, late.on_image):
         if each.error is not None:
             raise each.error
         shard_id, rows, vectors_ND = each.shard_id, each.rows, each.vectors_ND
@@ -134,9 +109,9 @@ def embed_rests(
     def rows_of(shard_id: str) -> list[Json]:
         known[shard_id] = _reusable(store, shard_id, encoder)
         there = known[shard_id].vectors.keys() | known[shard_id].refused
-        return [row for row in _samples(store, shard_id) if row["image_id"] not in there]
+        return [row for row in samples_of(store, shard_id) if row["image_id"] not in there]
 
-    for each in _encode(store, shard_ids, rows_of, encoder, late):
+    for each in encode_again(store, shard_ids, rows_of, encoder, late.feeding, late.on_image):
         shard_id, rest, rest_ND, reused = (
             each.shard_id,
             each.rows,
@@ -149,7 +124,7 @@ def embed_rests(
         bad = {rest[place]["image_id"] for place in nonfinite(rest_ND)}
         vectors = dict(reused.vectors)
         vectors |= {row["image_id"]: vector for row, vector in zip(rest, rest_ND, strict=True)}
-        rows = _samples(store, shard_id)
+        rows = samples_of(store, shard_id)
         lost = bad | reused.refused
         ids = [row["image_id"] for row in rows if row["image_id"] not in lost]
         refused = [row for row in rows if row["image_id"] in lost]
@@ -219,139 +194,6 @@ def _reusable(store: Store, shard_id: str, encoder: Encoder) -> _Reused:
     )
 
 
-def _samples(store: Store, shard_id: str) -> list[Json]:
-    """The rows of a shard's images, in the order in which they were embedded."""
-    rows: list[Json] = store.samples(shard_id).select(COLUMNS).to_pylist()
-    return rows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Encoded:
-    """Some images of a shard, encoded; or why it cannot be read.
-
-    Attributes:
-        rows: of `samples`.
-        vectors_ND: [N, D] float32, of each.
-        stats: the time that it took.
-    """
-
-    shard_id: str
-    rows: list[Json]
-    vectors_ND: np.ndarray
-    stats: Stats
-    error: ShardError | None = None
-
-
-def _encode(
-    store: Store,
-    shard_ids: Iterable[str],
-    rows_of: Callable[[str], list[Json]],
-    encoder: Encoder,
-    late: Late,
-) -> Iterator[_Encoded]:
-    """Read, decode and encode some images of shards."""
-    run = store.run()
-    limits = {k: v for k, v in run["reading"].items() if k in ImageLimits.model_fields}
-    role = encoder.record.name
-    works = (_work(store, run, shard_id, rows_of(shard_id), role) for shard_id in shard_ids)
-    laps = Laps()
-    encoded = encode_all(
-        works,
-        {role: encoder},
-        limits=ImageLimits(**limits),
-        settings=late.feeding,
-        laps=laps,
-        on_image=late.on_image,
-    )
-    with closing(encoded):
-        for each in encoded:
-            work = each.work
-            if each.error is None:
-                _check_unchanged(work.shard, work.rows, each.entries)
-            yield _Encoded(
-                shard_id=work.shard.shard_id,
-                rows=work.rows,
-                vectors_ND=each.vectors[role].vectors_ND,
-                stats=Stats(seconds=laps.take(), core_seconds=each.core_seconds),
-                error=each.error,
-            )
-
-
-def committed_shards(store: Store) -> Iterator[Shard]:
-    """The shards of a run, where they were seen last; of folder trees the images alone."""
-    run = store.run()
-    for shard_id in store.committed("samples"):
-        shard = _shard(store, run, shard_id)
-        if is_tree(shard.url):
-            members = store.samples(shard_id)["member"].to_pylist()
-            shard = replace(shard, files=tuple(members))
-        yield shard
-
-
-def _shard(store: Store, run: Json, shard_id: str) -> Shard:
-    said = store.record("samples", shard_id)["shard"]
-    seen = run["shards"].get(shard_id) or said
-    return Shard(
-        dataset=said["dataset"],
-        stem=said["stem"],
-        url=seen["url"],
-        num_bytes=said["num_bytes"],
-        modified=said["modified"],
-    )
-
-
-def _work(store: Store, run: Json, shard_id: str, rows: list[Json], role: str) -> _PartWork:
-    shard = _shard(store, run, shard_id)
-    items = _fetched(shard.url, rows)
-    return _PartWork(shard=shard, items=items, roles=(role,), with_phash=False, rows=rows)
-
-
-def _fetched(url: str, rows: Sequence[Json]) -> Iterator[Sample]:
-    """The rows' images; from front to back where gaps are small."""
-    with ImageFetcher(in_order=reads_through(rows)) as fetcher:
-        for row in rows:
-            yield Sample(
-                key=row["key"],
-                member=row["member"],
-                offset=row["offset"],
-                data=fetcher.read(url, row["member"], row["offset"], row["num_bytes"]),
-                caption=None,
-                url=None,
-                label=None,
-                meta="{}",
-            )
-
-
-def _check_unchanged(shard: Shard, rows: list[Json], entries: Iterable[Seen | Refusal]) -> None:
-    """Hold what was read against what was committed."""
-    for row, seen in zip(rows, entries, strict=True):
-        assert isinstance(seen, Seen)
-        if isinstance(seen.outcome, Refused):
-            if seen.outcome.reason is Reason.CRASHED_DECODER:
-                raise crash_of_committed(row["image_id"], seen.outcome.detail)
-            raise FingerprintError(
-                f"{row['image_id']} was decodable when it was committed and is refused now "
-                f"({seen.outcome.reason.value}: {seen.outcome.detail}); use the versions that "
-                "run.json names, restore the shard, or give another --out"
-            )
-        assert seen.found is not None
-        if seen.found.sha256 != row["sha256"]:
-            raise FingerprintError(
-                f"shard {shard.url}: {row['image_id']} has other bytes since it was committed; "
-                "restore the shard, or give another --out"
-            )
-
-
-def reads_through(rows: Sequence[Json]) -> bool:
-    """Whether reading a shard from front to back beats a request for each of its wanted images."""
-    if len(rows) < 2:
-        return False
-    ends = [row["offset"] + row["num_bytes"] for row in rows]
-    span = max(ends) - min(row["offset"] for row in rows)
-    unread = span - sum(row["num_bytes"] for row in rows)
-    return bool(unread <= READ_THROUGH_BYTES * (len(rows) - 1))
-
-
 def _commit(
     store: Store,
     name: str,
@@ -369,18 +211,8 @@ def _commit(
     table = vector_table(image_ids, vectors_ND)
     files = [store.write_table(table, f"vectors/{encoder.encoder_id}", file)]
     if refused:
-        detail = f"{encoder.encoder_id} gave NaN or infinity in {encoder.precision}"
-        rows = [
-            {
-                "dataset": samples["shard"]["dataset"],
-                "shard": samples["shard"]["url"],
-                "key": row["key"],
-                "member": row["member"],
-                "reason": Reason.NONFINITE.value,
-                "detail": detail,
-            }
-            for row in refused
-        ]
+        shard = committed_shard(store, shard_id)
+        rows = [nonfinite_row(shard, row["key"], row["member"], encoder) for row in refused]
         files.append(store.write_table(table_of(rows, schema.QUARANTINE), "quarantine", file))
     record = vectors_record(
         encoder,

@@ -15,8 +15,9 @@ from miner.config import (
     SelectSettings,
 )
 from miner.errors import FingerprintError, StoreError
-from miner.partial import Late, committed_shards
+from miner.partial import Late
 from miner.records import Json
+from miner.reread import committed_shards
 from miner.store import Store
 from pipelines.embedding import Embedded, command_of, embed
 from pipelines.joins import join_and_select

@@ -117,7 +117,7 @@ def test_a_shard_whose_rest_cannot_be_read_is_reported(
     words = (corpus, *THRESHOLDS, "--batch-size", 1, "--out", run)
     assert commands.mine(*words, "--dino-mode", "lazy").code == 0
     # At the threshold 0.8 nearly every image has a candidate, so that DINO is to see all.
-    monkeypatch.setattr("miner.partial.ImageFetcher", Burning)
+    monkeypatch.setattr("miner.reread.ImageFetcher", Burning)
     ran = commands.mine(*words, "--clip-above", 0.8, "--dino-mode", mode)
     assert ran.code == 3, ran.err
     assert ran.out.count("failed: corpus.00001: ") == 1

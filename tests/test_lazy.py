@@ -285,6 +285,7 @@ def test_across_two_runs_each_gets_the_vectors_of_its_images(
             embed(corpus.folder / "corpus", tmp_path / name / f"run{n}", encoders, *tars[n])
             for n in range(2)
         ]
+    watched = Watched(encoders=corpus.encoders)
     truth, record = (
         join(
             stores[name][0],
@@ -292,7 +293,7 @@ def test_across_two_runs_each_gets_the_vectors_of_its_images(
             SETTINGS.model_copy(update={"against": stores[name][1].root, "dino_below": 1.0}),
             NEAR,
             lazy=name == "lazy",
-            late=Watched(encoders=corpus.encoders).late,
+            late=watched.late,
         )
         for name in ("eager", "lazy")
     )
@@ -300,6 +301,10 @@ def test_across_two_runs_each_gets_the_vectors_of_its_images(
     assert record["counts"] == truth["counts"]
     both = [list(raw_bytes(stores[name][0]).values()) for name in ("eager", "lazy")]
     assert both[0] == both[1]
+    # What was done is told of the run that has the shard.
+    for shard_id, root in watched.runs.items():
+        assert Store(root).committed("samples").count(shard_id) == 1
+    assert set(watched.runs.values()) == {store.root for store in stores["lazy"]}
     for store in stores["lazy"]:
         assert EncoderVectors(store, corpus.ids[1]).whole == set()
         assert len(store.committed(f"vectors/{corpus.ids[1]}")) > 0

@@ -13,15 +13,13 @@ from miner.encode import encode_all
 from miner.encoders import Encoder, TorchEncoder
 from miner.errors import FingerprintError, ShardError
 from miner.partial import (
-    READ_THROUGH_BYTES,
     Late,
-    committed_shards,
     embed_images,
     embed_parts,
     embed_rests,
-    reads_through,
 )
 from miner.records import read_json, replace_json
+from miner.reread import committed_shards
 from miner.ring import Ring
 from miner.schema import Reason
 from miner.shards import list_shards
@@ -256,7 +254,7 @@ def test_an_image_that_ends_its_decoder_later_is_named(
     def crashing(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
         return [Refused(Reason.CRASHED_DECODER, "9 bytes; ended")] * len(order.jobs)
 
-    monkeypatch.setattr("miner.partial.encode_all", functools.partial(encode_all, decode=crashing))
+    monkeypatch.setattr("miner.reread.encode_all", functools.partial(encode_all, decode=crashing))
     clip, dino = encoders
     ids = store.vector_ids(clip.encoder_id, SHARD)
     said = rf"{ids[0]} was decodable when .* now its decoder failed \(9 bytes; ended\); run the"
@@ -280,12 +278,3 @@ def test_a_moved_shard_is_read_where_it_was_seen_last(
     ids = store.vector_ids(encoders[0].encoder_id, SHARD)
     embed_part(store, SHARD, ids[:2], encoders[1], LAZY, late_of(encoders))
     assert EncoderVectors(store, encoders[1].encoder_id).ids(SHARD) == ids[:2]
-
-
-def test_a_shard_is_read_through_where_gaps_are_small() -> None:
-    def rows(gap: int) -> list[dict[str, int]]:
-        return [{"offset": place * (gap + 100), "num_bytes": 100} for place in range(5)]
-
-    assert reads_through(rows(READ_THROUGH_BYTES))
-    assert not reads_through(rows(READ_THROUGH_BYTES + 1))
-    assert not reads_through(rows(0)[:1])
