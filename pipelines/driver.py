@@ -19,7 +19,8 @@ from miner.partial import Late
 from miner.records import Json
 from miner.reread import committed_shards
 from miner.store import Store
-from pipelines.embedding import Embedded, command_of, embed
+from pipelines.embedded import Embedded
+from pipelines.embedding import command_of, embed
 from pipelines.joins import join_and_select
 from pipelines.loading import Encoders, append_metrics, device_of
 from pipelines.modes import embedding_of

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
 
@@ -14,7 +14,7 @@ from miner.audit import collect_garbage
 from miner.config import EmbedSettings, FeedSettings, JoinSettings, ReadSettings
 from miner.decoders import warm_up
 from miner.embed import ROLES, Done, embed_shards, reading_fingerprint
-from miner.errors import FingerprintError, ShardError
+from miner.errors import FingerprintError
 from miner.partial import embed_rests
 from miner.records import Json
 from miner.rows import joined_shards
@@ -23,6 +23,7 @@ from miner.stats import Stats
 from miner.store import Store
 from miner.vectors import EncoderVectors
 from miner.versions import versions
+from pipelines.embedded import Embedded
 from pipelines.joins import with_own_thresholds
 from pipelines.loading import Encoders, append_metrics
 from pipelines.modes import AUTO_SAMPLES, Choice, choice_made, choose
@@ -30,56 +31,6 @@ from pipelines.progress import ShardProgress
 from pipelines.settle import settle
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class Embedded:
-    """What an embedding run did and found.
-
-    Attributes:
-        clip: encoder_id.
-        dino: encoder_id.
-        stats: of the work done in this run only.
-        num_shards: listed shards.
-        new: ids of shards on which there was work to do.
-        failed: shard_id to error, of shards that could not be read.
-        damaged: ids of committed shards that are damaged.
-        num_samples: over all listed and committed shards.
-        num_quarantined: likewise.
-        max_bad_fraction: the limit above which a run is partial.
-        encoders: both; those that were used are loaded.
-        choice: whether DINO saw every image, and why.
-    """
-
-    clip: str
-    dino: str
-    encoders: Encoders
-    choice: Choice = field(default=Choice(mode="eager", because="asked for"))
-    stats: Stats = field(default_factory=Stats)
-    num_shards: int = 0
-    new: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
-    damaged: list[str] = field(default_factory=list)
-    num_samples: int = 0
-    num_quarantined: int = 0
-    max_bad_fraction: float
-
-    @property
-    def bad_fraction(self) -> float:
-        """Share of the samples that was refused."""
-        return self.num_quarantined / max(self.num_samples, 1)
-
-    @property
-    def partial(self) -> bool:
-        """Whether something is missing that was asked for (exit code 3)."""
-        too_many = self.bad_fraction > self.max_bad_fraction
-        return bool(self.failed or self.damaged) or too_many
-
-    def fail(self, shard_id: str, error: ShardError, stats: Stats) -> None:
-        """Report a shard that cannot be read, and what was done of it."""
-        log.error("shard %s failed: %s", shard_id, error)
-        self.failed[shard_id] = str(error)
-        self.stats += stats
 
 
 def embed(
