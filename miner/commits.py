@@ -108,11 +108,18 @@ def committed_images(shard: Shard, accounts: Accounts, store: Store) -> dict[str
     """sha256 of every committed image of a shard, after checking that the same was read now.
 
     Raises:
-        FingerprintError: an image is gone or has other bytes.
+        FingerprintError: an image is gone, has other bytes, or ended its decoder.
     """
     samples = store.samples(shard.shard_id).select(["image_id", "key", "sha256"]).to_pydict()
+    crashed = {
+        row["key"]: row["detail"]
+        for row in accounts.refused
+        if row["reason"] == Reason.CRASHED_DECODER
+    }
     for image_id, key, sha256 in zip(*samples.values(), strict=True):
         seen = accounts.decodable.get(key)
+        if key in crashed:
+            raise crash_of_committed(image_id, crashed[key])
         if seen is None or seen.found is None or seen.found.sha256 != sha256:
             what = "is not there any more" if seen is None else "has other bytes"
             raise FingerprintError(
@@ -120,6 +127,14 @@ def committed_images(shard: Shard, accounts: Accounts, store: Store) -> dict[str
                 "restore the shard, or give another --out"
             )
     return dict(zip(samples["image_id"], samples["sha256"], strict=True))
+
+
+def crash_of_committed(image_id: str, detail: str) -> FingerprintError:
+    """The error where an image that was decodable once ended its decoder later."""
+    return FingerprintError(
+        f"{image_id} was decodable when it was committed, and now its decoder failed ({detail}); "
+        "run the command again, use the versions that run.json names, or give another --out"
+    )
 
 
 def commit_vectors(
@@ -149,7 +164,7 @@ def commit_vectors(
         if image_id in committed and image_id not in bad
     ]
     refused = [
-        _nonfinite_row(shard, seen, encoder)
+        nonfinite_row(shard, seen.sample.key, seen.sample.member, encoder)
         for key, seen in sorted(accounts.decodable.items())
         if image_id_of(shard, key) in bad
     ]
@@ -160,6 +175,7 @@ def commit_vectors(
         files.append(store.write_table(table_of(refused, schema.QUARANTINE), "quarantine", name))
     record = vectors_record(
         encoder,
+        deviation=encoder.deviation,
         batch_size=batch_size,
         num_quarantined=len(refused),
         samples_sha256=store.record("samples", shard.shard_id)["files"][0]["sha256"],
@@ -196,10 +212,10 @@ def _samples_table(shard: Shard, accounts: Accounts) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema.SAMPLES)
 
 
-def _nonfinite_row(shard: Shard, seen: Seen, encoder: Encoder) -> Json:
+def nonfinite_row(shard: Shard, key: str, member: str, encoder: Encoder) -> Json:
+    """A row of `quarantine`: an image for which an encoder gave no finite vector."""
     detail = f"{encoder.encoder_id} gave NaN or infinity in {encoder.precision}"
-    sample = seen.sample
-    return _quarantine_row(shard, sample.key, sample.member, Reason.NONFINITE, detail)
+    return _quarantine_row(shard, key, member, Reason.NONFINITE, detail)
 
 
 def _quarantine_row(shard: Shard, key: str, member: str, reason: Reason, detail: str) -> Json:

@@ -69,7 +69,7 @@ class FeedSettings(Settings):
     """Decode workers; default: from the cores, of which encoders on a CPU get their part."""
 
     profile: Path | None = None
-    """Write a Chrome trace of the first batches to this file (chrome://tracing, Perfetto)."""
+    """Write a Chrome trace of the first pass's first batches to this file (for Perfetto)."""
 
 
 class EmbedSettings(FeedSettings):

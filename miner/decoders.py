@@ -2,7 +2,9 @@
 
 A decoder reads hostile bytes in C, and one day one of them ends its process. Then the images that
 the worker had before it are given to a fresh worker one by one, and the one that kills that worker
-too is refused; no other image is lost or decoded into another place.
+too is refused; no other image is lost or decoded into another place. So it goes with an image that
+a decoder never comes to the end of. A worker that somebody kills, the system for want of memory
+above all, dies of no image.
 
 Workers start when there is work for them. Each process has one thread here that talks to it, and
 always one order in reserve, so that it never waits for that thread's turn.
@@ -19,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import forkserver
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -34,6 +36,15 @@ IN_HAND = 2
 
 PIPE_BYTES = 2**20
 """Room for orders that a worker has not taken yet; Linux gives everyone so much."""
+
+ORDER_LIMIT_S = 120.0
+"""How long a worker may be at an order, in seconds; a slow image takes a thousandth of it."""
+
+KILLED_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM)
+"""No fault of a decoder's ends its process like this."""
+
+FRAME_BYTES = 2**13
+"""What an order takes in a pipe besides its images, at most."""
 
 LAST_WORDS_S = 5.0
 """How long a process may take to end, in seconds, once its connection is gone."""
@@ -63,7 +74,7 @@ class Decoders:
     """Workers that take orders in turn.
 
     `submit` hands over an order, `on_reply` is told what became of it (from a thread of ours), and
-    `on_error` of what stops the work. Use as a context manager; leaving it drops what is undone.
+    `on_error` of what stops the work. `close` drops what is undone.
     """
 
     def __init__(
@@ -143,43 +154,62 @@ class Decoders:
 
     def _in_process(self) -> None:
         worker: _Worker | None = None
+        order: Order | None = None
         in_hand: deque[Order] = deque()
         again: deque[Order] = deque()
         try:
             while not self._is_closed:
-                order = None
-                if len(in_hand) < IN_HAND:
+                if order is None and len(in_hand) < IN_HAND:
                     idle = not in_hand and not again
                     order = again.popleft() if again else self._next(wait=idle)
                 try:
-                    if order is not None:
+                    worker = worker or (_Worker(*self._args) if order else None)
+                    if worker and order and (not in_hand or worker.has_room(order)):
                         in_hand.append(order)
-                        worker = worker or _Worker(*self._args)
-                        worker.orders.send(order)
-                    elif in_hand and worker is not None:
+                        order = None
+                        worker.orders.send(in_hand[-1])
+                    elif worker and in_hand:
                         reply = worker.receive()
                         self._on_reply(in_hand.popleft(), reply)
                 except (EOFError, ConnectionError):
                     assert worker is not None
-                    again.extendleft(reversed(self._after_death(in_hand, worker.death())))
-                    worker = None
+                    dead, worker = worker, None
+                    again.extendleft(reversed(self._after_death(in_hand, dead.death())))
         finally:
             if worker is not None:
                 worker.close()
 
-    def _after_death(self, in_hand: deque[Order], death: str) -> list[Order]:
-        """What is to be done again after a worker died; answers for an image that killed two."""
+    def _after_death(self, in_hand: deque[Order], death: _Death) -> list[Order]:
+        """What is to be done again after a worker died; answers for an image that killed two.
+
+        Raises:
+            ResourceError: somebody killed both.
+        """
         first, *others = in_hand
         in_hand.clear()
         if first.is_second_try:
-            detail = (
-                f"{len(first.jobs[0].data)} bytes; the process that decoded them {death}, twice"
-            )
+            num_bytes = len(first.jobs[0].data)
+            if death.by_others:
+                raise ResourceError(
+                    f"a decode process {death.how}, and so did the one before it, at an image of "
+                    f"{num_bytes} bytes: the system does that where memory runs out; give fewer "
+                    "--num-decoders, or more memory"
+                )
+            detail = f"{num_bytes} bytes; the process that decoded them {death.how}, twice"
             refused: list[Outcome] = [Refused(Reason.CRASHED_DECODER, detail)]
             self._on_reply(first, Reply(refused, 0.0, 0.0))
             return others
         alone = [first._replace(jobs=(job,), is_second_try=True) for job in first.jobs]
         return [*alone, *others]
+
+
+class _Death(NamedTuple):
+    """How a worker process ended."""
+
+    how: str
+    """A part of a sentence."""
+    by_others: bool
+    """Somebody killed it, and no image."""
 
 
 class _Worker:
@@ -194,6 +224,8 @@ class _Worker:
         # Where the system refuses, that is what it costs.
         with suppress(OSError):
             fcntl.fcntl(self.orders.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._room = fcntl.fcntl(self.orders.fileno(), fcntl.F_GETPIPE_SZ) - FRAME_BYTES
+        self._is_late = False
         args = (orders, replies, ring, limits, decode)
         self._process = context.Process(target=serve, args=args, name="decoder", daemon=True)
         self._process.start()
@@ -204,34 +236,46 @@ class _Worker:
             self.replies.recv()
         except (EOFError, ConnectionError) as error:
             raise ResourceError(
-                f"a decode process {self.death()} before it was ready; what it printed says why: "
-                'a script that calls this needs `if __name__ == "__main__":`, or give '
+                f"a decode process {self.death().how} before it was ready; what it printed says "
+                'why: a script that calls this needs `if __name__ == "__main__":`, or give '
                 "--decoders thread"
             ) from error
+
+    def has_room(self, order: Order) -> bool:
+        """Whether a worker that is at another order can be given this one without a wait."""
+        return sum(len(job.data) for job in order.jobs) <= self._room
 
     def receive(self) -> Reply:
         """The next reply.
 
         Raises:
-            EOFError: the process died; so does any ConnectionError say.
+            EOFError: the process died, or takes too long and is killed; a ConnectionError says that
+                it died, too.
             Exception: what a mistake of ours raised there.
         """
+        if not self.replies.poll(ORDER_LIMIT_S):
+            self._is_late = True
+            self._process.kill()
+            raise EOFError
         reply: Reply | Exception = self.replies.recv()
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    def death(self) -> str:
-        """How the process ended, as a part of a sentence."""
+    def death(self) -> _Death:
+        """How the process ended."""
         self._hang_up()
         self._process.join(LAST_WORDS_S)
         code = self._process.exitcode
         self.close()
+        if self._is_late:
+            return _Death(f"took longer than {ORDER_LIMIT_S:g} s", by_others=False)
         if code is None:
-            return "closed its connection"
+            return _Death("closed its connection", by_others=False)
         if code >= 0:
-            return f"ended with exit code {code}"
-        return f"was ended by {signal.Signals(-code).name}"
+            return _Death(f"ended with exit code {code}", by_others=False)
+        number = signal.Signals(-code)
+        return _Death(f"was ended by {number.name}", by_others=number in KILLED_BY_OTHERS)
 
     def close(self) -> None:
         """End the process; whatever it is at is not wanted any more."""

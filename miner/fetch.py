@@ -100,8 +100,7 @@ class ImageFetcher:
         Raises:
             ShardError: the file is gone, too short, or the member would lead out of the folder.
         """
-        # A folder tree may be called birds.tar, too.
-        if not is_tar(url) or (is_local_url(url) and os.path.isdir(url)):
+        if is_tree(url):
             url = join_url(url, member)
         if url in self._open:
             self._open.move_to_end(url)
@@ -121,6 +120,11 @@ class ImageFetcher:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def is_tree(url: str) -> bool:
+    """Whether a shard is of a folder tree; one may be called birds.tar, too."""
+    return not is_tar(url) or (is_local_url(url) and os.path.isdir(url))
 
 
 def read_image_bytes(url: str, member: str, offset: int, num_bytes: int) -> bytes:

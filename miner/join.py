@@ -5,6 +5,7 @@ Shape suffixes: P pairs.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from miner.packs import as_one_segment
 from miner.pairs import join_name, raw_pairs, raw_table
 from miner.partial import Late
 from miner.publish import PART_ROWS, publish
-from miner.recheck import Rechecked, recheck, refuse_idle, widened
+from miner.recheck import Rechecked, grown, reach, recheck, refuse_idle, widened
 from miner.records import Json, digest, replace_record
 from miner.rows import inputs, joined_shards
 from miner.sides import BORDERLINE, Joined, JoinTask, band, eager_sides, runs_to_join
@@ -29,6 +30,8 @@ from miner.vectors import FP32, LAZY, EncoderVectors, files_read, still_read
 from miner.versions import versions
 
 __all__ = ["IMPLEMENTATIONS", "BlindPairs", "blind_pairs", "implementation", "join"]
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the number of blocks that are done, and of all."""
@@ -92,7 +95,9 @@ def join(
             "inputs": [
                 inputs(each, seen_all, ids) for each, ids in zip(stores, shards, strict=True)
             ],
-            "bands": [band(stores, each, shards) for each in seen_all],
+            "bands": [
+                (reach if settings.recheck else band)(stores, each, shards) for each in seen_all
+            ],
             "lazy": lazy,
         }
     )
@@ -113,19 +118,18 @@ def join(
 def _join(task: JoinTask, record: Json, lazy: bool, late: Late | None, progress: Progress) -> Json:
     """Search, and publish what was found under the record."""
     store, settings, shards = task.stores[0], task.settings, record["shards"]
-    both = (task.clip, task.dino)
-    joined = _sides(task, shards, lazy, late, progress)
-    bands = band(task.stores, task.clip, shards), band(task.stores, task.dino, shards)
-    sought = widened(settings, bands) if settings.recheck else settings
-    names, found = _search(task, joined, sought, progress)
-    sets = (joined.packs[0].rows, joined.packs[-1].rows)
-    pairs, rechecked = found.pairs, None
     if settings.recheck:
         assert late is not None
-        rechecked = recheck(task.stores, both, joined.packs, pairs, settings, bands, late)
+        joined, names, found, rechecked = _rechecked(task, shards, lazy, late, progress)
         pairs = rechecked.pairs
         # What was decided by float32 deviates no more, and the rest lies outside the bands.
         bands = BORDERLINE, BORDERLINE
+    else:
+        joined, rechecked = _sides(task, shards, lazy, late, progress), None
+        bands = band(task.stores, task.clip, shards), band(task.stores, task.dino, shards)
+        names, found = _search(task, joined, settings, progress)
+        pairs = found.pairs
+    sets = (joined.packs[0].rows, joined.packs[-1].rows)
     raw = raw_pairs(sets, pairs, settings, bands)
     clip_width = joined.packs[0].clip_ND.shape[1]
     record |= {
@@ -166,10 +170,44 @@ def _join(task: JoinTask, record: Json, lazy: bool, late: Late | None, progress:
     return record
 
 
+def _rechecked(
+    task: JoinTask, shards: list[list[str]], lazy: bool, late: Late, progress: Progress
+) -> tuple[Joined, list[str], Gathered, Rechecked]:
+    """What is joined, the blocks' names, what was found, and what float32 says of it.
+
+    Where it moves a cosine by more than was allowed for, pairs may have been missed, and all is
+    sought again with wider bands.
+    """
+    both, least = (task.clip, task.dino), [0.0, 0.0]
+    while True:
+        joined = _sides(task, shards, lazy, late, progress, clip_band=least[0])
+        reached = [reach(task.stores, each, shards) for each in both]
+        bands = max(reached[0], least[0]), max(reached[1], least[1])
+        names, found = _search(task, joined, widened(task.settings, bands), progress)
+        decided = recheck(task.stores, both, joined.packs, found.pairs, task.settings, bands, late)
+        least = [grown(*each) for each in zip(both, decided.moved, bands, reached, strict=True)]
+        if least == list(bands):
+            return joined, names, found, decided
+        log.warning(
+            "float32 moves a cosine of CLIP by %.5f and of DINO by %.5f; seeking again with bands "
+            "of %.5f and %.5f",
+            *(*decided.moved, *least),
+        )
+
+
 def _sides(
-    task: JoinTask, shards: list[list[str]], lazy: bool, late: Late | None, progress: Progress
+    task: JoinTask,
+    shards: list[list[str]],
+    lazy: bool,
+    late: Late | None,
+    progress: Progress,
+    *,
+    clip_band: float = 0.0,
 ) -> Joined:
-    """The rows that are joined; where DINO is lazy, it sees them now."""
+    """The rows that are joined; where DINO is lazy, it sees them now.
+
+    Of a re-check, `clip_band` is the least by which images are sought beyond CLIP's threshold.
+    """
     settings = task.settings
     if not lazy:
         if settings.recheck:
@@ -178,7 +216,8 @@ def _sides(
     assert late is not None
     if settings.recheck:
         # Images of pairs that float32 may find have to be seen, too.
-        wide = widened(settings, (band(task.stores, task.clip, shards), 0.0))
+        clip_band = max(reach(task.stores, task.clip, shards), clip_band)
+        wide = widened(settings, (clip_band, 0.0))
         joined = lazy_sides(replace(task, settings=wide), late, progress)
         refuse_idle(task.stores, task.clip, task.dino, shards)
         return joined

@@ -63,7 +63,9 @@ def lazy_sides(task: JoinTask, late: Late, progress: Progress) -> Joined:
     above = task.settings.keep_clip_above
     if task.settings.collapse == "near":
         above = min(above, task.near.near_clip)
-    masks = screen(task, distinct, above, progress)
+    # Joins that differ in DINO's threshold share the screening.
+    with task.stores[0].lock(screening_name(task, above)):
+        masks = screen(task, distinct, above, progress)
     for store, rows, mask in zip(task.stores, distinct, masks, strict=True):
         covered = [rows.image_ids[place] for place in np.flatnonzero(mask)]
         embed_images(store, by_shard(store, covered), task.dino, LAZY, late)

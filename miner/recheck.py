@@ -4,7 +4,9 @@ Vectors from a faster engine put a pair's cosine within a known deviation of wha
 gives in float32. So pairs are sought up to that far beyond the thresholds; of each cosine within
 the band around a threshold the two images are encoded anew in float32, rounded to float16 as every
 stored vector is, and the pair is decided by that. What lies outside the bands is decided already.
-The counts of candidates and the histogram stay those of the stored vectors.
+The deviation was measured on few images and of millions of pairs some move more, so a band is at
+least what the precision promises, and grows where a pair shows that it has to. The counts of
+candidates and the histogram stay those of the stored vectors.
 
 Shape suffixes: P pairs.
 """
@@ -19,17 +21,22 @@ import torch
 
 from kernels.reference import Pairs, cosines
 from miner.config import JoinSettings
+from miner.engines import PAIR_LIMITS
 from miner.errors import ParityError
 from miner.packs import Pack
 from miner.partial import Late, embed_images
 from miner.partners import Partners
 from miner.records import Json
 from miner.rows import Rows, by_shard, deviations, vectors_of
+from miner.sides import BORDERLINE
 from miner.store import Store
 from miner.vectors import FP32, EncoderVectors
 
 STORAGE = 1.5e-4
 """What rounding to float16 may move a cosine by, twice: an engine's vector and the truth's."""
+
+MOST_STRAY = 10
+"""How many times what its precision may a cosine may be off; beyond, the engine is broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +47,13 @@ class Rechecked:
         pairs: [P], those that are kept, with the cosines that decided.
         counts: what join.json says of it.
         cut: pairs beyond `max_partners`, and images that had more.
+        moved: by how much float32 moved a cosine at most: CLIP's, and DINO's.
     """
 
     pairs: Pairs
     counts: Json
     cut: tuple[int, int]
+    moved: tuple[float, float]
 
 
 def refuse_idle(stores: Sequence[Store], clip: str, dino: str, shards: list[list[str]]) -> None:
@@ -63,6 +72,40 @@ def refuse_idle(stores: Sequence[Store], clip: str, dino: str, shards: list[list
             f"--recheck has no effect: all vectors of {clip} and {dino} were computed by torch in "
             "fp32, which is what it would compare with; leave it out"
         )
+
+
+def reach(stores: Sequence[Store], encoder_id: str, shards: Sequence[Sequence[str]]) -> float:
+    """How far around a threshold an encoder's stored cosines are decided anew, at least."""
+    found = [BORDERLINE]
+    for store, shard_ids in zip(stores, shards, strict=True):
+        vectors = EncoderVectors(store, encoder_id)
+        for record in (each for shard_id in shard_ids for each in vectors.records(shard_id)):
+            if record["deviation"] > 0:
+                found += [float(record["deviation"]), PAIR_LIMITS[record["precision"]].max]
+    return max(found)
+
+
+def grown(encoder_id: str, moved: float, band: float, reached: float) -> float:
+    """A band that allows for what float32 moved: the same where it did already.
+
+    Args:
+        encoder_id: whose cosines.
+        moved: the most that one of them was off.
+        band: with which pairs were sought.
+        reached: the encoder's `reach`.
+
+    Raises:
+        ParityError: a cosine moved by more than one of an engine that works.
+    """
+    if moved <= band + STORAGE:
+        return band
+    if moved > MOST_STRAY * reached:
+        raise ParityError(
+            f"{encoder_id}: float32 moves a borderline pair's cosine by {moved:.5f}, more than "
+            f"{MOST_STRAY} times the {reached:.5f} that its precision may; embed again with "
+            "another --backend or --precision"
+        )
+    return 2 * moved
 
 
 def widened(settings: JoinSettings, bands: tuple[float, float]) -> JoinSettings:
@@ -99,15 +142,15 @@ def recheck(
         bands: how far a cosine may be from the truth.
         late: both encoders in float32.
 
-    Raises:
-        ParityError: float32 moves a cosine by more than the bands allow.
+    Returns:
+        What was decided; final only where nothing moved by more than the bands.
     """
     sets = (packs[0].rows, packs[-1].rows)
-    clip_cos, clip_near = _truth(
+    clip_cos, clip_near, clip_moved = _truth(
         stores, encoder_ids[0], sets, pairs, pairs.clip_cos,
         (settings.clip_above, settings.keep_clip_above), bands[0], late,
     )  # fmt: skip
-    dino_cos, dino_near = _truth(
+    dino_cos, dino_near, dino_moved = _truth(
         stores, encoder_ids[1], sets, pairs, pairs.dino_cos,
         (settings.dino_below, settings.keep_dino_below), bands[1], late,
     )  # fmt: skip
@@ -133,6 +176,7 @@ def recheck(
             int(kept.sum()) - len(result),
             int((partners.degree > settings.max_partners).sum()),
         ),
+        moved=(clip_moved, dino_moved),
     )
 
 
@@ -173,8 +217,8 @@ def _truth(
     thresholds: tuple[float, float],
     band: float,
     late: Late,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One encoder's cosines, anew where they lie near a threshold; and which lie there."""
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """One encoder's cosines, anew where they lie near a threshold; which, and what moved most."""
     near = near_threshold(cos, thresholds, band)
     names = [
         [rows.image_ids[row] for row in side[near].tolist()]
@@ -193,8 +237,8 @@ def _truth(
     vectors_of_image = true_vectors(stores, encoder_id, {*names[0], *names[1]})
     truth = cos.clone()
     truth[near] = _cosines(vectors_of_image, names[0], names[1])
-    _refuse_strays(encoder_id, cos[near], truth[near], band)
-    return truth, near
+    moved = (cos[near] - truth[near]).abs().nan_to_num()
+    return truth, near, float(moved.max()) if len(moved) else 0.0
 
 
 def _cosines(vectors: dict[str, np.ndarray], first: list[str], second: list[str]) -> torch.Tensor:
@@ -207,16 +251,6 @@ def _cosines(vectors: dict[str, np.ndarray], first: list[str], second: list[str]
         i, j = (torch.tensor([order[names[p]] for p in have]) for names in (first, second))
         found[have] = cosines(stacked, stacked, i, j)
     return found
-
-
-def _refuse_strays(encoder_id: str, stored: torch.Tensor, truth: torch.Tensor, band: float) -> None:
-    moved = (stored - truth).abs().nan_to_num()
-    if len(moved) and float(moved.max()) > band + STORAGE:
-        raise ParityError(
-            f"{encoder_id}: float32 moves a borderline pair's cosine by {float(moved.max()):.5f}, "
-            f"and its engine was said to deviate by {band:.5f} at most, so pairs may have been "
-            "missed; embed again with another --backend or --precision"
-        )
 
 
 def _blind(pairs: Pairs, settings: JoinSettings) -> torch.Tensor:

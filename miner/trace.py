@@ -13,9 +13,15 @@ from torch.profiler import ProfilerActivity, profile, record_function
 TRACED_BATCHES = 50
 """Batches after which a trace ends: it shows what repeats, and is still read by a browser."""
 
+_BEGUN: set[Path] = set()
+"""The files of traces that were begun in this process."""
+
 
 class Trace:
-    """Marks stages, and writes a Chrome trace where a file is given. Use as a context manager."""
+    """Marks stages, and writes a Chrome trace where a file is given. Use as a context manager.
+
+    A command may go through images several times; the first trace of a file is kept.
+    """
 
     def __init__(self, path: Path | None, device: torch.device) -> None:
         """Prepare to trace.
@@ -61,7 +67,8 @@ class Trace:
         traced.export_chrome_trace(str(self._path))
 
     def __enter__(self) -> Self:
-        if self._path is not None:
+        if self._path is not None and self._path.absolute() not in _BEGUN:
+            _BEGUN.add(self._path.absolute())
             gpu = [ProfilerActivity.CUDA] if self._on_gpu else []
             self._profile = profile(activities=[ProfilerActivity.CPU, *gpu])
             self._profile.start()

@@ -138,7 +138,12 @@ def still_read(files: Json, vectors: Sequence[EncoderVectors], kind: str) -> boo
 
 
 def vectors_record(
-    encoder: Encoder, *, batch_size: int, num_quarantined: int, samples_sha256: str
+    encoder: Encoder,
+    *,
+    deviation: float,
+    batch_size: int,
+    num_quarantined: int,
+    samples_sha256: str,
 ) -> Json:
     """What a commit of vectors says besides its files."""
     return {
@@ -148,7 +153,7 @@ def vectors_record(
         "backend": encoder.backend,
         "precision": encoder.precision,
         "device": str(encoder.device),
-        "deviation": encoder.deviation,
+        "deviation": deviation,
         "batch_size": batch_size,
         "num_quarantined": num_quarantined,
         "samples_sha256": samples_sha256,

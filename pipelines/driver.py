@@ -17,8 +17,10 @@ from miner.config import (
 from miner.errors import FingerprintError, StoreError
 from miner.partial import Late
 from miner.records import Json
+from miner.reread import committed_shards
 from miner.store import Store
-from pipelines.embedding import Embedded, command_of, embed
+from pipelines.embedded import Embedded
+from pipelines.embedding import command_of, embed
 from pipelines.joins import join_and_select
 from pipelines.loading import Encoders, append_metrics, device_of
 from pipelines.modes import embedding_of
@@ -53,7 +55,7 @@ def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Em
         how,
         settings.part(SelectSettings),
         lazy=embedded.choice.mode == "lazy",
-        late=embedded.encoders.late(store),
+        late=embedded.encoders.late(),
     )
     return embedded, record
 
@@ -101,20 +103,22 @@ def _late_as_before(
     store: Store, settings: EmbedSettings, ids: tuple[str, str], how: JoinSettings
 ) -> Late:
     """The encoders of an earlier command, found when they are needed."""
+    # A trace was asked of that command.
+    settings = settings.model_copy(update={"profile": None})
 
     @cache
     def found() -> Late:
-        encoders = Encoders(settings, how=how)
+        encoders = Encoders(settings, committed_shards(store), how=how)
         now = tuple(record.encoder_id for record in encoders.records)
         if now != ids:
             raise FingerprintError(
                 f"{store.root} was embedded with {' and '.join(ids)}, and their weights files are "
                 f"those of {' and '.join(now)} now; restore them"
             )
-        return encoders.late(store)
+        return encoders.late()
 
     return Late(
         load=lambda encoder_id, kind: found().load(encoder_id, kind),
         feeding=settings.part(FeedSettings),
-        on_shard=lambda shard_id, stats: append_metrics(store, shard_id, stats),
+        on_shard=append_metrics,
     )

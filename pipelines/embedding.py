@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
 
@@ -23,6 +23,7 @@ from miner.stats import Stats
 from miner.store import Store
 from miner.vectors import EncoderVectors
 from miner.versions import versions
+from pipelines.embedded import Embedded
 from pipelines.joins import with_own_thresholds
 from pipelines.loading import Encoders, append_metrics
 from pipelines.modes import AUTO_SAMPLES, Choice, choice_made, choose
@@ -30,50 +31,6 @@ from pipelines.progress import ShardProgress
 from pipelines.settle import settle
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class Embedded:
-    """What an embedding run did and found.
-
-    Attributes:
-        clip: encoder_id.
-        dino: encoder_id.
-        stats: of the work done in this run only.
-        num_shards: listed shards.
-        new: ids of shards on which there was work to do.
-        failed: shard_id to error, of shards that could not be read.
-        damaged: ids of committed shards that are damaged.
-        num_samples: over all listed and committed shards.
-        num_quarantined: likewise.
-        max_bad_fraction: the limit above which a run is partial.
-        encoders: both; those that were used are loaded.
-        choice: whether DINO saw every image, and why.
-    """
-
-    clip: str
-    dino: str
-    encoders: Encoders
-    choice: Choice = field(default=Choice(mode="eager", because="asked for"))
-    stats: Stats = field(default_factory=Stats)
-    num_shards: int = 0
-    new: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
-    damaged: list[str] = field(default_factory=list)
-    num_samples: int = 0
-    num_quarantined: int = 0
-    max_bad_fraction: float
-
-    @property
-    def bad_fraction(self) -> float:
-        """Share of the samples that was refused."""
-        return self.num_quarantined / max(self.num_samples, 1)
-
-    @property
-    def partial(self) -> bool:
-        """Whether something is missing that was asked for (exit code 3)."""
-        too_many = self.bad_fraction > self.max_bad_fraction
-        return bool(self.failed or self.damaged) or too_many
 
 
 def embed(
@@ -161,10 +118,8 @@ def _embed_all(
     for shard_done in _embed_missing(todo, task, wanted, progress):
         shard_id = shard_done.shard.shard_id
         if shard_done.error is not None:
-            log.error("shard %s failed: %s", shard_id, shard_done.error)
-            done.failed[shard_id] = str(shard_done.error)
-            done.stats += shard_done.stats
-            progress.advance()
+            done.fail(shard_id, shard_done.error, shard_done.stats)
+            todo.advance()
         else:
             append_metrics(task.store, shard_id, shard_done.stats)
             todo.account(shard_done.shard, shard_done.stats)
@@ -196,7 +151,10 @@ class _Todo:
             if enough or (self._left is not None and self._left <= 0):
                 return
             _check_cut(store, shard, self._left)
-            if all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
+            if shard.shard_id in self._done.failed:
+                # What cannot be read is not tried twice.
+                self.advance()
+            elif all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
                 self.account(shard, Stats())
             else:
                 yield shard, self._left
@@ -214,6 +172,10 @@ class _Todo:
         done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
         done.damaged += [shard_id] if record["damaged"] else []
         self._left = None if self._left is None else self._left - record["num_samples"]
+        self.advance()
+
+    def advance(self) -> None:
+        """Show that a shard is dealt with, unless all of them are gone through once more."""
         if self._most_samples is None:
             self._progress.advance()
 
@@ -250,18 +212,22 @@ def _embed_rests(
 ) -> None:
     """Of shards of which lazy joins had a part looked at: the rest."""
     store = task.store
-    late = replace(task.encoders.late(store), on_image=progress.image)
+    late = replace(task.encoders.late(), on_image=progress.image)
     for encoder_id in wanted:
         before = task.before[encoder_id]
         shard_ids = [
             shard.shard_id
             for shard in task.shards
             if before.names(shard.shard_id)
+            and shard.shard_id not in done.failed
             and not store.commit_path(f"vectors/{encoder_id}", shard.shard_id).exists()
         ]
         if shard_ids:
             encoder = task.encoders.load(encoder_id)
-            for shard_id, stats in embed_rests(store, shard_ids, encoder, late):
+            for shard_id, stats, error in embed_rests(store, shard_ids, encoder, late):
+                if error is not None:
+                    done.fail(shard_id, error, stats)
+                    continue
                 append_metrics(store, shard_id, stats)
                 done.stats += stats
                 done.new.add(shard_id)
@@ -295,7 +261,8 @@ def _choose(task: _Embedding, done: Embedded, how: JoinSettings, progress: Shard
             max_bad_fraction=done.max_bad_fraction,
         )
         _embed_all(task, [clip], head, progress, most_samples=AUTO_SAMPLES)
-        done.stats, done.new = head.stats, head.new
+        # What is damaged is counted again with the rest.
+        done.stats, done.new, done.failed = head.stats, head.new, head.failed
         num_bytes = sum(shard.num_bytes for shard in task.shards)
         known = {shard.shard_id: shard for shard in task.shards}
         seen = [known[i] for i in joined_shards(store, clip) if i in known]
@@ -316,7 +283,9 @@ def _whereabouts(shard: Shard) -> Json:
 
 
 def command_of(name: str, settings: Json) -> Json:
-    """What run.json remembers of a command."""
+    """What run.json remembers of a command; later ones may be given in another folder."""
+    given = {k: settings[k] for k in ("clip_weights", "dino_weights") if settings.get(k)}
+    settings = settings | {name: os.path.abspath(path) for name, path in given.items()}
     return {
         "command": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

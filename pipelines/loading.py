@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import torch
@@ -54,7 +54,8 @@ class Encoders:
 
     Args:
         settings: which, and on what.
-        shards: those of the run; engines prove themselves on their first images.
+        shards: those of the run; engines prove themselves on their first images, when
+            they are opened.
         read: how these are read.
         how: thresholds at which the run decides; default: the encoders' own.
     """
@@ -62,7 +63,7 @@ class Encoders:
     def __init__(
         self,
         settings: EmbedSettings,
-        shards: Sequence[Shard] = (),
+        shards: Iterable[Shard] = (),
         *,
         read: ReadSettings | None = None,
         how: JoinSettings | None = None,
@@ -98,14 +99,14 @@ class Encoders:
         truth = {"backend": "torch", "precision": "fp32"}
         return self._load(encoder_id, self._settings.model_copy(update=truth))
 
-    def late(self, store: Store) -> Late:
+    def late(self) -> Late:
         """Both, for a join that finds out which images they have to see."""
         return Late(
             load=lambda encoder_id, kind: (
                 self.load_truth(encoder_id) if kind == FP32 else self.load(encoder_id)
             ),
             feeding=self._settings.part(FeedSettings),
-            on_shard=lambda shard_id, stats: append_metrics(store, shard_id, stats),
+            on_shard=append_metrics,
         )
 
     def _load(self, encoder_id: str, settings: EmbedSettings) -> Encoder:
@@ -134,6 +135,7 @@ class Encoders:
     def _first_images(self, encoder_id: str) -> Group:
         """Crops for an encoder; those of both are cut at once, and each is given away once."""
         if self._own is None or encoder_id not in self._own:
+            self._shards = list(self._shards)
             groups = first_images(
                 self._shards,
                 self.records,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -14,6 +15,10 @@ from miner.schema import Reason
 KILLS, KILLS_ONCE = b"kills", b"kills once:"
 """Beginnings of bytes that end a worker; the second's rest is a file that tells it has been."""
 
+MURDERS, HANGS = b"SIGNAL", b"hangs"
+"""Bytes at which somebody kills the worker, with the signal whose number follows; or that are
+never decoded to their end."""
+
 
 def dying(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
     """Decodes as ever, but some bytes end the process, as a fault in C would."""
@@ -24,7 +29,11 @@ def dying(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
                 path.touch()
                 os.kill(os.getpid(), signal.SIGSEGV)
         elif job.data.startswith(KILLS):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif job.data.startswith(MURDERS):
+            os.kill(os.getpid(), int(job.data.removeprefix(MURDERS)))
+        elif job.data == HANGS:
+            time.sleep(600)
     return decode_order(order, ring, limits)
 
 

@@ -15,6 +15,7 @@ from miner.embed import embed_shard, reading_fingerprint
 from miner.encoders import Encoder, TorchEncoder
 from miner.partial import Late
 from miner.shards import list_shards
+from miner.stats import Stats
 from miner.store import Store
 
 FEEDING = FeedSettings(batch_size=4, decoders="thread")
@@ -28,6 +29,12 @@ class Watched:
     truths: Sequence[TorchEncoder] = ()
     batch_size: int = 1
     seen: list[tuple[str, int]] = field(default_factory=list)
+    runs: dict[str, Path] = field(default_factory=dict)
+
+    def _take_note(self, store: Store, shard_id: str, stats: Stats) -> None:
+        counts = stats.counts.items()
+        self.seen.append((shard_id, sum(n for name, n in counts if "encoded" in name)))
+        self.runs[shard_id] = store.root
 
     @property
     def late(self) -> Late:
@@ -38,9 +45,7 @@ class Watched:
                 if encoder.encoder_id == encoder_id
             ),
             feeding=FEEDING.model_copy(update={"batch_size": self.batch_size}),
-            on_shard=lambda shard_id, stats: self.seen.append(
-                (shard_id, sum(n for name, n in stats.counts.items() if "encoded" in name))
-            ),
+            on_shard=self._take_note,
         )
 
 

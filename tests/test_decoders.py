@@ -11,6 +11,7 @@ from typing import Literal
 import pytest
 import torch
 
+from miner import decoders
 from miner.config import ImageLimits
 from miner.decode import Decode, Found, Job, Order, Outcome, Refused, Reply, decode_order
 from miner.decoders import Decoders, default_num_decoders
@@ -18,7 +19,7 @@ from miner.errors import ResourceError
 from miner.images import CropSpec
 from miner.ring import Ring
 from miner.schema import Reason
-from tests.dying import KILLS, KILLS_ONCE, dying, leaving, mistaken
+from tests.dying import HANGS, KILLS, KILLS_ONCE, MURDERS, dying, leaving, mistaken
 from tests.tars import jpeg
 
 CROP = CropSpec(mode="shortest", resize_to=32, size=32)
@@ -107,7 +108,7 @@ def test_image_that_kills_its_worker_twice_is_the_only_one_refused() -> None:
     killers = {(0, 5), (0, 6), (0, 11), (1, 1)}
     for place, (outcome,) in run.outcomes.items():
         if place in killers:
-            detail = "5 bytes; the process that decoded them was ended by SIGKILL, twice"
+            detail = "5 bytes; the process that decoded them was ended by SIGSEGV, twice"
             assert outcome == Refused(Reason.CRASHED_DECODER, detail)
         else:
             assert isinstance(outcome, Found), place
@@ -116,6 +117,30 @@ def test_image_that_kills_its_worker_twice_is_the_only_one_refused() -> None:
     reference.decoders.close()
     for row in set(range(16)) - {5, 6, 11}:
         assert torch.equal(run.ring.pixels(0, 0)[row], reference.ring.pixels(0, 0)[row])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_worker_that_is_killed_twice_is_no_images_fault(number: signal.Signals) -> None:
+    run = Run(decode=dying, num_decoders=1)
+    run.decode([jpeg(0), MURDERS + b"%d" % number])
+    run.decoders.close()
+    said = f"was ended by {number.name}, and so did .* image of [78] bytes.* fewer --num-decoders"
+    with pytest.raises(ResourceError, match=said):
+        raise run.errors[0]
+    assert (0, 1) not in run.outcomes
+
+
+def test_image_that_is_never_decoded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "ORDER_LIMIT_S", 3.0)
+    run = Run(decode=dying, num_decoders=1)
+    # The one behind it is larger than what waits in a pipe.
+    run.decode([jpeg(0), HANGS, bytes(2 * decoders.PIPE_BYTES), jpeg(1)], per_order=2)
+    run.decoders.close()
+    assert run.errors == []
+    detail = "5 bytes; the process that decoded them took longer than 3 s, twice"
+    assert run.outcomes[0, 1] == [Refused(Reason.CRASHED_DECODER, detail)]
+    assert isinstance(run.outcomes[0, 2][0], Refused)
+    assert all(isinstance(run.outcomes[0, row][0], Found) for row in (0, 3))
 
 
 def test_image_that_kills_once_is_tried_again(tmp_path: Path) -> None:

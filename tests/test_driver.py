@@ -2,13 +2,23 @@
 
 import json
 import re
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import export.cache
+from miner.config import EmbedSettings
+from miner.encoders import Encoder
 from miner.engines import PAIR_LIMITS, PairLimits
+from miner.errors import ShardError
+from miner.fetch import ImageFetcher
+from miner.registry import EncoderRecord
+from miner.samples import ShardReader
 from miner.store import Store
+from miner.vectors import EncoderVectors
+from pipelines.engines import open_encoder
 from tests.commands import Commands
 from tests.lazy_runs import raw_bytes
 from tests.near_corpora import THRESHOLDS, write_near_corpus
@@ -92,6 +102,54 @@ def test_embed_lazily_and_let_join_do_the_rest(
     assert commands("join", run, "--clip-above", 0.95, "--dino-below", 0.95).code == 0
 
 
+class Burning(ImageFetcher):
+    """Reads images, but none of one shard."""
+
+    def read(self, url: str, member: str, offset: int, num_bytes: int) -> bytes:
+        if url.endswith("00001.tar"):
+            raise ShardError(f"{url}: the disk is on fire")
+        return super().read(url, member, offset, num_bytes)
+
+
+@pytest.mark.parametrize("mode", ["eager", "auto"])
+def test_a_shard_whose_rest_cannot_be_read_is_reported(
+    commands: Commands, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    run = tmp_path / "run"
+    words = (corpus, *THRESHOLDS, "--batch-size", 1, "--out", run)
+    assert commands.mine(*words, "--dino-mode", "lazy").code == 0
+    # At the threshold 0.8 nearly every image has a candidate, so that DINO is to see all.
+    monkeypatch.setattr("miner.reread.ImageFetcher", Burning)
+    ran = commands.mine(*words, "--clip-above", 0.8, "--dino-mode", mode)
+    assert ran.code == 3, ran.err
+    assert ran.out.count("failed: corpus.00001: ") == 1
+    assert "the disk is on fire" in ran.out
+    store = Store(run)
+    whole = EncoderVectors(store, dino_of(store)).whole
+    assert whole == {"corpus.00000", "corpus.00002"}
+
+
+def test_a_shard_that_auto_could_not_read_is_read_once(
+    commands: Commands, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    real = ShardReader._items
+
+    def items(reader: Any) -> Any:
+        read.append(reader._shard.stem)
+        if reader._shard.stem == "00000":
+            raise ShardError(f"{reader._shard.url}: the disk is on fire")
+        return real(reader)
+
+    monkeypatch.setattr(ShardReader, "_items", items)
+    words = (corpus, *THRESHOLDS, "--dino-mode", "auto", "--clip-above", 0.98)
+    ran = commands.mine(*words, "--decoders", "thread", "--out", tmp_path / "run")
+    assert ran.code == 3, ran.err
+    assert "failed: corpus.00000: " in ran.out
+    assert sorted(read) == ["00000", "00001", "00002"]
+
+
 def test_other_weights_do_not_go_on_with_a_lazy_run(
     commands: Commands, corpus: Path, tmp_path: Path
 ) -> None:
@@ -104,6 +162,49 @@ def test_other_weights_do_not_go_on_with_a_lazy_run(
     ran = commands("join", run, *SEEK)
     assert ran.code == 2
     assert "their weights files are those of small-clip-" in ran.err
+
+
+@pytest.mark.parametrize("is_tree", [False, True])
+def test_a_join_proves_engines_on_the_images_of_the_run(
+    commands: Commands,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_tree: bool,
+) -> None:
+    """And finds weights that were named from another folder."""
+    if is_tree:
+        for tar in sorted(corpus.iterdir()):
+            with tarfile.open(tar) as file:
+                file.extractall(tmp_path / "tree" / tar.stem, filter="data")
+        corpus = tmp_path / "tree"
+    proven = []
+
+    def watched(
+        record: EncoderRecord, weights: Path, settings: EmbedSettings, *args: Any, **kwargs: Any
+    ) -> Encoder:
+        proven.append(kwargs["own"]())
+        # In half precision encoders with random weights are not equal to themselves.
+        settings = settings.model_copy(update={"precision": "fp32"})
+        return open_encoder(record, weights, settings, *args, **kwargs)
+
+    monkeypatch.setattr("pipelines.loading.open_encoder", watched)
+    clip, dino = (Path(commands.encoders[place]) for place in (3, 7))
+    monkeypatch.chdir(clip.parent)
+    words = ("--clip", "small-clip", "--clip-weights", clip.name, "--dino", "small-dino")
+    words = (*words, "--dino-weights", dino.name, "--max-bad-fraction", "0.2")
+    run, how = tmp_path / "run", ("--precision", "fp16", "--dino-mode", "lazy")
+    trace = tmp_path / "trace.json"
+    ran = commands("embed", corpus, *words, *how, "--profile", trace, "--out", run)
+    assert ran.code == 0, ran.err
+    trace.unlink()
+    monkeypatch.chdir(tmp_path)
+    ran = commands("join", run, *SEEK)
+    assert ran.code == 0, ran.err
+    by_clip, by_dino = proven
+    assert len(by_clip) == len(by_dino) == 32
+    assert len(by_dino.pixels_NCHW.unique(dim=0)) >= 20
+    assert not trace.exists()
 
 
 @pytest.fixture

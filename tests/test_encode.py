@@ -131,6 +131,13 @@ def test_trace_holds_the_stages(encoders: dict[str, Encoder], tmp_path: Path) ->
     list(encode_all(works, encoders, limits=ImageLimits(), settings=settings))
     text = path.read_text()
     assert all(f'"name": "{name}"' in text for name in ("feed", "clip", "dino"))
+    # A later pass of the same command, DINO's over candidates above all, has no trace.
+    list(
+        encode_all(
+            [work("b", [sample(9)], "dino")], encoders, limits=ImageLimits(), settings=settings
+        )
+    )
+    assert path.read_text() == text
 
 
 def test_busy_seconds_add_up() -> None:

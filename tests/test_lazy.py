@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import Timeout
 
 from miner import blocks, packs
 from miner.audit import collect_garbage, verify
@@ -14,7 +15,7 @@ from miner.config import JoinSettings, SelectSettings
 from miner.encoders import TorchEncoder
 from miner.errors import FingerprintError
 from miner.join import join
-from miner.lazy import NO_RANDOM
+from miner.lazy import NO_RANDOM, screen, screening_name
 from miner.partial import embed_rests
 from miner.records import Json
 from miner.report_counts import image_steps
@@ -227,6 +228,24 @@ def test_new_shards_are_screened_with_old_and_new_only(
     assert verify(store) == []
 
 
+def test_one_join_at_a_time_screens(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joins that differ in DINO's threshold have names of their own, and share the screening."""
+    store = corpus.run("clip", tmp_path / "run")
+    held = []
+
+    def screened(task: Any, sides: Any, above: float, progress: Any) -> Any:
+        with pytest.raises(Timeout), store.lock(screening_name(task, above)).acquire(timeout=0):
+            pass
+        held.append(above)
+        return screen(task, sides, above, progress)
+
+    monkeypatch.setattr("miner.lazy.screen", screened)
+    lazy_join(store, corpus)
+    assert len(held) == 1
+
+
 def test_a_join_that_was_cut_short_goes_on(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +253,7 @@ def test_a_join_that_was_cut_short_goes_on(
     watched = Watched(encoders=corpus.encoders)
     late = watched.late
 
-    def stop(shard_id: str, stats: Any) -> None:
+    def stop(store: Store, shard_id: str, stats: Any) -> None:
         watched.seen.append((shard_id, 0))
         if len(watched.seen) == 2:
             raise KeyboardInterrupt
@@ -266,6 +285,7 @@ def test_across_two_runs_each_gets_the_vectors_of_its_images(
             embed(corpus.folder / "corpus", tmp_path / name / f"run{n}", encoders, *tars[n])
             for n in range(2)
         ]
+    watched = Watched(encoders=corpus.encoders)
     truth, record = (
         join(
             stores[name][0],
@@ -273,7 +293,7 @@ def test_across_two_runs_each_gets_the_vectors_of_its_images(
             SETTINGS.model_copy(update={"against": stores[name][1].root, "dino_below": 1.0}),
             NEAR,
             lazy=name == "lazy",
-            late=Watched(encoders=corpus.encoders).late,
+            late=watched.late,
         )
         for name in ("eager", "lazy")
     )
@@ -281,6 +301,10 @@ def test_across_two_runs_each_gets_the_vectors_of_its_images(
     assert record["counts"] == truth["counts"]
     both = [list(raw_bytes(stores[name][0]).values()) for name in ("eager", "lazy")]
     assert both[0] == both[1]
+    # What was done is told of the run that has the shard.
+    for shard_id, root in watched.runs.items():
+        assert Store(root).committed("samples").count(shard_id) == 1
+    assert set(watched.runs.values()) == {store.root for store in stores["lazy"]}
     for store in stores["lazy"]:
         assert EncoderVectors(store, corpus.ids[1]).whole == set()
         assert len(store.committed(f"vectors/{corpus.ids[1]}")) > 0

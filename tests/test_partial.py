@@ -1,22 +1,27 @@
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from miner.config import FeedSettings, ReadSettings
+from miner.commits import Accounts, committed_images
+from miner.config import FeedSettings, ImageLimits, ReadSettings
+from miner.decode import Order, Outcome, Refused
 from miner.embed import embed_shard, reading_fingerprint
+from miner.encode import encode_all
 from miner.encoders import Encoder, TorchEncoder
 from miner.errors import FingerprintError, ShardError
 from miner.partial import (
-    READ_THROUGH_BYTES,
     Late,
     embed_images,
     embed_parts,
     embed_rests,
-    reads_through,
 )
 from miner.records import read_json, replace_json
+from miner.reread import committed_shards
+from miner.ring import Ring
+from miner.schema import Reason
 from miner.shards import list_shards
 from miner.stats import Stats
 from miner.store import Store
@@ -36,7 +41,8 @@ def embed_part(
 
 
 def embed_rest(store: Store, shard_id: str, encoder: Encoder, late: Late) -> Stats:
-    ((_, stats),) = embed_rests(store, [shard_id], encoder, late)
+    ((_, stats, error),) = embed_rests(store, [shard_id], encoder, late)
+    assert error is None
     return stats
 
 
@@ -71,16 +77,25 @@ def late_of(encoders: list[TorchEncoder]) -> Late:
 class Blind:
     """An encoder that gives NaN for the first image of a batch."""
 
-    def __init__(self, encoder: TorchEncoder, precision: str = "fp32") -> None:
+    def __init__(self, encoder: TorchEncoder, **others: object) -> None:
         self.encoder = encoder
-        for name in ("record", "encoder_id", "dim", "device", "backend", "deviation"):
-            setattr(self, name, getattr(encoder, name))
-        self.precision = precision
+        for name in (
+            *("record", "encoder_id", "dim", "device", "backend", "precision"),
+            "deviation",
+        ):
+            setattr(self, name, others.get(name, getattr(encoder, name)))
 
     def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         vectors_BD = self.encoder(pixels_BCHW).clone()
         vectors_BD[0] = torch.nan
         return vectors_BD
+
+
+class Told(Blind):
+    """An encoder that sees everything, and is said to be another."""
+
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.encoder(pixels_BCHW)
 
 
 def test_a_part_has_the_vectors_of_a_whole_shard(
@@ -111,7 +126,7 @@ def test_only_images_without_a_vector_are_encoded(
     ids = store.vector_ids(encoders[0].encoder_id, SHARD)
     late = late_of(encoders)
     seen: list[str] = []
-    late.on_shard = lambda shard_id, _stats: seen.append(shard_id)
+    late.on_shard = lambda _store, shard_id, _stats: seen.append(shard_id)
     for wanted in (ids[:4], ids[2:6], ids[:6]):
         embed_images(store, {SHARD: set(wanted)}, dino.encoder_id, LAZY, late)
     assert seen == [SHARD, SHARD]
@@ -160,16 +175,51 @@ def test_the_rest_of_a_shard_makes_it_whole(store: Store, encoders: list[TorchEn
     assert all(np.array_equal(found[image_id], part[image_id]) for image_id in ids[5:8])
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"precision": "bf16"}, {"backend": "onnx"}, {"device": torch.device("cpu:0")}],
+    ids=str,
+)
 def test_parts_that_were_computed_otherwise_are_not_reused(
+    store: Store, encoders: list[TorchEncoder], other: dict[str, object]
+) -> None:
+    dino = encoders[1]
+    ids = store.vector_ids(encoders[0].encoder_id, SHARD)
+    part = Told(dino, deviation=0.003, **other)
+    embed_part(store, SHARD, ids[4:8], part, LAZY, late_of(encoders))  # type: ignore[arg-type]
+    stats = embed_rest(store, SHARD, dino, late_of(encoders))
+    assert stats.counts["encoded small-dino"] == len(ids)
+    vectors = EncoderVectors(store, dino.encoder_id)
+    assert vectors.ids(SHARD) == ids
+    (record,) = vectors.records(SHARD)
+    assert (record["deviation"], record["device"]) == (0, "cpu")
+
+
+def test_the_whole_shard_deviates_as_its_parts_do(
     store: Store, encoders: list[TorchEncoder]
 ) -> None:
     dino = encoders[1]
     ids = store.vector_ids(encoders[0].encoder_id, SHARD)
-    part = Blind(dino, precision="bf16")
-    embed_part(store, SHARD, ids[4:8], part, LAZY, late_of(encoders))  # type: ignore[arg-type]
-    stats = embed_rest(store, SHARD, dino, late_of(encoders))
-    assert stats.counts["encoded small-dino"] == len(ids)
-    assert EncoderVectors(store, dino.encoder_id).ids(SHARD) == ids
+    for place, deviation in ((2, 0.003), (4, 0.001)):
+        part = Told(dino, deviation=deviation)
+        embed_part(store, SHARD, ids[place : place + 2], part, LAZY, late_of(encoders))  # type: ignore[arg-type]
+    embed_rest(store, SHARD, Told(dino, deviation=0.002), late_of(encoders))  # type: ignore[arg-type]
+    (record,) = EncoderVectors(store, dino.encoder_id).records(SHARD)
+    assert record["deviation"] == 0.003
+
+
+def test_the_rest_of_a_shard_that_cannot_be_read_stops_no_other(
+    store: Store, encoders: list[TorchEncoder]
+) -> None:
+    dino, shards = encoders[1], [SHARD, "corpus.00001"]
+    for shard_id in shards:
+        ids = store.vector_ids(encoders[0].encoder_id, shard_id)
+        embed_part(store, shard_id, ids[4:8], dino, LAZY, late_of(encoders))
+    (store.root.parent / "corpus" / "00000.tar").unlink()
+    (_, _, failed), (_, _, none) = embed_rests(store, shards, dino, late_of(encoders))
+    assert none is None
+    assert "00000.tar: opening failed" in str(failed)
+    assert EncoderVectors(store, dino.encoder_id).whole == {"corpus.00001"}
 
 
 def test_other_bytes_are_refused(store: Store, encoders: list[TorchEncoder]) -> None:
@@ -198,6 +248,26 @@ def test_an_image_that_is_no_more_decodable_is_refused(
         embed_part(store, SHARD, ids[:4], encoders[1], LAZY, late_of(encoders))
 
 
+def test_an_image_that_ends_its_decoder_later_is_named(
+    store: Store, encoders: list[TorchEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashing(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
+        return [Refused(Reason.CRASHED_DECODER, "9 bytes; ended")] * len(order.jobs)
+
+    monkeypatch.setattr("miner.reread.encode_all", functools.partial(encode_all, decode=crashing))
+    clip, dino = encoders
+    ids = store.vector_ids(clip.encoder_id, SHARD)
+    said = rf"{ids[0]} was decodable when .* now its decoder failed \(9 bytes; ended\); run the"
+    with pytest.raises(FingerprintError, match=said):
+        embed_part(store, SHARD, ids[:4], dino, LAZY, late_of(encoders))
+    # And when a whole shard is read once more.
+    shard = next(iter(committed_shards(store)))
+    reason = Reason.CRASHED_DECODER.value
+    row = {"key": ids[0].rpartition("/")[2], "reason": reason, "detail": "9 bytes; ended"}
+    with pytest.raises(FingerprintError, match=said):
+        committed_images(shard, Accounts(decodable={}, refused=[row]), store)
+
+
 def test_a_moved_shard_is_read_where_it_was_seen_last(
     store: Store, encoders: list[TorchEncoder]
 ) -> None:
@@ -208,12 +278,3 @@ def test_a_moved_shard_is_read_where_it_was_seen_last(
     ids = store.vector_ids(encoders[0].encoder_id, SHARD)
     embed_part(store, SHARD, ids[:2], encoders[1], LAZY, late_of(encoders))
     assert EncoderVectors(store, encoders[1].encoder_id).ids(SHARD) == ids[:2]
-
-
-def test_a_shard_is_read_through_where_gaps_are_small() -> None:
-    def rows(gap: int) -> list[dict[str, int]]:
-        return [{"offset": place * (gap + 100), "num_bytes": 100} for place in range(5)]
-
-    assert reads_through(rows(READ_THROUGH_BYTES))
-    assert not reads_through(rows(READ_THROUGH_BYTES + 1))
-    assert not reads_through(rows(0)[:1])

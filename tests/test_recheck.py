@@ -9,10 +9,11 @@ import torch
 from miner.audit import verify
 from miner.config import JoinSettings, SelectSettings
 from miner.encoders import TorchEncoder, load_encoder
+from miner.engines import PAIR_LIMITS
 from miner.errors import ParityError
 from miner.join import join
 from miner.pairs import join_name
-from miner.recheck import STORAGE, near_threshold, widened
+from miner.recheck import STORAGE, grown, near_threshold, widened
 from miner.records import Json
 from miner.select import select
 from miner.store import Store
@@ -200,25 +201,67 @@ def test_a_recheck_of_the_truth_is_refused(runs: Runs) -> None:
         mined(runs, runs.fp32, RECHECK)
 
 
-def test_an_engine_that_deviates_by_more_than_it_says_is_refused(
-    runs: Runs, tmp_path: Path
-) -> None:
-    class Liar:
-        """CLIP, a little off, which says that it deviates by next to nothing."""
+class Liar:
+    """CLIP, a little off, which says that it deviates by next to nothing."""
 
-        deviation = 1e-6
+    deviation = 1e-6
+
+    def __init__(self, truth: TorchEncoder, noise: float) -> None:
+        self._truth, self._noise = truth, noise
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._truth, name)
+
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        vectors_BD = self._truth(pixels_BCHW)
+        seed = int(pixels_BCHW.long().sum())
+        noise = torch.randn(vectors_BD.shape, generator=torch.Generator().manual_seed(seed))
+        return torch.nn.functional.normalize(vectors_BD + self._noise * noise, dim=1)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_bands_grow_where_a_cosine_strays(
+    runs: Runs, tmp_path: Path, lazy: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoders = [Liar(runs.truths[0], 0.006), runs.truths[1]]
+    seen = encoders[:1] if lazy else encoders
+    store = embed(runs.folder / "corpus", tmp_path / "run", seen)  # type: ignore[arg-type]
+    truth, _, _ = mined(runs, runs.fp32, SETTINGS)
+    found, record, _ = mined(runs, store, RECHECK, encoders, lazy=lazy)  # type: ignore[arg-type]
+    assert found.keys() == truth.keys()
+    # Torch in fp32 promises 2e-3, and CLIP is off by more.
+    assert record["rechecked"]["clip_band"] > 2 * 2e-3
+    assert "seeking again with bands" in caplog.text
+    if lazy:
+        band = record["rechecked"]["clip_band"]
+        assert record["lazy"]["screened_above"] == pytest.approx(0.97 - band - STORAGE)
+    assert verify(store) == []
+
+
+def test_an_engine_that_is_broken_is_refused() -> None:
+    assert grown("clip", 0.002 + STORAGE / 2, 0.002, 0.002) == 0.002
+    assert grown("clip", 0.004, 0.002, 0.002) == 0.008
+    with pytest.raises(ParityError, match=r"cosine by 0\.02100, more than 10 times the 0\.00200"):
+        grown("clip", 0.021, 0.002, 0.002)
+
+
+def test_bands_are_never_below_what_the_precision_promises(runs: Runs, tmp_path: Path) -> None:
+    class Confident:
+        """CLIP in bfloat16, of which the gate saw no pair move by much."""
+
+        deviation = 1.2e-3
 
         def __getattr__(self, name: str) -> object:
-            return getattr(runs.truths[0], name)
+            return getattr(runs.fast[0], name)
 
         def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-            vectors_BD = runs.truths[0](pixels_BCHW)
-            noise = torch.randn(vectors_BD.shape, generator=torch.Generator().manual_seed(1))
-            return torch.nn.functional.normalize(vectors_BD + 0.03 * noise, dim=1)
+            return runs.fast[0](pixels_BCHW)
 
-    store = embed(runs.folder / "corpus", tmp_path / "run", [Liar(), runs.truths[1]])  # type: ignore[list-item]
-    with pytest.raises(ParityError, match=r"cosine by 0\.0\d+, and its engine was said to deviate"):
-        mined(runs, store, RECHECK)
+    encoders = [Confident(), runs.truths[1]]
+    store = embed(runs.folder / "corpus", tmp_path / "run", encoders)  # type: ignore[arg-type]
+    _, record, _ = mined(runs, store, RECHECK)
+    assert record["rechecked"]["clip_band"] == PAIR_LIMITS["bf16"].max
+    assert record["rechecked"]["dino_band"] == 1e-3
 
 
 def test_sought_wider_by_the_bands_and_within_cosines() -> None:
