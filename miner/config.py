@@ -66,7 +66,7 @@ class FeedSettings(Settings):
     """What decodes; a process that dies costs the image that killed it, a thread the whole run."""
 
     num_decoders: int | None = Field(default=None, gt=0)
-    """Decode workers; default: from the cores, of which encoders on a CPU get their part."""
+    """Decode workers; default: from the cores."""
 
     profile: Path | None = None
     """Write a Chrome trace of the first pass's first batches to this file (for Perfetto)."""

@@ -54,11 +54,13 @@ def default_num_decoders(device: str) -> int:
     """How many decode workers suit this machine.
 
     Args:
-        device: torch's name of where the encoders compute; on the CPU they need cores themselves.
+        device: torch's name of where the encoders compute. On the CPU they share the cores: with
+            small encoders decoding is the work, beside large ones the ring is full, and workers
+            sleep.
     """
     num_cores = len(os.sched_getaffinity(0))
     if torch.device(device).type == "cpu":
-        return max(num_cores // 2, 1)
+        return num_cores
     # One process for each GPU; its encoding and its reading thread take a core each.
     return max(num_cores // max(torch.cuda.device_count(), 1) - 2, 1)
 
