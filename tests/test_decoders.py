@@ -211,13 +211,13 @@ def test_closing_drops_what_is_undone() -> None:
     assert not run.decoders.submit(Order(0, (Job(0, b""),), (0,), False))
 
 
-def test_decoders_leave_cores_to_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_decoders_for_the_cores_that_a_gpu_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_cores(num_cores: int, num_gpus: int, device: str) -> int:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_cores)))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
         return default_num_decoders(device)
 
-    assert [with_cores(cores, 0, "cpu") for cores in (1, 2, 16)] == [1, 1, 8]
+    assert [with_cores(cores, 0, "cpu") for cores in (1, 2, 16)] == [1, 2, 16]
     assert with_cores(16, 1, "cuda") == 14
     assert with_cores(64, 8, "cuda:3") == 6
     assert with_cores(2, 1, "cuda") == 1
