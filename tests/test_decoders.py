@@ -211,7 +211,9 @@ def test_closing_drops_what_is_undone() -> None:
     assert not run.decoders.submit(Order(0, (Job(0, b""),), (0,), False))
 
 
-def test_there_are_decoders_for_the_cores_that_a_gpu_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_decoders_for_the_cores_that_a_gpu_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def with_cores(num_cores: int, num_gpus: int, device: str) -> int:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_cores)))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
