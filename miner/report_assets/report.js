@@ -310,6 +310,12 @@ document.addEventListener("DOMContentLoaded", () => {
     turn(0);
   }
 
+  // The event comes late, so whoever presses a key meanwhile is at the card already.
+  function leave() {
+    viewer.close();
+    cells.get(cursor)?.firstChild.focus({ preventScroll: true });
+  }
+
   viewer.addEventListener("close", () => {
     if (blinking) blink();
     history.replaceState(null, "", "#");
@@ -323,8 +329,8 @@ document.addEventListener("DOMContentLoaded", () => {
     k: () => moveTo(cursor - 1), ArrowLeft: () => moveTo(cursor - 1),
     ArrowDown: () => moveTo(cursor + (viewer.open ? 1 : columns)),
     ArrowUp: () => moveTo(cursor - (viewer.open ? 1 : columns)),
-    Enter: () => (viewer.open ? viewer.close() : open()),
-    " ": () => (viewer.open ? viewer.close() : open()),
+    Enter: () => (viewer.open ? leave() : open()),
+    " ": () => (viewer.open ? leave() : open()),
     b: () => viewer.open && blink(),
     t: switchTheme,
     "?": () => $("keys").showModal(),
@@ -359,7 +365,7 @@ document.addEventListener("DOMContentLoaded", () => {
   on("previous", "click", actions.k);
   on("next", "click", actions.j);
   on("blink", "click", blink);
-  on("close", "click", () => viewer.close());
+  on("close", "click", leave);
   on("search", "input", arrange);
   on("borderline", "change", arrange);
   on("order", "change", arrange);
