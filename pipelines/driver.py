@@ -28,12 +28,12 @@ from pipelines.modes import embedding_of
 __all__ = ["Embedded", "Encoders", "command_of", "device_of", "embed", "join_again", "mine"]
 
 
-def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Embedded, Json]:
+def mine(patterns: Sequence[str], out: Path | str, settings: MineSettings) -> tuple[Embedded, Json]:
     """The whole run: embed, join, select. Run again, it does only what is missing.
 
     Args:
         patterns: shards, as `miner.shards.list_shards` takes them.
-        out: the run directory.
+        out: the run directory, or its URL.
         settings: everything.
 
     Returns:
