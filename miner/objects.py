@@ -43,6 +43,9 @@ RETRY_FOR_S = 60
 STALLED_S = 30
 """A connection on which nothing comes for so long is given up and made anew, in seconds."""
 
+ROLE_SERVERS = ("169.254.169.254", "169.254.170.2", "/latest/", "metadata.google.internal")
+"""What is asked for a machine's role where the environment has no credentials."""
+
 NO_BUCKET = "create it, or see to the URL"
 """What to do where a bucket is not there."""
 
@@ -162,7 +165,7 @@ def _names_no_bucket(error: Exception) -> bool:
 
 
 def _advice(url: str, text: str) -> str:
-    if "169.254.169.254" in text or "metadata.google.internal" in text:
+    if any(place in text for place in ROLE_SERVERS):
         return f"there are no credentials: set {_variables(url)}, or give the machine a role"
     if "InvalidAccessKeyId" in text or "SignatureDoesNotMatch" in text:
         return f"the credentials are wrong: see to {_variables(url)}"
