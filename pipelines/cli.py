@@ -17,9 +17,17 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from export.__main__ import export_engine
-from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
+from miner.config import (
+    EmbedSettings,
+    ExecutorSettings,
+    JoinSettings,
+    MineSettings,
+    ReadSettings,
+    SelectSettings,
+)
 from miner.errors import MinerError, ResourceError
 from pipelines.options import settings_from, settings_options
+from pipelines.shares import WHOLE, Share, part_option
 
 PARTIAL = 3
 INTERRUPTED = 130
@@ -45,7 +53,7 @@ class JoinEncoders(JoinSettings, SelectSettings):
     """Encoder whose cosine is to be low: a name or an encoder_id; default: the last run's."""
 
 
-class EmbedOnly(ReadSettings, EmbedSettings):
+class EmbedOnly(ReadSettings, EmbedSettings, ExecutorSettings):
     """What `embed` may be told."""
 
 
@@ -69,12 +77,22 @@ def cli(verbose: bool) -> None:
 @cli.command()
 @shards
 @out
+@part_option
 @settings_options(MineSettings)
-def mine(patterns: Sequence[str], out: Path, config_file: Path | None, **flags: Any) -> int:
+def mine(
+    patterns: Sequence[str], out: Path, share: Share | None, config_file: Path | None, **flags: Any
+) -> int:
     """Mine the whole way: embed, join, select, report. Run again, it does only what is missing."""
     from pipelines import driver, show
 
     settings = settings_from(MineSettings, flags, config_file)
+    if share not in (None, WHOLE):
+        embedded = driver.mine_share(patterns, out, settings, share)
+        show.embedded(out_console, embedded)
+        show.next_step(
+            out_console, f"blindpairs join {out}", f"when all {share.of} parts are embedded"
+        )
+        return PARTIAL if embedded.partial else 0
     embedded, record = driver.mine(patterns, out, settings)
     show.embedded(out_console, embedded)
     show.joined(out_console, out, record)
@@ -131,20 +149,28 @@ def _write_report(root: Path, name: str | None, limit: int | None) -> None:
 @cli.command()
 @shards
 @out
+@part_option
 @settings_options(EmbedOnly)
-def embed(patterns: Sequence[str], out: Path, config_file: Path | None, **flags: Any) -> int:
+def embed(
+    patterns: Sequence[str], out: Path, share: Share | None, config_file: Path | None, **flags: Any
+) -> int:
     """Embed shards with both encoders; what is committed already is not done again."""
     from miner.store import Store
     from pipelines import driver, show
+    from pipelines.executors import open_executor
 
     settings = settings_from(EmbedOnly, flags, config_file)
-    embedded = driver.embed(
-        patterns,
-        Store(out),
-        settings.part(ReadSettings),
-        settings.part(EmbedSettings),
-        driver.command_of("embed", settings.model_dump(mode="json", exclude_defaults=True)),
-    )
+    encode = settings.part(EmbedSettings)
+    with open_executor(settings.part(ExecutorSettings), encode.device) as executor:
+        embedded = driver.embed(
+            patterns,
+            Store(out),
+            settings.part(ReadSettings),
+            encode,
+            driver.command_of("embed", settings.model_dump(mode="json", exclude_defaults=True)),
+            executor=executor,
+            share=share or WHOLE,
+        )
     show.embedded(out_console, embedded)
     if embedded.choice.mode == "lazy":
         show.next_step(

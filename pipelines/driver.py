@@ -8,6 +8,7 @@ from pathlib import Path
 
 from miner.config import (
     EmbedSettings,
+    ExecutorSettings,
     FeedSettings,
     JoinSettings,
     MineSettings,
@@ -21,11 +22,22 @@ from miner.reread import committed_shards
 from miner.store import Store
 from pipelines.embedded import Embedded
 from pipelines.embedding import command_of, embed
+from pipelines.executors import open_executor
 from pipelines.joins import join_and_select
 from pipelines.loading import Encoders, append_metrics, device_of
 from pipelines.modes import embedding_of
+from pipelines.shares import WHOLE, Share
 
-__all__ = ["Embedded", "Encoders", "command_of", "device_of", "embed", "join_again", "mine"]
+__all__ = [
+    "Embedded",
+    "Encoders",
+    "command_of",
+    "device_of",
+    "embed",
+    "join_again",
+    "mine",
+    "mine_share",
+]
 
 
 def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Embedded, Json]:
@@ -42,22 +54,41 @@ def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Em
     Raises:
         MinerError: see `embed`, `miner.join.join` and `miner.select.select`.
     """
-    store = Store(out)
-    command = command_of("mine", settings.model_dump(mode="json", exclude_defaults=True))
-    encode, how = settings.part(EmbedSettings), settings.part(JoinSettings)
-    if how.recheck and (encode.backend, encode.precision) == ("torch", "fp32"):
-        _refuse_idle_recheck(store)
-    embedded = embed(patterns, store, settings.part(ReadSettings), encode, command, how)
+    embedded = mine_share(patterns, out, settings, WHOLE)
     record = join_and_select(
-        store,
+        Store(out),
         embedded.clip,
         embedded.dino,
-        how,
+        settings.part(JoinSettings),
         settings.part(SelectSettings),
         lazy=embedded.choice.mode == "lazy",
         late=embedded.encoders.late(),
     )
     return embedded, record
+
+
+def mine_share(
+    patterns: Sequence[str], out: Path, settings: MineSettings, share: Share
+) -> Embedded:
+    """The embedding of a run, or of a share of it; pairs are sought when all shards have theirs.
+
+    Args:
+        patterns: shards, as `miner.shards.list_shards` takes them.
+        out: the run directory.
+        settings: everything.
+        share: which of the shards.
+
+    Raises:
+        MinerError: see `embed`.
+    """
+    store = Store(out)
+    command = command_of("mine", settings.model_dump(mode="json", exclude_defaults=True))
+    encode, how = settings.part(EmbedSettings), settings.part(JoinSettings)
+    if how.recheck and (encode.backend, encode.precision) == ("torch", "fp32"):
+        _refuse_idle_recheck(store)
+    read = settings.part(ReadSettings)
+    with open_executor(settings.part(ExecutorSettings), encode.device) as executor:
+        return embed(patterns, store, read, encode, command, how, executor=executor, share=share)
 
 
 def _refuse_idle_recheck(store: Store) -> None:

@@ -97,7 +97,7 @@ class PartProgress:
 
 
 class ShardProgress(PartProgress):
-    """Counts shards, and the images in them; call `image` for each decoded image."""
+    """Counts shards, and the images in them; call `images` for decoded images."""
 
     doing, done, parts = "embedding", "embedded", "shards"
 
@@ -105,9 +105,9 @@ class ShardProgress(PartProgress):
         super().__init__(num_shards, console)
         self._num_images = 0
 
-    def image(self) -> None:
-        """One more image was decoded."""
-        self._num_images += 1
+    def images(self, number: int) -> None:
+        """So many more images were decoded."""
+        self._num_images += number
         self._bar.update(self._task, detail=self._detail())
 
     def _has_more_to_say(self) -> bool:
