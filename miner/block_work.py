@@ -6,7 +6,7 @@ order and by whomever, and a block holds the same pairs whoever searched it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,14 +72,10 @@ class BlockWorker:
         vectors = [pack.open() for pack in work.packs]
         self._search = BlockSearch(vectors, work.impl, work.clip_above, shelf)
 
-    def stream(self, tasks: Iterable[BlockTask]) -> Iterator[str]:
-        """Search and commit blocks; the name of each, once it is committed."""
-        for task in tasks:
-            self._work.commit(self._store, self._work.stage, task.name, task.block, self._search)
-            yield task.name
-
-    def close(self) -> None:
-        """Nothing is left open."""
+    def commit(self, task: BlockTask) -> None:
+        """Search a block and commit what was found."""
+        work = self._work
+        work.commit(self._store, work.stage, task.name, task.block, self._search)
 
 
 HandOut = Callable[[BlockWork, Sequence[BlockTask]], Iterator[object]]
@@ -88,8 +84,12 @@ HandOut = Callable[[BlockWork, Sequence[BlockTask]], Iterator[object]]
 
 def in_turn(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
     """Search blocks here, one after the other; without any, nothing is opened."""
-    if tasks:
-        yield from work.open().stream(tasks)
+    if not tasks:
+        return
+    worker = work.open()
+    for task in tasks:
+        worker.commit(task)
+        yield task.name
 
 
 Progress = Callable[[int, int], None]

@@ -43,7 +43,7 @@ join_option = click.option(
 )
 
 
-class JoinEncoders(JoinSettings, SelectSettings):
+class JoinEncoders(ExecutorSettings, JoinSettings, SelectSettings):
     """What `join` may be told: thresholds, and which of the run's encoders."""
 
     clip: str | None = None
@@ -195,7 +195,8 @@ def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
     log = driver.command_of("join", settings.model_dump(mode="json", exclude_defaults=True))
     store.log_command({**log, "encoders": [clip, dino]})
     how, which = settings.part(JoinSettings), settings.part(SelectSettings)
-    show.joined(out_console, folder, driver.join_again(store, clip, dino, how, which))
+    who = settings.part(ExecutorSettings)
+    show.joined(out_console, folder, driver.join_again(store, clip, dino, how, which, who))
     show.next_step(out_console, f"blindpairs report {folder}", "to look at the pairs")
     return 0
 

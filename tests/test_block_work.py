@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from miner import packs
-from miner.block_work import BlockTask, BlockWork
+from miner.block_work import BlockTask, BlockWork, in_turn
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
@@ -22,8 +22,8 @@ SETTINGS = JoinSettings(clip_above=0.9, dino_below=0.6)
 
 
 def search(work: BlockWork, task: BlockTask) -> str:
-    (name,) = work.open().stream([task])
-    return name
+    work.open().commit(task)
+    return task.name
 
 
 def by_processes(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
@@ -65,7 +65,7 @@ def test_what_was_committed_is_not_handed_out_again(
     store = run(tmp_path / "cut")
 
     def stops(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
-        yield from work.open().stream(tasks[:4])
+        yield from in_turn(work, tasks[:4])
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -86,7 +86,7 @@ def test_work_is_small_when_it_travels(tmp_path: Path, monkeypatch: pytest.Monke
 
     def weighed(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
         sizes.extend([len(pickle.dumps(work)), *(len(pickle.dumps(task)) for task in tasks)])
-        yield from work.open().stream(tasks)
+        yield from in_turn(work, tasks)
 
     joined(run(tmp_path), hand_out=weighed)
     assert len(sizes) == 7
@@ -96,7 +96,7 @@ def test_work_is_small_when_it_travels(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_node_that_does_not_see_the_rows(tmp_path: Path) -> None:
     def elsewhere(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
         unseen = replace(work.packs[0], folder=tmp_path / "nowhere")
-        yield from replace(work, packs=(unseen,)).open().stream(tasks)
+        yield from in_turn(replace(work, packs=(unseen,)), tasks)
 
     with pytest.raises(StoreError, match="every node has to see the folder"):
         joined(run(tmp_path / "run"), hand_out=elsewhere)
