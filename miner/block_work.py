@@ -46,7 +46,7 @@ class BlockWork:
         codes: folder of the codes that workers share; None keeps them in memory.
     """
 
-    root: Path
+    root: Path | str
     stage: str
     packs: tuple[PackedVectors, ...]
     impl: str

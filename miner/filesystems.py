@@ -185,7 +185,7 @@ def walk(root: str) -> Iterator[tuple[str, int, str]]:
             subfolders.clear()
             continue
         seen.add(real)
-        if "run.json" in names and "commits" in subfolders:
+        if "run.json" in names and not {"commits", ".locks"}.isdisjoint(subfolders):
             if folder == root:
                 raise ShardError(
                     f"{root} is a run directory, so its images cannot be told from the run's own; "

@@ -23,7 +23,7 @@ from miner.pairs import join_name, raw_pairs, raw_table
 from miner.partial import Late
 from miner.publish import PART_ROWS, publish
 from miner.recheck import Rechecked, grown, reach, recheck, refuse_idle, widened
-from miner.records import Json, digest, replace_record
+from miner.records import Json, digest
 from miner.rows import inputs, joined_shards
 from miner.sides import BORDERLINE, Joined, JoinTask, band, eager_sides, runs_to_join
 from miner.store import Store
@@ -81,7 +81,7 @@ def join(
     shards = [joined_shards(each, *seen_all) for each in stores]
     task = JoinTask(
         stores=stores,
-        folder=store.root / "pairs" / join_name(clip, dino, settings),
+        name=join_name(clip, dino, settings),
         clip=clip,
         dino=dino,
         settings=settings,
@@ -103,16 +103,16 @@ def join(
             "lazy": lazy,
         }
     )
-    with store.lock(task.folder.name):
-        done = store.join_record(task.folder)
-        where = None if settings.against is None else str(stores[1].root.resolve())
+    with store.lock(task.name):
+        done = store.join_record(task.name)
+        where = None if settings.against is None else stores[1].files.address
         if done is not None and done["fingerprint"] == fingerprint and _stands(task, done):
             if done["against"] != where:
                 # The other run was moved since.
                 done["against"] = where
-                replace_record(task.folder / "join.json", done)
+                store.replace_record(f"pairs/{task.name}/join.json", done)
             return done
-        record: Json = {"name": task.folder.name, "fingerprint": fingerprint}
+        record: Json = {"name": task.name, "fingerprint": fingerprint}
         record |= {"clip": clip, "dino": dino, "against": where, "shards": shards}
         return _join(task, record, lazy, late)
 
@@ -166,7 +166,7 @@ def _join(task: JoinTask, record: Json, lazy: bool, late: Late | None) -> Json:
         raw_table(sets, raw, slice(start, start + PART_ROWS), with_blind=settings.keeps_more)
         for start in range(0, max(1, len(raw)), PART_ROWS)
     )
-    record = publish(store, task.folder, parts, found.histogram.table(), record)
+    record = publish(store, task.name, parts, found.histogram.table(), record)
     shutil.rmtree(task.packed, ignore_errors=True)
     withdraw_others(store, task.stage, names)
     return record

@@ -139,10 +139,10 @@ def _write_report(root: Path, name: str | None, limit: int | None) -> None:
     from pipelines.demo import tables_of
 
     store = Store(root)
-    folder = joins.pick_join(store, name)
-    tables = tables_of(store, folder)
+    name = joins.pick_join(store, name)
+    tables = tables_of(store, name)
     most = DEFAULT_LIMIT if limit is None else limit or None
-    page = write_report(store, folder, limit=most, tables=tables)
+    page = write_report(store, name, limit=most, tables=tables)
     show.facts(out_console, [("report", f"{page} (open it in a browser)")])
 
 

@@ -58,7 +58,7 @@ class EmbedShards(Work[ShardTask, ShardReport]):
         first_shards: on whose images engines prove themselves.
     """
 
-    root: Path
+    root: Path | str
     read: ReadSettings
     encode: EmbedSettings
     how: JoinSettings | None
