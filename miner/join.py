@@ -18,6 +18,7 @@ from miner.config import JoinSettings, SelectSettings
 from miner.gather import Gathered, gather
 from miner.implementations import IMPLEMENTATIONS, implementation, why_chosen
 from miner.lazy import lazy_sides
+from miner.pack_copies import delete_copies
 from miner.packs import as_one_segment
 from miner.pairs import join_name, raw_pairs, raw_table
 from miner.partial import Late
@@ -168,6 +169,7 @@ def _join(task: JoinTask, record: Json, lazy: bool, late: Late | None) -> Json:
     )
     record = publish(store, task.name, parts, found.histogram.table(), record)
     shutil.rmtree(task.packed, ignore_errors=True)
+    delete_copies(store, task.name)
     withdraw_others(store, task.stage, names)
     return record
 
@@ -240,7 +242,7 @@ def _search(task: JoinTask, joined: Joined, settings: JoinSettings) -> tuple[lis
         impl=task.impl,
         clip_above=settings.keep_clip_above,
         commit=partial(commit_block, settings=settings),
-        codes=task.codes("rows"),
+        join=task.shared,
     )
     tasks = [BlockTask(name=name, block=block) for name, block in zip(names, blocks, strict=True)]
     search_blocks(store, work, tasks, task.hand_out, task.progress)

@@ -90,9 +90,10 @@ class JoinTask:
         """Where its vectors lie while it runs: always on a local disk."""
         return self.stores[0].scratch / self.name
 
-    def codes(self, packs: str) -> Path | None:
-        """Where the codes of some packs lie that several workers share; None for one worker."""
-        return None if self.hand_out is in_turn else self.packed / f"codes-{packs}"
+    @property
+    def shared(self) -> str | None:
+        """The join's name where several workers search its blocks; None for one."""
+        return None if self.hand_out is in_turn else self.name
 
     def pack_side(self, number: int, rows: Rows) -> Pack:
         """A side's rows with their vectors, copies collapsed as the settings say."""
