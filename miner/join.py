@@ -93,7 +93,7 @@ def join(
     )
     fingerprint = digest(
         {
-            "settings": settings.model_dump(exclude={"join", "against"}),
+            "settings": settings.model_dump(exclude={"join", "against", "scratch"}),
             "near": [near.near_clip, near.near_dino] if settings.collapse == "near" else None,
             "inputs": [
                 inputs(each, seen_all, ids) for each, ids in zip(stores, shards, strict=True)
@@ -136,7 +136,7 @@ def _join(task: JoinTask, record: Json, lazy: bool, late: Late | None) -> Json:
     raw = raw_pairs(sets, pairs, settings, bands)
     clip_width = joined.packs[0].clip_ND.shape[1]
     record |= {
-        **settings.model_dump(exclude={"join", "against"}),
+        **settings.model_dump(exclude={"join", "against", "scratch"}),
         "near_clip": task.near.near_clip if settings.collapse == "near" else None,
         "near_dino": task.near.near_dino if settings.collapse == "near" else None,
         "borderline_clip": bands[0],

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from io import BufferedReader, RawIOBase
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from random import random
@@ -26,11 +26,10 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from miner.errors import StoreError
 from miner.files import Bytes, Change, Entry
-from miner.objects import ObjectReader, explained, open_bucket
+from miner.objects import ObjectFile, ObjectReader, explained, open_bucket
 from miner.records import new_attempt
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
     from obstore import ObjectMeta
 
 WHOLE_BYTES = 16 * 2**20
@@ -77,13 +76,14 @@ class ObjectFiles:
             found = obstore.get(self._bucket, path)
             if found.meta["size"] <= WHOLE_BYTES:
                 return pa.BufferReader(bytes(found.bytes()))
-        reader = ObjectReader(self._bucket, path, f"{self._url}/{path}")
-        return pa.PythonFile(BufferedReader(_Seekable(reader), 2**20), mode="r")
+            reader = ObjectReader(self._bucket, path, f"{self._url}/{path}")
+        return pa.PythonFile(BufferedReader(ObjectFile(reader), 2**20), mode="r")
 
     def sha256(self, path: str) -> str:
         """See `Files`."""
         digest = hashlib.sha256()
-        reader = ObjectReader(self._bucket, path, f"{self._url}/{path}")
+        with self._explained(path):
+            reader = ObjectReader(self._bucket, path, f"{self._url}/{path}")
         for start in range(0, reader.num_bytes, WHOLE_BYTES):
             digest.update(reader.read(start, WHOLE_BYTES))
         return digest.hexdigest()
@@ -219,33 +219,6 @@ class ObjectFiles:
                         obstore.put(self._bucket, f"{folder}/{name}", path)
         finally:
             shutil.rmtree(local, ignore_errors=True)
-
-
-class _Seekable(RawIOBase):
-    """An object as a file."""
-
-    def __init__(self, reader: ObjectReader) -> None:
-        self._reader, self._offset = reader, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._offset
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._offset = offset + (0, self._offset, self._reader.num_bytes)[whence]
-        return self._offset
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._reader.read(self._offset, len(view))
-        view[: len(data)] = data
-        self._offset += len(data)
-        return len(data)
 
 
 def _entry(meta: ObjectMeta) -> Entry:

@@ -14,16 +14,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
+from io import RawIOBase
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from miner.errors import ResourceError, ShardError, StoreError
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
     from obstore import GetOptions, ObjectMeta
-    from obstore.store import ClientConfig, GCSStore, RetryConfig, S3Store
+    from obstore.store import (
+        ClientConfig,
+        GCSStore,
+        RetryConfig,
+        S3CredentialProvider,
+        S3Store,
+    )
 
-SCHEMES = ("s3", "s3a", "gs")
+SCHEMES = ("s3", "s3a", "gs", "gcs")
+
+_SETTINGS = ("AWS_", "GOOGLE_", "HTTP", "NO_PROXY", "http", "no_proxy")
+"""How variables begin on which it depends how a bucket is reached."""
 
 MAX_RETRIES = 6
 RETRY_FOR_S = 60
@@ -43,7 +54,6 @@ def is_object_url(url: object) -> bool:
     return isinstance(url, str) and url.partition("://")[0] in SCHEMES and "://" in url
 
 
-@lru_cache(maxsize=64)
 def open_bucket(url: str) -> S3Store | GCSStore:
     """A bucket, or a folder in one; nothing is asked of it yet.
 
@@ -53,12 +63,20 @@ def open_bucket(url: str) -> S3Store | GCSStore:
     Raises:
         ResourceError: it names no bucket, or the environment's settings contradict each other.
     """
+    if not urlsplit(url).netloc:
+        raise ResourceError(f"{url} names no bucket; give a URL like s3://bucket/folder")
+    settings = ((name, os.environ[name]) for name in os.environ if name.startswith(_SETTINGS))
+    return _open_bucket(url, tuple(sorted(settings)))
+
+
+@lru_cache(maxsize=64)
+def _open_bucket(url: str, settings: tuple[tuple[str, str], ...]) -> S3Store | GCSStore:
+    """The same bucket for the same environment, so that connections are used again."""
     import obstore.exceptions
     from obstore.store import GCSStore, S3Store
 
-    if not urlsplit(url).netloc:
-        raise ResourceError(f"{url} names no bucket; give a URL like s3://bucket/folder")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    given = dict(settings)
+    endpoint = given.get("AWS_ENDPOINT_URL_S3") or given.get("AWS_ENDPOINT_URL") or ""
     client: ClientConfig = {
         "connect_timeout": "5s",
         "read_timeout": f"{STALLED_S}s",
@@ -76,14 +94,32 @@ def open_bucket(url: str) -> S3Store | GCSStore:
         },
     }
     try:
-        if url.startswith("gs://"):
+        if url.startswith(("gs://", "gcs://")):
+            url = f"gs://{url.partition('://')[2]}"
             return GCSStore.from_url(url, client_options=client, retry_config=retry)
-        return S3Store.from_url(url, client_options=client, retry_config=retry)
+        return S3Store.from_url(
+            url,
+            client_options=client,
+            retry_config=retry,
+            credential_provider=None if "AWS_ACCESS_KEY_ID" in given else _profile(),
+        )
     except (obstore.exceptions.BaseError, ValueError) as error:
         raise ResourceError(
             f"{url} cannot be opened ({_first_line(error)}); see to the URL and the variables "
             f"{_variables(url)}"
         ) from error
+
+
+def _profile() -> S3CredentialProvider | None:
+    """Credentials from ~/.aws or a sign-on, where boto3 is installed and finds some."""
+    try:
+        import boto3
+    except ImportError:
+        return None
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    session = boto3.Session()
+    return Boto3CredentialProvider(session) if session.get_credentials() else None
 
 
 @contextmanager
@@ -123,7 +159,7 @@ def _advice(url: str, text: str) -> str:
 
 
 def _variables(url: str) -> str:
-    if url.startswith("gs://"):
+    if url.startswith(("gs://", "gcs://")):
         return "GOOGLE_APPLICATION_CREDENTIALS"
     return "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL"
 
@@ -170,7 +206,7 @@ class ObjectReader:
         Raises:
             ShardError: they cannot be had, or the object was replaced since it was opened.
         """
-        wanted = min(num_bytes, self.num_bytes - offset)
+        wanted = max(0, min(num_bytes, self.num_bytes - offset))
         data = bytearray()
         failures = 0
         while len(data) < wanted:
@@ -205,5 +241,49 @@ class ObjectReader:
                 ) from error
 
 
+def open_object(url: str) -> ObjectReader:
+    """An object by its URL; see `ObjectReader`."""
+    scheme, _, place = url.partition("://")
+    bucket, _, path = place.partition("/")
+    return ObjectReader(open_bucket(f"{scheme}://{bucket}"), path, url)
+
+
 class _Changed(ShardError):
     """An object is another one than when it was opened."""
+
+
+class ObjectFile(RawIOBase):
+    """An object as a file."""
+
+    def __init__(self, reader: ObjectReader) -> None:
+        """Begin at the front.
+
+        Args:
+            reader: of the object.
+        """
+        self._reader, self._offset = reader, 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The offset of the next byte."""
+        return self._offset
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to an offset, counted from the front, from here (1) or from the end (2)."""
+        self._offset = offset + (0, self._offset, self._reader.num_bytes)[whence]
+        return self._offset
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill a buffer, as far as there are bytes; their number."""
+        view = memoryview(buffer).cast("B")
+        data = self._reader.read(self._offset, len(view))
+        view[: len(data)] = data
+        self._offset += len(data)
+        return len(data)

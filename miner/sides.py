@@ -88,7 +88,9 @@ class JoinTask:
     @property
     def packed(self) -> Path:
         """Where its vectors lie while it runs: always on a local disk."""
-        return self.stores[0].scratch / self.name
+        store, scratch = self.stores[0], self.settings.scratch
+        folder = store.scratch if scratch is None else scratch / store.identity
+        return folder / self.name
 
     @property
     def shared(self) -> str | None:
@@ -110,7 +112,7 @@ class JoinTask:
         return build_pack(store, folder / "rows", encoders, rows, groups, hashes)
 
 
-def runs_to_join(store: Store, against: Path | str | None) -> list[Store]:
+def runs_to_join(store: Store, against: str | None) -> list[Store]:
     """The run, and the one that it is joined against.
 
     Raises:

@@ -57,14 +57,11 @@ class Store:
         scratch: a local folder for what a join maps into memory.
     """
 
-    def __init__(
-        self, root: Path | str, *, scratch: Path | None = None, files: Files | None = None
-    ) -> None:
+    def __init__(self, root: Path | str, *, files: Files | None = None) -> None:
         """Take a run, be it there already or not.
 
         Args:
             root: a folder, or a URL as `s3://bucket/run` or `gs://bucket/run`.
-            scratch: a local folder for what a join maps into memory, of a run in a bucket.
             files: what reads and writes there; default: what the root stands for.
         """
         self.root = str(root).rstrip("/") if is_object_url(root) else Path(root)
@@ -79,7 +76,7 @@ class Store:
 
             self.files = files or ObjectFiles(self.root)
             self._locks = LeaseLocks(self.files)
-            self.scratch = (scratch or SCRATCH) / digest(self.root)[:16]
+            self.scratch = SCRATCH / self.identity
         self._named: dict[tuple[str, str], set[str]] = {}
 
     @property
@@ -91,6 +88,11 @@ class Store:
     def name(self) -> str:
         """The last part of the run's folder."""
         return self.files.address.rstrip("/").rpartition("/")[2]
+
+    @property
+    def identity(self) -> str:
+        """A hash of where the run lies, as a name."""
+        return digest(self.files.address)[:16]
 
     def place(self, path: str) -> str:
         """Where a file of the run lies, for people."""
