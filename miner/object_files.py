@@ -26,7 +26,7 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from miner.errors import StoreError
 from miner.files import Bytes, Change, Entry
-from miner.objects import ObjectFile, ObjectReader, explained, open_bucket
+from miner.objects import NO_BUCKET, ObjectFile, ObjectReader, explained, open_bucket
 from miner.records import new_attempt
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ WHOLE_BYTES = 16 * 2**20
 
 MAX_READERS = 32
 """Requests for small files that are under way at once."""
+
+MARK = "attempt"
+"""The metadata of an object that says which attempt wrote it."""
 
 MAX_SWAPS = 200
 """How often an update is tried where other writers are faster each time."""
@@ -115,10 +118,9 @@ class ObjectFiles:
         """See `Files`."""
         try:
             with self._explained(path):
-                try:
-                    obstore.put(self._bucket, path, data, mode="create")
-                except AlreadyExistsError:
-                    return False
+                obstore.put(self._bucket, path, data, mode="create")
+        except AlreadyExistsError:
+            return False
         except FileNotFoundError as error:
             raise self._no_bucket() from error
         return True
@@ -132,7 +134,7 @@ class ObjectFiles:
             raise self._no_bucket() from error
 
     def _no_bucket(self) -> StoreError:
-        return StoreError(f"{self._url}: there is no such bucket; create it, or see to the URL")
+        return StoreError(f"{self._url}: there is no such bucket; {NO_BUCKET}")
 
     def update(self, path: str, change: Change) -> None:
         """See `Files`."""
@@ -154,24 +156,30 @@ class ObjectFiles:
         )
 
     def _swapped(self, path: str, new: bytes, seen: ObjectMeta | None) -> bool:
-        """Whether what was seen of a file was replaced by other bytes, now or a moment ago."""
+        """Whether what was seen of a file was replaced by other bytes."""
         mode: Any = "create"
         if seen is not None:
             mode = {name: seen[name] for name in ("e_tag", "version") if seen[name]}
+        # Others may write the same bytes, so that a lost answer needs a mark of its own.
+        mark = new_attempt()
         try:
             with self._explained(path):
-                try:
-                    obstore.put(self._bucket, path, new, mode=mode)
-                except (AlreadyExistsError, PreconditionError):
-                    # The storage's own second try finds what the first one wrote.
-                    return self.read(path) == new
+                obstore.put(self._bucket, path, new, mode=mode, attributes={MARK: mark})
+        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+            # The storage's own second try finds what the first one wrote.
+            return self._mark(path) == mark
         except StoreError:
-            # The answer is lost; whether the request was is seen where the bytes lie.
-            if not self.exists(path) or self.read(path) != new:
+            if self._mark(path) != mark:
                 raise
-        except FileNotFoundError as error:
-            raise self._no_bucket() from error
         return True
+
+    def _mark(self, path: str) -> str | None:
+        """What the last update of a file marked it with."""
+        try:
+            with self._explained(path):
+                return obstore.get(self._bucket, path).attributes.get(MARK)
+        except FileNotFoundError:
+            return None
 
     def append(self, path: str, line: str) -> None:
         """Write a line as a file of its own beside `path`, since objects do not grow."""

@@ -43,6 +43,9 @@ RETRY_FOR_S = 60
 STALLED_S = 30
 """A connection on which nothing comes for so long is given up and made anew, in seconds."""
 
+NO_BUCKET = "create it, or see to the URL"
+"""What to do where a bucket is not there."""
+
 MAX_FAILURES = 3
 RETRY_WAIT_S = 0.2
 """A read whose connection breaks goes on behind the bytes that came, until it breaks so often in
@@ -124,7 +127,10 @@ def _profile() -> S3CredentialProvider | None:
 
 @contextmanager
 def explained(url: str, raised: type[ShardError] | type[StoreError]) -> Iterator[None]:
-    """The one border where errors of object storage become ours; FileNotFoundError passes.
+    """The one border where errors of object storage become ours.
+
+    What is an answer, and no error, passes: FileNotFoundError, AlreadyExistsError and
+    PreconditionError.
 
     Args:
         url: what is asked for.
@@ -135,16 +141,24 @@ def explained(url: str, raised: type[ShardError] | type[StoreError]) -> Iterator
     try:
         yield
     except FileNotFoundError as error:
-        if "NoSuchBucket" not in str(error) and "bucket does not exist" not in str(error):
+        if not _names_no_bucket(error):
             raise FileNotFoundError(f"{url} is not there") from error
-        raise raised(f"{url}: there is no such bucket; create it, or see to the URL") from error
+        raise raised(f"{url}: there is no such bucket; {NO_BUCKET}") from error
+    except (said.AlreadyExistsError, said.PreconditionError):
+        raise
     except (said.PermissionDeniedError, said.UnauthenticatedError) as error:
         raise raised(
             f"{url}: access is denied ({_first_line(error)}); give credentials that may read and "
             f"write there in {_variables(url)}"
         ) from error
     except (said.BaseError, TimeoutError) as error:
+        if _names_no_bucket(error):
+            raise raised(f"{url}: there is no such bucket; {NO_BUCKET}") from error
         raise raised(f"{url}: {_first_line(error)}; {_advice(url, str(error))}") from error
+
+
+def _names_no_bucket(error: Exception) -> bool:
+    return "NoSuchBucket" in str(error) or "bucket does not exist" in str(error)
 
 
 def _advice(url: str, text: str) -> str:
@@ -230,15 +244,15 @@ class ObjectReader:
         options: GetOptions = {"range": (start, stop)}
         if self.meta["e_tag"]:
             options["if_match"] = self.meta["e_tag"]
-        with explained(self.url, ShardError):
-            try:
+        try:
+            with explained(self.url, ShardError):
                 for chunk in obstore.get(self._bucket, self._path, options=options).stream(2**16):
                     data += chunk
-            except (PreconditionError, FileNotFoundError) as error:
-                raise _Changed(
-                    f"{self.url} was changed while it was read; restore it and run the same "
-                    "command again"
-                ) from error
+        except (PreconditionError, FileNotFoundError) as error:
+            raise _Changed(
+                f"{self.url} was changed while it was read; restore it and run the same "
+                "command again"
+            ) from error
 
 
 def open_object(url: str) -> ObjectReader:
