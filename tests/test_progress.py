@@ -12,10 +12,10 @@ def test_without_a_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.05)
     text = io.StringIO()
     with ShardProgress(2, Console(file=text)) as bar:
-        bar.image()
+        bar.images(1)
         # Nothing is reported meanwhile, as during a long batch.
         time.sleep(0.4)
-        bar.image()
+        bar.images(1)
         bar.advance()
     lines = text.getvalue().splitlines()
     assert len(lines) >= 3
@@ -34,7 +34,7 @@ def test_on_a_terminal_a_bar() -> None:
     text = io.StringIO()
     with ShardProgress(2, Console(file=text, force_terminal=True, width=100)) as bar:
         for _ in range(2):
-            bar.image()
+            bar.images(1)
             bar.advance()
     assert "2/2" in text.getvalue()
     assert "2 images" in text.getvalue()
