@@ -140,12 +140,16 @@ def _connect() -> bool:
 
 
 def _init(address: str) -> Any:
-    return ray.init(
+    context = ray.init(
         address=address,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    # Ray prints on stdout what becomes of its processes, whatever it was told; we log it ourselves.
+    told: Any = ray._private.worker
+    told._worker_logs_enabled = False
+    return context
 
 
 @contextmanager

@@ -7,6 +7,7 @@ order that it knows. An actor is asked for signs of life, so that one that hangs
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Generic
@@ -21,6 +22,9 @@ from pipelines.ray_cluster import Cluster
 from pipelines.ray_crew import IN_HAND, Crew, Member
 
 log = logging.getLogger(__name__)
+
+MOST_REASON_CHARS = 400
+"""What is told of Ray's account of an actor's end, at most."""
 
 TICK_S = 0.5
 """How long the driver waits at once, in seconds; signals are seen in between."""
@@ -183,7 +187,7 @@ class _Running(Generic[TaskT, ReportT]):
         self, member: Member[TaskT], error: BaseException
     ) -> Iterator[Outcome[TaskT, ReportT]]:
         """A member does not answer any more."""
-        why = " ".join(str(error).split())
+        why = _reason_of(error)
         if isinstance(error, ray.exceptions.ActorUnavailableError) or self._crew.was_removed(
             member, error
         ):
@@ -208,3 +212,12 @@ class _Running(Generic[TaskT, ReportT]):
             names = " and ".join(attempt.task.name for attempt in in_hand) or "nothing"
             log.warning("a Ray worker with %s in hand is replaced: %s", names, why)
         yield from self._attempts.lose(in_hand, why, removed=False)
+
+
+def _reason_of(error: BaseException) -> str:
+    """What is worth knowing of Ray's account of an actor's end."""
+    told = " ".join(str(error).split())
+    place = re.search(r"pid: (\d+).*? ip: (\S+)", told)
+    cause = re.search(r"The actor (?:is dead|died) because .*", told)
+    reason = (cause[0] if cause else told).partition(" Some common causes")[0][:MOST_REASON_CHARS]
+    return reason + (f" (process {place[1]} on {place[2]})" if place else "")
