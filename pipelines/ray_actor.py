@@ -18,8 +18,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic
 
-import torch
-
 from miner.errors import EngineError, MinerError, ParityError, StoreError
 from pipelines.executors import ReportT, TaskT, Work
 
@@ -35,7 +33,7 @@ GRAVE_WHEN_OPENING = (MinerError, ValueError)
 GRAVE = (StoreError, EngineError, ParityError)
 """... or finds that the run directory or an engine is not as it has to be."""
 
-MOST_ERROR_CHARS = 4000
+MOST_ERROR_CHARS = 1000
 """What is told of an error, at most."""
 
 
@@ -45,11 +43,13 @@ class Reply(Generic[ReportT]):
 
     Attributes:
         report: where the task is done.
+        num_steps: of which the worker has told until then.
         failure: else what the worker raised, as text; it does nothing any more.
         error: the same as an exception, where the whole run is to end with it.
     """
 
     report: ReportT | None = None
+    num_steps: int = 0
     failure: str = ""
     error: Exception | None = None
 
@@ -108,8 +108,6 @@ class Actor(Generic[TaskT, ReportT]):
     def _live(self) -> None:
         grave: tuple[type[Exception], ...] = GRAVE_WHEN_OPENING
         try:
-            if self._num_cores is not None:
-                torch.set_num_threads(self._num_cores)
             with closing(self._work.open(self._num_cores)) as worker:
                 grave = GRAVE
                 self._opened.set_result(Reply())
@@ -140,7 +138,7 @@ class Actor(Generic[TaskT, ReportT]):
         num_bytes = len(pickle.dumps(report))
         assert num_bytes <= MOST_REPORT_BYTES, f"report of {task.name} has {num_bytes} bytes"
         with self._change:
-            self._in_hand.pop(task.name).set_result(Reply(report=report))
+            self._in_hand.pop(task.name).set_result(Reply(report=report, num_steps=self._num_steps))
 
     def _finish(self, reply: Reply[ReportT]) -> None:
         with self._change:
@@ -157,5 +155,9 @@ def _reply_of(error: BaseException, grave: tuple[type[Exception], ...]) -> Reply
         return Reply(failure=str(error), error=error)
     if isinstance(error, SystemExit):
         return Reply(failure=f"the worker called sys.exit({error.code!r})")
-    told = "".join(traceback.format_exception(error))[-MOST_ERROR_CHARS:]
-    return Reply(failure=f"the worker raised {told}")
+    told = " ".join("".join(traceback.format_exception_only(error)).split())[:MOST_ERROR_CHARS]
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    return Reply(
+        failure=f"the worker raised {told}"
+        + "".join(f" ({frame.filename}, line {frame.lineno})" for frame in where)
+    )

@@ -180,6 +180,7 @@ class _Running(Generic[TaskT, ReportT]):
             yield from self._fail(member, reply.failure)
             return
         assert reply.report is not None
+        self._show(member, reply.num_steps)
         member.sign_s = time.monotonic()
         yield self._attempts.settle(member.in_hand.pop(call), reply.report)
 
