@@ -80,6 +80,11 @@ class Store:
         self._named: dict[tuple[str, str], set[str]] = {}
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is a folder, which every process that works on it sees."""
+        return isinstance(self.root, Path)
+
+    @property
     def name(self) -> str:
         """The last part of the run's folder."""
         return self.files.address.rstrip("/").rpartition("/")[2]

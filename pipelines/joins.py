@@ -7,6 +7,7 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from miner.audit import collect_garbage
+from miner.block_work import HandOut, in_turn
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
@@ -26,6 +27,7 @@ def join_and_select(
     how: JoinSettings,
     which: SelectSettings,
     *,
+    hand_out: HandOut = in_turn,
     lazy: bool = False,
     late: Late | None = None,
 ) -> Json:
@@ -34,7 +36,9 @@ def join_and_select(
     with store.writing():
         with JoinProgress() as progress:
             late = late and replace(late, on_image=progress.image)
-            join(store, clip, dino, how, which, progress.at, lazy=lazy, late=late)
+            join(
+                store, clip, dino, how, which, progress.at, hand_out=hand_out, lazy=lazy, late=late
+            )
         record = select(store, join_name(clip, dino, how), which)
     collect_garbage(store)
     return record
