@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from miner import images, phash
+from miner.arena import Arena
 from miner.config import ImageLimits
 from miner.errors import ImageError
 from miner.phash import PHASH_CROP
@@ -43,6 +44,24 @@ class Order(NamedTuple):
     with_phash: bool
     is_second_try: bool = False
     """It is one image, and a worker that had it died."""
+
+
+class Parcel(NamedTuple):
+    """An order as it is sent to a worker process."""
+
+    order: Order
+    place: int | None = None
+    """Where its images lie in the worker's arena; None where the jobs have them."""
+    lengths: tuple[int, ...] = ()
+    """Of these images, in bytes."""
+
+    def unpacked(self, arena: Arena) -> Order:
+        """The order with its images, which are its own."""
+        if self.place is None:
+            return self.order
+        images = arena.take(self.place, self.lengths)
+        pairs = zip(self.order.jobs, images, strict=True)
+        return self.order._replace(jobs=tuple(job._replace(data=data) for job, data in pairs))
 
 
 class Found(NamedTuple):
@@ -99,13 +118,19 @@ def answer(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Rep
 
 
 def serve(
-    orders: Connection, replies: Connection, ring: Ring, limits: ImageLimits, decode: Decode
+    parcels: Connection,
+    replies: Connection,
+    arena: Arena,
+    ring: Ring,
+    limits: ImageLimits,
+    decode: Decode,
 ) -> None:
     """Be a decode worker: answer orders until nobody is at the other end any more.
 
     Args:
-        orders: what comes in.
+        parcels: what comes in.
         replies: what goes out; a first None says that the worker is ready.
+        arena: where the images are.
         ring: where the crops go.
         limits: what an image may be.
         decode: `decode_order`.
@@ -116,12 +141,14 @@ def serve(
     with suppress(EOFError, ConnectionError):
         replies.send(None)
         while True:
-            replies.send(_reply(orders.recv(), ring, limits, decode))
+            replies.send(_reply(parcels.recv(), arena, ring, limits, decode))
 
 
-def _reply(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Reply | Exception:
+def _reply(
+    parcel: Parcel, arena: Arena, ring: Ring, limits: ImageLimits, decode: Decode
+) -> Reply | Exception:
     try:
-        return answer(order, ring, limits, decode)
+        return answer(parcel.unpacked(arena), ring, limits, decode)
     except Exception as error:
         # Whatever an image may do is an outcome; this is a mistake of ours and stops the run.
         error.add_note(traceback.format_exc())

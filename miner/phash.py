@@ -16,7 +16,7 @@ from PIL import Image
 
 from miner.images import CropSpec
 
-PHASH_CROP = CropSpec(mode="shortest", resize_to=224, size=224)
+PHASH_CROP = CropSpec(mode="shortest", resize_to=64, size=64)
 """The crop that `perceptual_hash` is defined on: the CLIP default's, so that it is cut once."""
 
 _LUMA = np.array([19595, 38470, 7471], np.uint32)
