@@ -70,7 +70,10 @@ def default_num_decoders(device: str) -> int:
 
 
 def warm_up() -> None:
-    """Begin to load what worker processes need, in the background; they start at once then."""
+    """Begin to load what worker processes need, in the background; they start at once then.
+
+    Whoever uses multiprocessing's fork server for something else first has each worker load it.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["miner.decode"])
     forkserver.ensure_running()

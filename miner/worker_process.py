@@ -12,7 +12,7 @@ import os
 from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
 from multiprocessing.context import ForkServerProcess, set_spawning_popen
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, cast
 
 
 class _Launch(popen_forkserver.Popen):
@@ -29,13 +29,18 @@ class _Launch(popen_forkserver.Popen):
             reduction.dump(process_obj, message)
         finally:
             set_spawning_popen(None)
-        self.sentinel, pipe = forkserver.connect_to_new_process(self._fds)
+        self.sentinel, pipe = forkserver.connect_to_new_process(cast("Any", self)._fds)
         # The child learns by it that this process ended.
         ours = os.dup(pipe)
-        self.finalizer = util.Finalize(self, util.close_fds, (ours, self.sentinel))
+        self.finalizer = util.Finalize(self, _close, (ours, self.sentinel))
         with open(pipe, "wb") as file:
             file.write(message.getbuffer())
         self.pid = forkserver.read_signed(self.sentinel)
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 class WorkerProcess(ForkServerProcess):

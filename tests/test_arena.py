@@ -5,6 +5,7 @@ from multiprocessing.connection import Connection
 import pytest
 
 from miner.arena import PLACE_BYTES, Arena
+from miner.decoders import warm_up
 
 
 def test_places_share_no_byte() -> None:
@@ -47,6 +48,7 @@ def take(arena: Arena, told: Connection) -> None:
 def test_another_process_reads_and_cannot_write() -> None:
     arena = Arena(2)
     arena.put(1, [b"right"])
+    warm_up()
     context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe()
     process = context.Process(target=take, args=(arena, theirs))

@@ -12,6 +12,7 @@ from miner import images
 from miner.arena import Arena
 from miner.config import ImageLimits
 from miner.decode import Found, Job, Order, Parcel, Refused, Reply, answer, decode_order, serve
+from miner.decoders import warm_up
 from miner.images import CropSpec
 from miner.phash import PHASH_CROP, perceptual_hash
 from miner.ring import Ring
@@ -77,6 +78,7 @@ def test_reply_says_how_long_it_took(ring: Ring) -> None:
 def serving(
     ring: Ring, arena: Arena
 ) -> tuple[Connection, Connection, multiprocessing.context.ForkServerProcess]:
+    warm_up()
     context = multiprocessing.get_context("forkserver")
     theirs, parcels = context.Pipe(duplex=False)
     replies, their_replies = context.Pipe(duplex=False)

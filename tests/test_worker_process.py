@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from miner.decoders import warm_up
 from miner.worker_process import WorkerProcess
 from tests.dying import leaving
 
@@ -10,6 +11,7 @@ from multiprocessing import Pipe
 from operator import methodcaller
 from pathlib import Path
 
+from miner.decoders import warm_up
 from miner.worker_process import WorkerProcess
 
 # No guard: a process that imported this would start another one.
@@ -35,6 +37,7 @@ def test_script_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_exit_code_and_name_are_told() -> None:
+    warm_up()
     process = WorkerProcess(target=leaving, args=(None, None, None), name="one", daemon=True)
     process.start()
     process.join(60)
