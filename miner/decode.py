@@ -9,19 +9,18 @@ import hashlib
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from miner import images, phash
 from miner.arena import Arena
 from miner.config import ImageLimits
 from miner.errors import ImageError
+from miner.images import CropSpec
 from miner.phash import PHASH_CROP
 from miner.ring import Ring
 from miner.schema import Reason
@@ -99,11 +98,22 @@ Decode = Callable[[Order, Ring, ImageLimits], list[Outcome]]
 
 def decode_order(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
     """Decode the images of an order into the ring."""
-    shrunken: list[npt.NDArray[np.uint8]] = []
-    outcomes = [_decode(job, order, ring, limits, shrunken) for job in order.jobs]
-    if not shrunken:
+    slots = {ring.crops[crop]: ring.pixels(order.slot, crop) for crop in order.crops}
+    to_hash: list[torch.Tensor] = []
+    outcomes: list[Outcome] = []
+    for job in order.jobs:
+        places = {crop: pixels_BCHW[job.row] for crop, pixels_BCHW in slots.items()}
+        if order.with_phash and PHASH_CROP not in places:
+            places[PHASH_CROP] = torch.empty(
+                (3, PHASH_CROP.size, PHASH_CROP.size), dtype=torch.uint8
+            )
+        outcome = _decode(job.data, places, limits)
+        outcomes.append(outcome)
+        if order.with_phash and isinstance(outcome, Found):
+            to_hash.append(places[PHASH_CROP])
+    if not to_hash:
         return outcomes
-    phashes = iter(phash.hashes(np.stack(shrunken)))
+    phashes = iter(phash.hashes(to_hash))
     return [
         outcome._replace(phash=next(phashes)) if isinstance(outcome, Found) else outcome
         for outcome in outcomes
@@ -155,28 +165,16 @@ def _reply(
         return error
 
 
-def _decode(
-    job: Job,
-    order: Order,
-    ring: Ring,
-    limits: ImageLimits,
-    shrunken: list[npt.NDArray[np.uint8]],
-) -> Outcome:
-    """One image, still without its hash, for which it is added to `shrunken`."""
+def _decode(data: bytes, places: Mapping[CropSpec, torch.Tensor], limits: ImageLimits) -> Outcome:
+    """One image, cut to where each crop [3, S, S] belongs; its perceptual hash is still missing."""
     try:
-        decoded = images.decode(job.data, limits)
+        decoded = images.decode(data, limits)
     except ImageError as error:
         return Refused(error.reason, error.detail)
-    places = {ring.crops[crop]: ring.pixels(order.slot, crop)[job.row] for crop in order.crops}
     for crop, place_CHW in places.items():
         images.cut(decoded.pixels_HWC, crop, out_CHW=place_CHW)
-    if order.with_phash:
-        crop_CHW = places.get(PHASH_CROP)
-        if crop_CHW is None:
-            crop_CHW = images.cut(decoded.pixels_HWC, PHASH_CROP)
-        shrunken.append(phash.shrunk(crop_CHW))
     return Found(
-        sha256=hashlib.sha256(job.data).hexdigest(),
+        sha256=hashlib.sha256(data).hexdigest(),
         phash=None,
         width=decoded.width,
         height=decoded.height,
