@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WHOLE_BYTES = 16 * 2**20
 """A table up to this size is read by one request; of a larger one, what is wanted."""
 
-MAX_READERS = 32
+MAX_READERS = 64
 """Requests for small files that are under way at once."""
 
 MARK = "attempt"
@@ -70,7 +70,7 @@ class ObjectFiles:
         """See `Files`."""
         left = iter(paths)
         with ThreadPoolExecutor(MAX_READERS) as pool:
-            while some := list(islice(left, 16 * MAX_READERS)):
+            while some := list(islice(left, 8 * MAX_READERS)):
                 yield from pool.map(self.read, some)
 
     def open(self, path: str) -> pa.NativeFile:

@@ -8,8 +8,9 @@ Readers follow records, never globs.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,6 +79,7 @@ class Store:
             self._locks = LeaseLocks(self.files)
             self.scratch = SCRATCH / self.identity
         self._named: dict[tuple[str, str], set[str]] = {}
+        self._remembered: dict[str, bytes] = {}
 
     @property
     def is_local(self) -> bool:
@@ -209,11 +211,13 @@ class Store:
 
     def is_committed(self, stage: str, shard_id: str) -> bool:
         """Whether a stage of a shard is done."""
-        return self.files.exists(self.commit_path(stage, shard_id))
+        path = self.commit_path(stage, shard_id)
+        return path in self._remembered or self.files.exists(path)
 
     def withdraw(self, stage: str, name: str) -> None:
         """Take back a commit that nothing is built on any more, and remove its files."""
         record = self.record(stage, name)
+        self._remembered.pop(self.commit_path(stage, name), None)
         self.files.delete(self.commit_path(stage, name))
         for file in record["files"]:
             self.files.delete(file["path"])
@@ -236,16 +240,26 @@ class Store:
         """
         return self.read_record(self.commit_path(stage, shard_id))
 
-    def records(self, stage: str) -> Iterator[tuple[str, Json]]:
-        """All shard ids of a stage with their commit records, sorted; many are read at once.
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Read the commits of whole shards at once, and none of them again within the block.
 
-        Raises:
-            StoreError: a record is cut or edited.
+        Nobody replaces such a commit; one that is made meanwhile is read when it is asked for.
         """
-        names = self.committed(stage)
-        paths = [self.commit_path(stage, name) for name in names]
-        for name, path, data in zip(names, paths, self.files.read_many(paths), strict=True):
-            yield name, decode_record(data, self.place(path))
+        before = self._remembered
+        stages = ["samples", *(f"vectors/{encoder_id}" for encoder_id in self.encoder_ids())]
+        # Those with a `~` are parts, which may be taken back.
+        paths = [
+            self.commit_path(stage, name)
+            for stage in stages
+            for name in self.committed(stage)
+            if "~" not in name
+        ]
+        self._remembered = dict(zip(paths, self.files.read_many(paths), strict=True))
+        try:
+            yield
+        finally:
+            self._remembered = before
 
     def read_record(self, path: str) -> Json:
         """A record of the run, checked against its own hash.
@@ -254,7 +268,7 @@ class Store:
             StoreError: it is missing, cut or edited.
         """
         try:
-            data = self.files.read(path)
+            data = self._remembered.get(path) or self.files.read(path)
         except OSError as error:
             place = self.place(path)
             raise StoreError(
@@ -325,6 +339,13 @@ class Store:
     def quarantine(self, shard_id: str) -> pa.Table:
         """The committed refusals of a shard."""
         return self.table(self.record("samples", shard_id), "quarantine")
+
+    def reasons(self, shard_id: str) -> Counter[str]:
+        """How many samples of a shard were refused, by reason."""
+        record = self.record("samples", shard_id)
+        if "reasons" not in record:
+            return Counter(self.table(record, "quarantine", ["reason"])["reason"].to_pylist())
+        return Counter(record["reasons"])
 
     def vectors(self, encoder_id: str, shard_id: str) -> tuple[list[str], np.ndarray]:
         """The committed vectors of a shard: image_ids [N] and float16 [N, D]."""
