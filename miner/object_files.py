@@ -26,7 +26,7 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from miner.errors import StoreError
 from miner.files import Bytes, Change, Entry
-from miner.objects import NO_BUCKET, ObjectFile, ObjectReader, explained, open_bucket
+from miner.objects import ObjectFile, ObjectReader, explained, open_bucket
 from miner.records import new_attempt
 
 if TYPE_CHECKING:
@@ -121,20 +121,12 @@ class ObjectFiles:
                 obstore.put(self._bucket, path, data, mode="create")
         except AlreadyExistsError:
             return False
-        except FileNotFoundError as error:
-            raise self._no_bucket() from error
         return True
 
     def write(self, path: str, data: Bytes) -> None:
         """See `Files`."""
-        try:
-            with self._explained(path):
-                obstore.put(self._bucket, path, data)
-        except FileNotFoundError as error:
-            raise self._no_bucket() from error
-
-    def _no_bucket(self) -> StoreError:
-        return StoreError(f"{self._url}: there is no such bucket; {NO_BUCKET}")
+        with self._explained(path):
+            obstore.put(self._bucket, path, data)
 
     def update(self, path: str, change: Change) -> None:
         """See `Files`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from miner import schema
+from miner.bundles import read_records
 from miner.errors import FingerprintError, StoreError
-from miner.files import Files, LocalFiles, put_own
+from miner.files import Entry, Files, LocalFiles, put_own
 from miner.locks import LocalLocks, Locks
 from miner.objects import is_object_url
 from miner.records import (
@@ -247,19 +248,21 @@ class Store:
         Nobody replaces such a commit; one that is made meanwhile is read when it is asked for.
         """
         before = self._remembered
-        stages = ["samples", *(f"vectors/{encoder_id}" for encoder_id in self.encoder_ids())]
+        there = self.files.below("commits/samples") + self.files.below("commits/vectors")
         # Those with a `~` are parts, which may be taken back.
-        paths = [
-            self.commit_path(stage, name)
-            for stage in stages
-            for name in self.committed(stage)
-            if "~" not in name
-        ]
-        self._remembered = dict(zip(paths, self.files.read_many(paths), strict=True))
+        records = [e for e in there if is_record(e.path) and "~" not in e.path.split("/")[-1]]
+        found = self._read_records(records)
+        self._remembered = {e.path: data for e, data in zip(records, found, strict=True)}
         try:
             yield
         finally:
             self._remembered = before
+
+    def _read_records(self, entries: Sequence[Entry]) -> Iterator[bytes]:
+        """The bytes of many records, in their order."""
+        if isinstance(self.root, Path):
+            return self.files.read_many(entry.path for entry in entries)
+        return read_records(self.files, entries)
 
     def read_record(self, path: str) -> Json:
         """A record of the run, checked against its own hash.
@@ -369,8 +372,7 @@ class Store:
         records += [entry for entry in self.files.below("pairs") if is_record(entry.path)]
         # A record is put once, so what it names is remembered as long as it is the same.
         unread = [entry for entry in records if (entry.path, entry.version) not in self._named]
-        paths = [entry.path for entry in unread]
-        for entry, data in zip(unread, self.files.read_many(paths), strict=True):
+        for entry, data in zip(unread, self._read_records(unread), strict=True):
             record = decode_record(data, self.place(entry.path))
             files = [*record["files"]]
             files += [record["selection"]["file"]] if "selection" in record else []
