@@ -26,7 +26,8 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from miner.errors import StoreError
 from miner.files import Bytes, Change, Entry
-from miner.objects import ObjectFile, ObjectReader, explained, open_bucket
+from miner.object_reader import ObjectFile, ObjectReader
+from miner.objects import explained, open_bucket
 from miner.records import new_attempt
 
 if TYPE_CHECKING:
