@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -96,6 +97,7 @@ def commit_samples(
         "num_samples": accounts.num_samples,
         "num_decodable": len(accounts.decodable),
         "num_quarantined": len(accounts.refused),
+        "reasons": dict(sorted(Counter(row["reason"] for row in accounts.refused).items())),
         "bytes": report.bytes if report.complete else None,
         "damaged": report.damaged,
         "notes": list(report.notes),

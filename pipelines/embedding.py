@@ -71,35 +71,36 @@ def embed(
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
     elsewhere = not isinstance(executor, Inline)
     encoders = Encoders(encode, listed, read=read, how=how, elsewhere=elsewhere)
-    shards = settle(listed, store, dataset_given=read.dataset is not None)
-    clip, dino = (record.encoder_id for record in encoders.records)
-    seen = {shard.shard_id: _whereabouts(shard) for shard in shards}
-    store.update_run(reading_fingerprint(read), seen, {**command, "encoders": [clip, dino]})
-    shards = shards[share.number - 1 :: share.of]
-    done = Embedded(
-        clip=clip,
-        dino=dino,
-        encoders=encoders,
-        num_shards=len(shards),
-        max_bad_fraction=read.max_bad_fraction,
-    )
-    task = _Embedding(
-        store=store,
-        shards=shards,
-        encoders=encoders,
-        read=read,
-        encode=encode,
-        how=how,
-        executor=executor,
-        before={encoder_id: EncoderVectors(store, encoder_id) for encoder_id in (clip, dino)},
-    )
-    with store.writing(), ShardProgress(len(shards)) as progress:
-        if encode.dino_mode == "auto":
-            done.choice = _choose(task, done, how or JoinSettings(), progress)
-        elif encode.dino_mode == "lazy":
-            done.choice = Choice(mode="lazy", because="asked for")
-        wanted = [clip] if done.choice.mode == "lazy" else [clip, dino]
-        _embed_all(task, wanted, done, progress)
+    with store.remembering():
+        shards = settle(listed, store, dataset_given=read.dataset is not None)
+        clip, dino = (record.encoder_id for record in encoders.records)
+        seen = {shard.shard_id: _whereabouts(shard) for shard in shards}
+        store.update_run(reading_fingerprint(read), seen, {**command, "encoders": [clip, dino]})
+        shards = shards[share.number - 1 :: share.of]
+        done = Embedded(
+            clip=clip,
+            dino=dino,
+            encoders=encoders,
+            num_shards=len(shards),
+            max_bad_fraction=read.max_bad_fraction,
+        )
+        task = _Embedding(
+            store=store,
+            shards=shards,
+            encoders=encoders,
+            read=read,
+            encode=encode,
+            how=how,
+            executor=executor,
+            before={encoder_id: EncoderVectors(store, encoder_id) for encoder_id in (clip, dino)},
+        )
+        with store.writing(), ShardProgress(len(shards)) as progress:
+            if encode.dino_mode == "auto":
+                done.choice = _choose(task, done, how or JoinSettings(), progress)
+            elif encode.dino_mode == "lazy":
+                done.choice = Choice(mode="lazy", because="asked for")
+            wanted = [clip] if done.choice.mode == "lazy" else [clip, dino]
+            _embed_all(task, wanted, done, progress)
     # A join that was killed goes on with what it had packed.
     collect_garbage(store, spare=("packed",))
     return done

@@ -5,10 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 from miner.audit import verify
+from miner.config import JoinSettings, SelectSettings
+from miner.errors import StoreError
+from miner.join import join
+from miner.select import select
 from miner.store import Store
+from miner.why import explain
 from tests.buckets import objects, put, upload
 from tests.commands import Commands
+from tests.runs import CLIP, DINO, commit_shard, make_store, unit
 from tests.small import write_corpus
 
 EXACT = ("/raw/", "selected.parquet", "histogram.parquet")
@@ -120,3 +129,27 @@ def test_a_run_goes_on_where_a_killed_one_left_it(
     assert {p: after[p] for p in after if p.startswith(samples)} == {
         path: truth[path] for path in truth if path.startswith(samples)
     }
+
+
+def test_a_run_in_a_folder_is_joined_against_one_in_a_bucket(s3: str, tmp_path: Path) -> None:
+    settings = JoinSettings(clip_above=0.9, dino_below=0.3)
+    raw = []
+    for root in (f"{s3}/theirs", tmp_path / "theirs"):
+        theirs = Store(root)
+        ours = make_store(tmp_path / f"ours{len(raw)}", num_shards=1)
+        theirs.update_run({}, {}, {"command": "test"})
+        clip = torch.tensor(ours.vectors(CLIP, "set.00000")[1][:40], dtype=torch.float32)
+        dino = torch.randn(40, 24, generator=torch.Generator().manual_seed(1))
+        commit_shard(theirs, "00009", unit(clip), unit(dino))
+        against = settings.model_copy(update={"against": str(root)})
+        record = join(ours, CLIP, DINO, against, SelectSettings())
+        assert record["against"] == str(root)
+        raw.append(ours.raw(record["name"]))
+        select(ours, record["name"], SelectSettings())
+        said = explain(ours, record["name"], raw[0]["image_1"][0].as_py(), "set/00009/000000")
+        assert said.clip_cos is not None
+    assert raw[0].num_rows > 0
+    assert raw[0] == raw[1]
+    itself = settings.model_copy(update={"against": f"{s3}/theirs/"})
+    with pytest.raises(StoreError, match="is the run itself"):
+        join(Store(f"{s3}/theirs"), CLIP, DINO, itself, SelectSettings())
