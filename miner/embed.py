@@ -22,12 +22,12 @@ from miner.commits import (
     reading_fingerprint,
 )
 from miner.config import FeedSettings, ReadSettings
-from miner.encode import Encoded, Work, encode_all, image_id_of
+from miner.encode import Encoded, Work, encode_all
 from miner.encoders import Encoder
 from miner.errors import ShardError
 from miner.law import Refusal
 from miner.samples import Sample, ShardReader
-from miner.shards import Shard
+from miner.shards import Shard, image_id_of
 from miner.stats import Laps, Stats
 from miner.store import Store
 
@@ -170,7 +170,7 @@ def _works(
         )
         is_new = not store.commit_path("samples", shard.shard_id).exists()
         if missing or is_new:
-            reader = ShardReader(shard, settings)
+            reader = ShardReader(shard, settings, settings)
             yield _ShardWork(
                 shard=shard,
                 items=_first(reader, quota),

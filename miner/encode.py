@@ -20,7 +20,7 @@ from miner.errors import ShardError
 from miner.feed import Feed, Passage
 from miner.law import Refusal
 from miner.samples import Sample
-from miner.shards import Shard
+from miner.shards import Shard, image_id_of
 from miner.stats import Laps
 from miner.trace import Trace
 
@@ -111,11 +111,6 @@ def encode_all(
             encoded.core_seconds = {"read": spent.read_core_s, "decode": spent.decode_core_s}
             yield encoded
             laps.lap("write")
-
-
-def image_id_of(shard: Shard, key: str) -> str:
-    """`<dataset>/<shard stem>/<key>`."""
-    return f"{shard.dataset}/{shard.stem}/{key}"
 
 
 def _open(feed: Feed, work: Work, encoders: Mapping[str, Encoder]) -> Passage:

@@ -23,7 +23,7 @@ from pipelines.embedded import Embedded
 from pipelines.embedding import command_of, embed
 from pipelines.joins import join_and_select
 from pipelines.loading import Encoders, append_metrics, device_of
-from pipelines.modes import embedding_of
+from pipelines.modes import embedding_of, reading_of
 
 __all__ = ["Embedded", "Encoders", "command_of", "device_of", "embed", "join_again", "mine"]
 
@@ -108,7 +108,8 @@ def _late_as_before(
 
     @cache
     def found() -> Late:
-        encoders = Encoders(settings, committed_shards(store), how=how)
+        read = reading_of(store, *ids)
+        encoders = Encoders(settings, committed_shards(store), read=read, how=how)
         now = tuple(record.encoder_id for record in encoders.records)
         if now != ids:
             raise FingerprintError(

@@ -170,6 +170,9 @@ class _Todo:
         done.num_samples += record["num_samples"]
         done.num_quarantined += record["num_quarantined"]
         done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
+        # Runs that are older than the filters have neither.
+        done.excluded.update(record.get("excluded", {}))
+        done.unrated.update(record.get("unrated", {}))
         done.damaged += [shard_id] if record["damaged"] else []
         self._left = None if self._left is None else self._left - record["num_samples"]
         self.advance()
@@ -284,8 +287,11 @@ def _whereabouts(shard: Shard) -> Json:
 
 def command_of(name: str, settings: Json) -> Json:
     """What run.json remembers of a command; later ones may be given in another folder."""
-    given = {k: settings[k] for k in ("clip_weights", "dino_weights") if settings.get(k)}
-    settings = settings | {name: os.path.abspath(path) for name, path in given.items()}
+    files = ("clip_weights", "dino_weights", "exclude_ids")
+    given = {name: settings[name] for name in files if settings.get(name)}
+    settings = settings | {
+        name: path if "://" in path else os.path.abspath(path) for name, path in given.items()
+    }
     return {
         "command": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
