@@ -18,13 +18,12 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
 from miner.errors import ResourceError, ShardError
 from miner.fetch import ShardFile
-from miner.names import safe_name
 from miner.records import flush_to_disk, new_attempt
 from miner.tar import CHUNK_BYTES
 
@@ -56,9 +55,9 @@ def staged(where: str, cache: Path | None = None) -> Path:
     url, wanted = hashed["url"], hashed["sha256"].lower()
     if "://" not in url:
         return _checked(Path(url), wanted)
-    name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", urlsplit(url).path.rsplit("/", 1)[-1])
     folder = (cache or DEFAULT_CACHE).expanduser().absolute()
-    target = folder / wanted / safe_name(name)
+    target = folder / wanted / (name.lstrip(".-")[-100:] or "file")
     if _is_here(target, wanted):
         return target
     for part in (folder, folder / "unfinished", folder / "locks", target.parent):
