@@ -35,6 +35,7 @@ class Corpus:
 def corpus_command(corpus: Corpus) -> click.Command:
     """The command that mines a corpus: the options of `blindpairs mine` with its defaults."""
     defaults = {**corpus.defaults, **executor_default()}
+    metavar = "[SHARD]..." if corpus.shards else "SHARD..."
 
     @click.command(
         name=corpus.name,
@@ -42,7 +43,7 @@ def corpus_command(corpus: Corpus) -> click.Command:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     @click.option("-v", "--verbose", is_flag=True, help="Say what is being done.")
-    @click.argument("patterns", metavar="SHARD...", nargs=-1, required=not corpus.shards)
+    @click.argument("patterns", metavar=metavar, nargs=-1, required=not corpus.shards)
     @out
     @settings_options(MineSettings, defaults)
     def command(
