@@ -217,5 +217,38 @@ class SelectSettings(Settings):
     """Order of the selection: CLIP cosine, or CLIP minus DINO cosine, descending."""
 
 
-class MineSettings(ReadSettings, EmbedSettings, JoinSettings, SelectSettings):
+class ExecutorSettings(Settings):
+    """Who does the work."""
+
+    executor: Literal["inline", "ray"] = "inline"
+    """This process, or workers on a Ray cluster: the one that is there, else one started here."""
+
+    num_workers: int | None = Field(default=None, gt=0)
+    """Ray workers at most; default: one for each GPU of the cluster, or for so many cores."""
+
+    cores_per_worker: int | None = Field(default=None, gt=0)
+    """Cores that a Ray worker uses; default: a GPU's share of its node's, or up to 8 on CPUs."""
+
+    worker_start_s: float = Field(default=900.0, gt=0)
+    """Longest wait for a first Ray worker, in seconds: nodes that start, weights that load."""
+
+    worker_silence_s: float = Field(default=900.0, gt=0)
+    """A Ray worker that shows no progress for so many seconds hangs, and is replaced."""
+
+    @model_validator(mode="after")
+    def _only_ray_has_workers(self) -> Self:
+        idle = self.model_fields_set & _OF_RAY
+        if self.executor == "inline" and idle:
+            names = ", ".join("--" + name.replace("_", "-") for name in sorted(idle))
+            raise ValueError(
+                f"{names}: no effect with --executor inline, which has no workers; leave it out, "
+                "or give --executor ray"
+            )
+        return self
+
+
+_OF_RAY = ExecutorSettings.model_fields.keys() - {"executor"}
+
+
+class MineSettings(ReadSettings, EmbedSettings, ExecutorSettings, JoinSettings, SelectSettings):
     """The whole run: embed, join, select."""

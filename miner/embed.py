@@ -8,6 +8,7 @@ the next one is read, and the one before it is written.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -22,7 +23,7 @@ from miner.commits import (
     reading_fingerprint,
 )
 from miner.config import FeedSettings, ReadSettings
-from miner.encode import Encoded, Work, encode_all
+from miner.encode import Encoded, Pause, Work, encode_arriving
 from miner.encoders import Encoder
 from miner.errors import ShardError
 from miner.law import Refusal
@@ -63,51 +64,49 @@ class _ShardWork(Work):
 
 
 def embed_shards(
-    shards: Iterable[tuple[Shard, int | None]],
+    shards: Iterable[tuple[Shard, int | None] | None],
     encoders: Mapping[str, Encoder],
     *,
     store: Store,
     settings: ReadSettings,
     feeding: FeedSettings,
-    read_ahead: bool = True,
     on_image: Callable[[], None] = lambda: None,
 ) -> Generator[Done]:
     """Do whatever is missing of some shards, and commit each; overlapped, but in their order.
 
     Args:
-        shards: what to read, each with the number of samples after which to stop (`--limit`).
+        shards: what to read, each with the number of samples after which to stop (`--limit`). A
+            None among them says that there is none yet: what is in hand is finished and yielded,
+            and they are asked for another one.
         encoders: those whose vectors are wanted, by role (`clip`, `dino`); the ones already
             committed are skipped.
         store: the run directory.
         settings: limits for images, and the reading settings that are recorded.
         feeding: batch size and decode workers.
-        read_ahead: where false, a shard is taken only when the one before it has been yielded.
         on_image: called for each decoded image, for progress.
 
     Yields:
-        One for each shard of which something was missing.
+        One for each shard; with no counts where nothing was missing of it.
 
     Raises:
         FingerprintError: a shard's images are not those that were committed.
     """
     laps = Laps()
-    encoded = encode_all(
+    encoded = encode_arriving(
         _works(shards, encoders, store, settings),
         encoders,
         limits=settings,
         settings=feeding,
         laps=laps,
-        read_ahead=read_ahead,
         on_image=on_image,
     )
     with closing(encoded), ThreadPoolExecutor(1, "writer") as writer:
-        writing: list[Future[Done]] = []
+        writing: deque[Future[Done]] = deque()
         for each in encoded:
-            yield from _written(writing, laps)
-            writing = [writer.submit(_commit, each, store, settings, feeding)]
-            if not read_ahead:
+            if each is not Pause.BATCH or (writing and writing[0].done()):
                 yield from _written(writing, laps)
-                writing = []
+            if isinstance(each, Encoded):
+                writing.append(writer.submit(_commit, each, store, settings, feeding))
         yield from _written(writing, laps)
 
 
@@ -157,29 +156,32 @@ def embed_shard(
 
 
 def _works(
-    shards: Iterable[tuple[Shard, int | None]],
+    shards: Iterable[tuple[Shard, int | None] | None],
     encoders: Mapping[str, Encoder],
     store: Store,
     settings: ReadSettings,
-) -> Iterator[_ShardWork]:
-    for shard, quota in shards:
+) -> Iterator[_ShardWork | None]:
+    for each in shards:
+        if each is None:
+            yield None
+            continue
+        shard, quota = each
         missing = tuple(
             role
             for role, encoder in encoders.items()
             if not store.commit_path(f"vectors/{encoder.encoder_id}", shard.shard_id).exists()
         )
         is_new = not store.commit_path("samples", shard.shard_id).exists()
-        if missing or is_new:
-            reader = ShardReader(shard, settings, settings)
-            yield _ShardWork(
-                shard=shard,
-                items=_first(reader, quota),
-                roles=missing,
-                with_phash=is_new,
-                reader=reader,
-                is_new=is_new,
-                quota=quota,
-            )
+        reader = ShardReader(shard, settings, settings)
+        yield _ShardWork(
+            shard=shard,
+            items=_first(reader, quota) if missing or is_new else (),
+            roles=missing,
+            with_phash=is_new,
+            reader=reader,
+            is_new=is_new,
+            quota=quota,
+        )
 
 
 def _first(reader: ShardReader, quota: int | None) -> Iterator[Sample | Refusal]:
@@ -200,6 +202,8 @@ def _commit(
     work, stats = encoded.work, Stats(core_seconds=encoded.core_seconds)
     if encoded.error is not None:
         return Done(shard=work.shard, stats=stats, error=encoded.error)
+    if not work.roles and not work.is_new:
+        return Done(shard=work.shard, stats=stats)
     start_core_s = time.thread_time()
     accounts = account(work.shard, encoded.entries)
     if work.is_new:
@@ -218,10 +222,10 @@ def _commit(
     return Done(shard=work.shard, stats=stats)
 
 
-def _written(writing: Sequence[Future[Done]], laps: Laps) -> Iterator[Done]:
+def _written(writing: deque[Future[Done]], laps: Laps) -> Iterator[Done]:
     """What the writing thread is at, once it is done, with all the time since the one before."""
-    for future in writing:
-        done = future.result()
+    while writing:
+        done = writing.popleft().result()
         laps.lap("write")
         done.stats.seconds.update(laps.take())
         yield done

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Generic, TypeVar
 
 from miner.batch import Batch, Busy, Seen
@@ -72,7 +74,6 @@ def encode_all(
     limits: ImageLimits,
     settings: FeedSettings,
     laps: Laps | None = None,
-    read_ahead: bool = True,
     on_image: Callable[[], None] = lambda: None,
     decode: Decode = decode_order,
 ) -> Generator[Encoded[WorkT]]:
@@ -84,12 +85,58 @@ def encode_all(
         limits: what an image may be.
         settings: batch size and decode workers.
         laps: where every moment is given to a stage; the caller's own go to `write`.
-        read_ahead: where false, a work is taken only when the one before it has been yielded.
         on_image: called for each decoded image, for progress.
         decode: what a decode worker does.
 
     Yields:
         One for each work; of a shard that could not be read, with its error.
+    """
+    encoding = encode_arriving(
+        works,
+        encoders,
+        limits=limits,
+        settings=settings,
+        laps=laps,
+        on_image=on_image,
+        decode=decode,
+    )
+    with closing(encoding):
+        for each in encoding:
+            assert isinstance(each, Encoded), "works are all there"
+            yield each
+
+
+class Pause(Enum):
+    """A moment in which whoever encodes may be told of further works."""
+
+    BATCH = "between two batches of a work, with no other work read ahead"
+    IDLE = "nothing is in hand"
+
+
+def encode_arriving(
+    works: Iterable[WorkT | None],
+    encoders: Mapping[str, Encoder],
+    *,
+    limits: ImageLimits,
+    settings: FeedSettings,
+    laps: Laps | None = None,
+    on_image: Callable[[], None] = lambda: None,
+    decode: Decode = decode_order,
+) -> Generator[Encoded[WorkT] | Pause]:
+    """Encode works in their order, while they arrive.
+
+    Args:
+        works: taken one at a time, and the next one while the first is encoded. A None says that
+            there is none yet: they are asked for another one after a pause.
+        encoders: by role, all on one device.
+        limits: what an image may be.
+        settings: batch size and decode workers.
+        laps: where every moment is given to a stage; the caller's own go to `write`.
+        on_image: called for each decoded image, for progress.
+        decode: what a decode worker does.
+
+    Yields:
+        One for each work; and a pause after each None.
     """
     laps = laps or Laps()
     device = next(iter(encoders.values())).device
@@ -99,18 +146,54 @@ def encode_all(
         Trace(settings.profile, device) as trace,
     ):
         lane = Lane(encoders, feed, laps, trace)
-        ahead: deque[tuple[WorkT, Passage]] = deque()
-        upcoming, before = iter(works), feed.busy
+        upcoming = _Upcoming(iter(works), lambda work: _open(feed, work, encoders))
+        before = feed.busy
         while True:
-            while len(ahead) <= read_ahead and (work := next(upcoming, None)) is not None:
-                ahead.append((work, _open(feed, work, encoders)))
-            if not ahead:
-                return
-            encoded = _encode(*ahead.popleft(), lane, on_image)
+            upcoming.look(2)
+            if not upcoming.ahead:
+                if upcoming.is_over:
+                    return
+                yield Pause.IDLE
+                upcoming.look(1)
+                # Nobody of this run waited for that.
+                laps.skip()
+                continue
+            work, passage = upcoming.ahead.popleft()
+            encoded = _nothing_encoded(work, passage, lane)
+            for _ in _batches_encoded(encoded, passage, lane, on_image):
+                if not upcoming.look(1):
+                    yield Pause.BATCH
             spent, before = feed.busy - before, feed.busy
             encoded.core_seconds = {"read": spent.read_core_s, "decode": spent.decode_core_s}
             yield encoded
             laps.lap("write")
+
+
+class _Upcoming(Generic[WorkT]):
+    """Works that are read ahead.
+
+    Attributes:
+        ahead: those that are opened, and not taken yet.
+        is_over: whether no other will come.
+    """
+
+    def __init__(self, works: Iterator[WorkT | None], opened: Callable[[WorkT], Passage]) -> None:
+        self.ahead: deque[tuple[WorkT, Passage]] = deque()
+        self.is_over = False
+        self._works, self._opened = works, opened
+
+    def look(self, most: int) -> bool:
+        """Open works until so many are ahead; False where one was asked for and none is yet."""
+        while len(self.ahead) < most and not self.is_over:
+            try:
+                work = next(self._works)
+            except StopIteration:
+                self.is_over = True
+            else:
+                if work is None:
+                    return False
+                self.ahead.append((work, self._opened(work)))
+        return True
 
 
 def _open(feed: Feed, work: Work, encoders: Mapping[str, Encoder]) -> Passage:
@@ -118,11 +201,16 @@ def _open(feed: Feed, work: Work, encoders: Mapping[str, Encoder]) -> Passage:
     return feed.open(work.items, crops, with_phash=work.with_phash)
 
 
-def _encode(
-    work: WorkT, passage: Passage, lane: Lane, on_image: Callable[[], None]
-) -> Encoded[WorkT]:
+def _nothing_encoded(work: WorkT, passage: Passage, lane: Lane) -> Encoded[WorkT]:
     vectors = {role: Vectors(encoder=lane.encoders[role], image_ids=[]) for role in work.roles}
-    encoded = Encoded(work=work, entries=passage.entries, vectors=vectors)
+    return Encoded(work=work, entries=passage.entries, vectors=vectors)
+
+
+def _batches_encoded(
+    encoded: Encoded[WorkT], passage: Passage, lane: Lane, on_image: Callable[[], None]
+) -> Iterator[None]:
+    """Encode a work to its end; a moment's pause after each batch."""
+    work, vectors = encoded.work, encoded.vectors
     try:
         for batch in _waited_for(passage, lane):
             image_ids = [image_id_of(work.shard, seen.sample.key) for seen in batch.decoded]
@@ -131,10 +219,10 @@ def _encode(
             lane.encode(batch, list(work.roles), lambda role, new: vectors[role].add(new))
             for _ in image_ids:
                 on_image()
+            yield
     except ShardError as error:
         encoded.error = error
     lane.finish()
-    return encoded
 
 
 def _waited_for(passage: Passage, lane: Lane) -> Iterator[Batch]:

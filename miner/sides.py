@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from miner.block_work import HandOut, Progress, in_turn
 from miner.blocks import known_groups
 from miner.config import JoinSettings, SelectSettings
 from miner.copies import equal_bytes, stand_for
@@ -65,6 +66,8 @@ class JoinTask:
         settings: what is sought.
         near: what a near-copy is.
         impl: the implementation that runs.
+        hand_out: has blocks searched.
+        progress: called after every block.
     """
 
     stores: Sequence[Store]
@@ -74,6 +77,8 @@ class JoinTask:
     settings: JoinSettings
     near: SelectSettings
     impl: str
+    hand_out: HandOut = in_turn
+    progress: Progress = lambda done, number: None
 
     @property
     def stage(self) -> str:
@@ -84,6 +89,10 @@ class JoinTask:
     def packed(self) -> Path:
         """Where its vectors lie while it runs."""
         return self.stores[0].root / "packed" / self.folder.name
+
+    def codes(self, packs: str) -> Path | None:
+        """Where the codes of some packs lie that several workers share; None for one worker."""
+        return None if self.hand_out is in_turn else self.packed / f"codes-{packs}"
 
     def pack_side(self, number: int, rows: Rows) -> Pack:
         """A side's rows with their vectors, copies collapsed as the settings say."""

@@ -69,6 +69,10 @@ class Laps:
             self._seconds[stage] = self._seconds.get(stage, 0.0) + elapsed_s
         self._last_s = now_s
 
+    def skip(self) -> None:
+        """Give the time since the last lap to no stage."""
+        self._last_s = time.perf_counter()
+
     def take(self) -> dict[str, float]:
         """The seconds of every stage since the last call of this."""
         seconds, self._seconds = self._seconds, {}

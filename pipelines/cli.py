@@ -17,9 +17,17 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from export.__main__ import export_engine
-from miner.config import EmbedSettings, JoinSettings, MineSettings, ReadSettings, SelectSettings
+from miner.config import (
+    EmbedSettings,
+    ExecutorSettings,
+    JoinSettings,
+    MineSettings,
+    ReadSettings,
+    SelectSettings,
+)
 from miner.errors import MinerError, ResourceError
 from pipelines.options import settings_from, settings_options
+from pipelines.shares import WHOLE, Share, part_option
 
 PARTIAL = 3
 INTERRUPTED = 130
@@ -35,7 +43,7 @@ join_option = click.option(
 )
 
 
-class JoinEncoders(JoinSettings, SelectSettings):
+class JoinEncoders(ExecutorSettings, JoinSettings, SelectSettings):
     """What `join` may be told: thresholds, and which of the run's encoders."""
 
     clip: str | None = None
@@ -45,7 +53,7 @@ class JoinEncoders(JoinSettings, SelectSettings):
     """Encoder whose cosine is to be low: a name or an encoder_id; default: the last run's."""
 
 
-class EmbedOnly(ReadSettings, EmbedSettings):
+class EmbedOnly(ReadSettings, EmbedSettings, ExecutorSettings):
     """What `embed` may be told."""
 
 
@@ -74,16 +82,28 @@ def configure_logging(verbose: bool) -> None:
 @cli.command()
 @shards
 @out
+@part_option
 @settings_options(MineSettings)
-def mine(patterns: Sequence[str], out: Path, config_file: Path | None, **flags: Any) -> int:
+def mine(
+    patterns: Sequence[str], out: Path, share: Share | None, config_file: Path | None, **flags: Any
+) -> int:
     """Mine the whole way: embed, join, select, report. Run again, it does only what is missing."""
-    return mine_all(patterns, out, settings_from(MineSettings, flags, config_file))
+    return mine_all(patterns, out, share, settings_from(MineSettings, flags, config_file))
 
 
-def mine_all(patterns: Sequence[str], out: Path, settings: MineSettings) -> int:
-    """Mine the whole way and say what was found; the exit code."""
+def mine_all(
+    patterns: Sequence[str], out: Path, share: Share | None, settings: MineSettings
+) -> int:
+    """Mine the whole way, or embed a share of the shards, and say what was found; the exit code."""
     from pipelines import driver, show
 
+    if share not in (None, WHOLE):
+        embedded = driver.mine_share(patterns, out, settings, share)
+        show.embedded(out_console, embedded)
+        show.next_step(
+            out_console, f"blindpairs join {out}", f"when all {share.of} parts are embedded"
+        )
+        return PARTIAL if embedded.partial else 0
     embedded, record = driver.mine(patterns, out, settings)
     show.embedded(out_console, embedded)
     show.joined(out_console, out, record)
@@ -140,20 +160,28 @@ def _write_report(root: Path, name: str | None, limit: int | None) -> None:
 @cli.command()
 @shards
 @out
+@part_option
 @settings_options(EmbedOnly)
-def embed(patterns: Sequence[str], out: Path, config_file: Path | None, **flags: Any) -> int:
+def embed(
+    patterns: Sequence[str], out: Path, share: Share | None, config_file: Path | None, **flags: Any
+) -> int:
     """Embed shards with both encoders; what is committed already is not done again."""
     from miner.store import Store
     from pipelines import driver, show
+    from pipelines.executors import open_executor
 
     settings = settings_from(EmbedOnly, flags, config_file)
-    embedded = driver.embed(
-        patterns,
-        Store(out),
-        settings.part(ReadSettings),
-        settings.part(EmbedSettings),
-        driver.command_of("embed", settings.model_dump(mode="json", exclude_defaults=True)),
-    )
+    encode = settings.part(EmbedSettings)
+    with open_executor(settings.part(ExecutorSettings), encode.device) as executor:
+        embedded = driver.embed(
+            patterns,
+            Store(out),
+            settings.part(ReadSettings),
+            encode,
+            driver.command_of("embed", settings.model_dump(mode="json", exclude_defaults=True)),
+            executor=executor,
+            share=share or WHOLE,
+        )
     show.embedded(out_console, embedded)
     if embedded.choice.mode == "lazy":
         show.next_step(
@@ -178,7 +206,8 @@ def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
     log = driver.command_of("join", settings.model_dump(mode="json", exclude_defaults=True))
     store.log_command({**log, "encoders": [clip, dino]})
     how, which = settings.part(JoinSettings), settings.part(SelectSettings)
-    show.joined(out_console, folder, driver.join_again(store, clip, dino, how, which))
+    who = settings.part(ExecutorSettings)
+    show.joined(out_console, folder, driver.join_again(store, clip, dino, how, which, who))
     show.next_step(out_console, f"blindpairs report {folder}", "to look at the pairs")
     return 0
 

@@ -13,6 +13,7 @@ import click
 from miner.config import MineSettings
 from pipelines.cli import configure_logging, mine_all, out
 from pipelines.options import settings_from, settings_options
+from pipelines.shares import Share, part_option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +46,19 @@ def corpus_command(corpus: Corpus) -> click.Command:
     @click.option("-v", "--verbose", is_flag=True, help="Say what is being done.")
     @click.argument("patterns", metavar=metavar, nargs=-1, required=not corpus.shards)
     @out
+    @part_option
     @settings_options(MineSettings, defaults)
     def command(
-        verbose: bool, patterns: Sequence[str], out: Path, config_file: Path | None, **flags: Any
+        verbose: bool,
+        patterns: Sequence[str],
+        out: Path,
+        share: Share | None,
+        config_file: Path | None,
+        **flags: Any,
     ) -> int:
         configure_logging(verbose)
         settings = settings_from(MineSettings, flags, config_file, defaults)
-        return mine_all(patterns or corpus.shards, out, settings)
+        return mine_all(patterns or corpus.shards, out, share, settings)
 
     return command
 
@@ -63,4 +70,4 @@ def executor_default() -> dict[str, str]:
     The executor decides where work is done, never what comes out.
     """
     on_ray = bool(os.environ.get("RAY_ADDRESS"))
-    return {"executor": "ray"} if on_ray and "executor" in MineSettings.model_fields else {}
+    return {"executor": "ray"} if on_ray else {}

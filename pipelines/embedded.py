@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 
-from miner.errors import ShardError
 from miner.stats import Stats
 from pipelines.loading import Encoders
 from pipelines.modes import Choice
@@ -71,8 +70,8 @@ class Embedded:
         too_many = self.bad_fraction > self.max_bad_fraction
         return bool(self.failed or self.damaged) or too_many
 
-    def fail(self, shard_id: str, error: ShardError, stats: Stats) -> None:
+    def fail(self, shard_id: str, error: str, stats: Stats) -> None:
         """Report a shard that cannot be read, and what was done of it."""
         log.error("shard %s failed: %s", shard_id, error)
-        self.failed[shard_id] = str(error)
+        self.failed[shard_id] = error
         self.stats += stats

@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import chain
 
 from miner.audit import collect_garbage
-from miner.config import EmbedSettings, FeedSettings, JoinSettings, ReadSettings
-from miner.decoders import warm_up
-from miner.embed import ROLES, Done, embed_shards, reading_fingerprint
+from miner.config import EmbedSettings, JoinSettings, ReadSettings
+from miner.embed import reading_fingerprint
 from miner.errors import FingerprintError
 from miner.partial import embed_rests
 from miner.records import Json
@@ -23,12 +21,15 @@ from miner.stats import Stats
 from miner.store import Store
 from miner.vectors import EncoderVectors
 from miner.versions import versions
+from pipelines.embed_work import FIRST_SHARDS, EmbedHere, EmbedShards, ShardTask
 from pipelines.embedded import Embedded
+from pipelines.executors import Executor, Inline
 from pipelines.joins import with_own_thresholds
 from pipelines.loading import Encoders, append_metrics
 from pipelines.modes import AUTO_SAMPLES, Choice, choice_made, choose
 from pipelines.progress import ShardProgress
 from pipelines.settle import settle
+from pipelines.shares import WHOLE, Share
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ def embed(
     encode: EmbedSettings,
     command: Json,
     how: JoinSettings | None = None,
+    *,
+    executor: Executor | None = None,
+    share: Share = WHOLE,
 ) -> Embedded:
     """Embed every listed shard that is not committed yet; where DINO is lazy, with CLIP alone.
 
@@ -51,20 +55,27 @@ def embed(
         command: what to log in run.json.
         how: thresholds, by which `--dino-mode auto` chooses and engines are judged; default: the
             encoders' own.
+        executor: who does the work; default: this process.
+        share: which shards of the list.
 
     Raises:
+        ValueError: `share` is given together with what needs all shards in their order.
         MinerError: shards cannot be listed or were changed, or weights or a device are missing. A
             shard that cannot be read does not raise; it is reported in `failed`.
     """
+    executor = executor or Inline()
+    _check_share(share, read, encode)
     listed = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
     root = os.path.realpath(store.root)
     if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
-    encoders = Encoders(encode, listed, read=read, how=how)
+    elsewhere = not isinstance(executor, Inline)
+    encoders = Encoders(encode, listed, read=read, how=how, elsewhere=elsewhere)
     shards = settle(listed, store, dataset_given=read.dataset is not None)
     clip, dino = (record.encoder_id for record in encoders.records)
     seen = {shard.shard_id: _whereabouts(shard) for shard in shards}
     store.update_run(reading_fingerprint(read), seen, {**command, "encoders": [clip, dino]})
+    shards = shards[share.number - 1 :: share.of]
     done = Embedded(
         clip=clip,
         dino=dino,
@@ -78,6 +89,8 @@ def embed(
         encoders=encoders,
         read=read,
         encode=encode,
+        how=how,
+        executor=executor,
         before={encoder_id: EncoderVectors(store, encoder_id) for encoder_id in (clip, dino)},
     )
     with store.writing(), ShardProgress(len(shards)) as progress:
@@ -101,6 +114,8 @@ class _Embedding:
     encoders: Encoders
     read: ReadSettings
     encode: EmbedSettings
+    how: JoinSettings | None
+    executor: Executor
     before: dict[str, EncoderVectors]
 
 
@@ -115,14 +130,46 @@ def _embed_all(
     """Embed every shard with some encoders, and count; stop early at a number of samples."""
     _embed_rests(task, wanted, done, progress)
     todo = _Todo(task, wanted, done, progress, most_samples)
-    for shard_done in _embed_missing(todo, task, wanted, progress):
-        shard_id = shard_done.shard.shard_id
-        if shard_done.error is not None:
-            done.fail(shard_id, shard_done.error, shard_done.stats)
-            todo.advance()
-        else:
-            append_metrics(task.store, shard_id, shard_done.stats)
-            todo.account(shard_done.shard, shard_done.stats)
+    there = EmbedShards(
+        root=task.store.root,
+        read=task.read,
+        encode=task.encode,
+        how=task.how,
+        records=task.encoders.records,
+        wanted=wanted,
+        first_shards=task.shards[:FIRST_SHARDS],
+    )
+    here = EmbedHere(work=there, encoders=task.encoders)
+    work = here if isinstance(task.executor, Inline) else there
+    embedding = task.executor.run(work, todo, in_turn=todo.in_turn, on_progress=progress.images)
+    with closing(embedding):
+        for outcome in embedding:
+            shard, report = outcome.task.shard, outcome.report
+            error = outcome.error if report is None else report.error
+            stats = Stats() if report is None else report.stats
+            if error is not None:
+                done.fail(shard.shard_id, error, stats)
+                todo.advance()
+                continue
+            if stats.counts:
+                append_metrics(task.store, shard.shard_id, stats)
+            todo.account(shard, stats)
+
+
+def _check_share(share: Share, read: ReadSettings, encode: EmbedSettings) -> None:
+    """Refuse what one part of the shards cannot know."""
+    if share.of == 1:
+        return
+    if read.limit is not None:
+        raise ValueError(
+            "--limit counts over all shards in their order, which a --part does not see; leave out "
+            "one of them"
+        )
+    if encode.dino_mode == "auto":
+        raise ValueError(
+            "--dino-mode auto chooses by the first of all shards, which a --part does not see; "
+            "give eager or lazy"
+        )
 
 
 class _Todo:
@@ -142,7 +189,7 @@ class _Todo:
         # when the shard before is committed.
         self.in_turn = self._left is not None or most_samples is not None
 
-    def __iter__(self) -> Iterator[tuple[Shard, int | None]]:
+    def __iter__(self) -> Iterator[ShardTask]:
         """Shards, each with what is left of `--limit`."""
         store = self._task.store
         stages = ["samples", *(f"vectors/{encoder_id}" for encoder_id in self._wanted)]
@@ -157,7 +204,7 @@ class _Todo:
             elif all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
                 self.account(shard, Stats())
             else:
-                yield shard, self._left
+                yield ShardTask(shard=shard, quota=self._left)
 
     def account(self, shard: Shard, stats: Stats) -> None:
         """Add a committed shard to the totals."""
@@ -183,39 +230,12 @@ class _Todo:
             self._progress.advance()
 
 
-def _embed_missing(
-    todo: _Todo, task: _Embedding, wanted: list[str], progress: ShardProgress
-) -> Iterator[Done]:
-    """Embed what there is to do; with nothing to do no encoder is loaded."""
-    shards = iter(todo)
-    first = next(shards, None)
-    if first is None:
-        return
-    feeding = task.encode.part(FeedSettings)
-    if feeding.decoders == "process":
-        # Their start takes as long as loading the encoders.
-        warm_up()
-    ids = [record.encoder_id for record in task.encoders.records]
-    roles = {ROLES[ids.index(encoder_id)]: task.encoders.load(encoder_id) for encoder_id in wanted}
-    embedding = embed_shards(
-        chain([first], shards),
-        roles,
-        store=task.store,
-        settings=task.read,
-        feeding=feeding,
-        read_ahead=not todo.in_turn,
-        on_image=progress.image,
-    )
-    with closing(embedding):
-        yield from embedding
-
-
 def _embed_rests(
     task: _Embedding, wanted: list[str], done: Embedded, progress: ShardProgress
 ) -> None:
     """Of shards of which lazy joins had a part looked at: the rest."""
     store = task.store
-    late = replace(task.encoders.late(), on_image=progress.image)
+    late = replace(task.encoders.late(), on_image=lambda: progress.images(1))
     for encoder_id in wanted:
         before = task.before[encoder_id]
         shard_ids = [
@@ -229,7 +249,7 @@ def _embed_rests(
             encoder = task.encoders.load(encoder_id)
             for shard_id, stats, error in embed_rests(store, shard_ids, encoder, late):
                 if error is not None:
-                    done.fail(shard_id, error, stats)
+                    done.fail(shard_id, str(error), stats)
                     continue
                 append_metrics(store, shard_id, stats)
                 done.stats += stats

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from miner.audit import collect_garbage
+from miner.block_work import HandOut, in_turn
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
@@ -27,6 +28,7 @@ def join_and_select(
     how: JoinSettings,
     which: SelectSettings,
     *,
+    hand_out: HandOut = in_turn,
     lazy: bool = False,
     late: Late | None = None,
 ) -> Json:
@@ -35,7 +37,9 @@ def join_and_select(
     with store.writing():
         with JoinProgress() as progress:
             late = late and replace(late, on_image=progress.image)
-            join(store, clip, dino, how, which, progress.at, lazy=lazy, late=late)
+            join(
+                store, clip, dino, how, which, progress.at, hand_out=hand_out, lazy=lazy, late=late
+            )
         record = select(store, store.root / "pairs" / join_name(clip, dino, how), which)
     collect_garbage(store)
     return record

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 
 import torch
 
@@ -59,6 +60,9 @@ class Encoders:
             they are opened.
         read: how these are read.
         how: thresholds at which the run decides; default: the encoders' own.
+        records: CLIP's and DINO's; default: those that the settings name.
+        elsewhere: whether others than this process encode, so that a device that is missing here
+            is no error before an encoder is loaded.
     """
 
     def __init__(
@@ -68,15 +72,19 @@ class Encoders:
         *,
         read: ReadSettings | None = None,
         how: JoinSettings | None = None,
+        records: Sequence[EncoderRecord] | None = None,
+        elsewhere: bool = False,
     ) -> None:
         self._settings = settings
         self._shards = shards
         self._read = read or ReadSettings()
         self._how = how or JoinSettings()
-        self._device = device_of(settings.device)
+        if not elsewhere:
+            device_of(settings.device)
+        clip_record, dino_record = records or map(find_record, (settings.clip, settings.dino))
         self._located = [
-            locate(find_record(settings.clip), settings.clip_weights),
-            locate(find_record(settings.dino), settings.dino_weights),
+            locate(clip_record, settings.clip_weights),
+            locate(dino_record, settings.dino_weights),
         ]
         self._own: dict[str, Group] | None = None
         self._loaded: dict[tuple[str, str, str], Encoder] = {}
@@ -85,6 +93,10 @@ class Encoders:
             raise ValueError(
                 f"--clip and --dino are both {clip}; a blind pair takes two encoders that differ"
             )
+
+    @cached_property
+    def _device(self) -> str:
+        return device_of(self._settings.device)
 
     @property
     def records(self) -> list[EncoderRecord]:

@@ -321,13 +321,13 @@ def test_missing_weights_and_devices_are_resources(commands: Commands, tmp_path:
 def test_interrupt_is_130_and_says_that_work_goes_on(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import embedding
+    from pipelines import embed_work
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     write_corpus(tmp_path / "corpus", num_shards=1)
-    monkeypatch.setattr(embedding, "embed_shards", interrupt)
+    monkeypatch.setattr(embed_work, "embed_shards", interrupt)
     ran = commands.mine(tmp_path / "corpus", "--out", tmp_path / "run")
     assert ran.code == 130
     assert "the same command goes on from here" in ran.err

@@ -1,44 +1,52 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
 import pipelines
-from miner.config import MineSettings, Settings
+from miner.config import MineSettings
 from miner.store import Store
 from pipelines import corpora
 from pipelines.corpora import Corpus, corpus_command, executor_default
+from pipelines.shares import Share
 from tests.commands import Commands
 from tests.small import write_corpus
+
+Asked = list[tuple[Sequence[str], Path, Share | None, MineSettings]]
 
 TOY = Corpus(name="toy.py", about="Mine toys.", defaults={"dataset": "toys", "max_per_image": 7})
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, object, MineSettings]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What a command would have mined."""
-    calls: list[tuple[object, object, MineSettings]] = []
-    monkeypatch.setattr(corpora, "mine_all", lambda *words: calls.append(words) or 0)
+    calls: Asked = []
+
+    def mine_all(*words: Any) -> int:
+        calls.append(words)
+        return 0
+
+    monkeypatch.setattr(corpora, "mine_all", mine_all)
     return calls
 
 
-def test_defaults_count_where_nothing_else_is_said(
-    asked: list[tuple[object, object, MineSettings]], tmp_path: Path
-) -> None:
+def test_defaults_count_where_nothing_else_is_said(asked: Asked, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("max_per_image: 5\nlimit: 3\n")
     command = corpus_command(TOY)
     for words in ((), ("--config", str(config)), ("--config", str(config), "--max-per-image", "1")):
         words = ("a.tar", "b.tar", "--out", "run", *words)
         assert CliRunner().invoke(command, words).exit_code == 0
-        assert asked[-1][:2] == (("a.tar", "b.tar"), Path("run"))
+        assert asked[-1][:3] == (("a.tar", "b.tar"), Path("run"), None)
     given = {"dataset": "toys", **executor_default()}
-    assert [settings for _, _, settings in asked] == [
+    assert [settings for *_, settings in asked] == [
         MineSettings(**given, max_per_image=7),  # type: ignore[arg-type]
         MineSettings(**given, max_per_image=5, limit=3),  # type: ignore[arg-type]
         MineSettings(**given, max_per_image=1, limit=3),  # type: ignore[arg-type]
@@ -59,7 +67,7 @@ def test_every_option_of_mine_is_there() -> None:
 
 
 def test_shards_are_wanted_unless_the_corpus_has_a_home(
-    asked: list[tuple[object, object, MineSettings]],
+    asked: Asked,
 ) -> None:
     ran = CliRunner().invoke(corpus_command(TOY), ["--out", "run"])
     assert "Missing argument 'SHARD...'" in ran.output
@@ -68,17 +76,16 @@ def test_shards_are_wanted_unless_the_corpus_has_a_home(
     assert asked[0][0] == ("s3://bucket/{0..3}.tar",)
 
 
-class WithExecutor(Settings):
-    executor: str = "inline"
-    """Who works."""
-
-
-def test_ray_is_the_default_on_a_ray_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora, "MineSettings", WithExecutor)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert executor_default() == {}
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert executor_default() == {"executor": "ray"}
+def test_ray_is_the_default_on_a_ray_cluster(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("a.tar", "--out", "run", "--part", "2/3")
+    for address, executor in (("", "inline"), ("auto", "ray")):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        command = corpus_command(TOY)
+        assert CliRunner().invoke(command, words).exit_code == 0
+        assert asked[-1][2:] == (Share(2, 3), MineSettings(**TOY.defaults, executor=executor))
+        assert CliRunner().invoke(command, (*words, "--executor", "inline")).exit_code == 0
+        assert asked[-1][-1].executor == "inline"
+    assert "[default: ray]" in CliRunner().invoke(command, ["--help"]).output
 
 
 def test_errors_carry_the_scripts_name_and_code(commands: Commands, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from miner.batch import Busy, Seen
 from miner.config import FeedSettings, ImageLimits
 from miner.decode import Decode, Refused, decode_order
-from miner.encode import Encoded, Work, encode_all
+from miner.encode import Encoded, Pause, Work, encode_all, encode_arriving
 from miner.encoders import Encoder
 from miner.samples import Sample
 from miner.schema import Reason
@@ -100,28 +101,31 @@ def test_waiting_is_given_to_what_held_it_up(encoders: dict[str, Encoder]) -> No
     assert seconds["read"] > 5 * seconds["decode"]
 
 
-def test_one_work_at_a_time_where_nothing_is_to_be_read_ahead(
+def test_works_that_arrive_are_read_ahead_between_two_batches(
     encoders: dict[str, Encoder],
 ) -> None:
-    asked: list[str] = []
+    """And what is in hand is finished where no other work is there yet."""
+    said: list[str] = []
 
-    def works() -> object:
-        for stem in "abc":
-            asked.append(stem)
-            yield work(stem, [sample(1)], "clip")
+    def works() -> Iterator[Work | None]:
+        yield work("a", [sample(seed) for seed in range(12)], "clip")
+        for arriving in ("b", "c"):
+            yield None
+            said.append("asked between batches")
+            yield None
+            said.append(f"asked again for {arriving}")
+            if arriving == "c":
+                yield None
+                said.append("asked with nothing in hand")
+            yield work(arriving, [sample(1)], "clip")
 
-    for ahead in (False, True):
-        asked.clear()
-        running = encode_all(
-            works(),  # type: ignore[arg-type]
-            encoders,
-            limits=ImageLimits(),
-            settings=SETTINGS,
-            read_ahead=ahead,
-        )
-        next(running)
-        assert asked == (["a", "b"] if ahead else ["a"])
-        running.close()
+    for each in encode_arriving(works(), encoders, limits=ImageLimits(), settings=SETTINGS):
+        said.append(each.name if isinstance(each, Pause) else f"{each.work.shard.stem} done")
+    assert said == [
+        *("asked between batches", "BATCH", "asked again for b", "a done"),
+        *("asked between batches", "BATCH", "b done", "asked again for c", "IDLE"),
+        *("asked with nothing in hand", "c done"),
+    ]
 
 
 def test_trace_holds_the_stages(encoders: dict[str, Encoder], tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_new_shards_are_screened_with_old_and_new_only(
 
     def seek(self: Any, block: Any, statistics: Any) -> Any:
         # Only the screening has a DINO of width 1.
-        if self.first.dino_NE.shape[1] == 1:
+        if self.first[1].shape[1] == 1:
             sought.append(block)
         return searched(self, block, statistics)
 
@@ -235,11 +235,11 @@ def test_one_join_at_a_time_screens(
     store = corpus.run("clip", tmp_path / "run")
     held = []
 
-    def screened(task: Any, sides: Any, above: float, progress: Any) -> Any:
+    def screened(task: Any, sides: Any, above: float) -> Any:
         with pytest.raises(Timeout), store.lock(screening_name(task, above)).acquire(timeout=0):
             pass
         held.append(above)
-        return screen(task, sides, above, progress)
+        return screen(task, sides, above)
 
     monkeypatch.setattr("miner.lazy.screen", screened)
     lazy_join(store, corpus)
