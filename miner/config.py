@@ -6,6 +6,7 @@ A command's flags, a YAML file's keys and these fields are the same names (`clip
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -13,10 +14,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
-FileOrUrl = Annotated[
-    str | None, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)
-]
-"""A local file, or a URL with its `#sha256=` (see `miner/staging.py`)."""
+
+def _absolute(value: object) -> object:
+    """A path from the root on; a URL, and what is neither, as it is."""
+    if isinstance(value, Path) or (isinstance(value, str) and value and "://" not in value):
+        return os.path.abspath(value)
+    return value
+
+
+FileOrUrl = Annotated[str | None, Field(min_length=1), BeforeValidator(_absolute)]
+"""A local file, or a URL with its `#sha256=` (see `miner/staging.py`).
+
+Made absolute where it is given, since workers and later commands stand in other folders.
+"""
 
 
 class Settings(BaseModel):

@@ -306,12 +306,7 @@ def _whereabouts(shard: Shard) -> Json:
 
 
 def command_of(name: str, settings: Json) -> Json:
-    """What run.json remembers of a command; later ones may be given in another folder."""
-    files = ("clip_weights", "dino_weights", "exclude_ids")
-    given = {name: settings[name] for name in files if settings.get(name)}
-    settings = settings | {
-        name: path if "://" in path else os.path.abspath(path) for name, path in given.items()
-    }
+    """What run.json remembers of a command."""
     return {
         "command": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

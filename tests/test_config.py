@@ -64,6 +64,11 @@ def test_words_that_are_no_list(nsfw: str) -> None:
 
 
 def test_files_are_paths_or_urls() -> None:
-    assert EmbedSettings(clip_weights=Path("a/b")).clip_weights == "a/b"  # type: ignore[arg-type]
+    # Absolute, for workers and later commands that stand in other folders.
+    there = str(Path.cwd() / "a" / "b#sha256=00")
+    for given in ("a/b#sha256=00", Path("a/../a/b#sha256=00")):
+        assert EmbedSettings(clip_weights=given).clip_weights == there  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        ReadSettings(exclude_ids="")
     url = "s3://bucket/clip.safetensors#sha256=00"
     assert EmbedSettings(dino_weights=url).dino_weights == url

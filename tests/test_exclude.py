@@ -8,15 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from miner.config import ExcludeSettings, ImageLimits, ReadSettings
+from miner.config import EmbedSettings, ExcludeSettings, ImageLimits, ReadSettings
 from miner.embed import reading_fingerprint
-from miner.errors import ResourceError
+from miner.errors import FingerprintError, ResourceError
 from miner.exclude import read_ids
 from miner.law import Refusal
 from miner.records import differences
 from miner.samples import Sample, ShardReader
 from miner.schema import Reason
 from miner.shards import list_shards
+from miner.store import Store
+from pipelines.embed_work import EmbedShards
+from pipelines.loading import Encoders
 from tests.laion import Fields, write_laion
 from tests.reading import read
 from tests.small import jpeg
@@ -210,3 +213,24 @@ def test_filters_are_part_of_the_reading_fingerprint(tmp_path: Path) -> None:
         assert reading_fingerprint(settings) not in (plain, listed)
     keep = ReadSettings(max_punsafe=0.5, unrated="keep")
     assert reading_fingerprint(keep) != reading_fingerprint(ReadSettings(max_punsafe=0.5))
+
+
+def test_a_worker_with_another_list_is_refused(tmp_path: Path) -> None:
+    """Lists of plain paths may differ from node to node."""
+    read = ReadSettings(exclude_ids=ids_file(tmp_path, "a"))
+    store = Store(tmp_path / "run")
+    store.update_run(reading_fingerprint(read), {}, {"command": "test"})
+    encode = EmbedSettings(clip="demo-clip", dino="demo-dino", decoders="thread")
+    work = EmbedShards(
+        root=store.root,
+        read=read,
+        encode=encode,
+        how=None,
+        records=Encoders(encode).records,
+        wanted=(),
+        first_shards=(),
+    )
+    work.open().close()
+    ids_file(tmp_path, "other")
+    with pytest.raises(FingerprintError, match="would read other samples than the driver .exclude"):
+        work.open()
