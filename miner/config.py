@@ -144,8 +144,20 @@ class EmbedSettings(FeedSettings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format in which the encoders compute; vectors are always stored as float16."""
 
+    engines: FileOrUrl = None
+    """Engines that `export-engine --pack` wrote, or URL#sha256=HEX; proven here before use."""
+
     dino_mode: Literal["eager", "lazy", "auto"] = "eager"
     """DINO sees every image, or those in a CLIP candidate pair alone, or whichever costs less."""
+
+    @model_validator(mode="after")
+    def _engines_are_loaded(self) -> Self:
+        if self.engines is not None and self.backend in ("torch", "compile"):
+            raise ValueError(
+                f"--engines has no effect with --backend {self.backend}, which loads none; give "
+                "--backend onnx, tensorrt or tensorrt-rtx, or leave it out"
+            )
+        return self
 
 
 class JoinSettings(Settings):

@@ -72,3 +72,10 @@ def test_files_are_paths_or_urls() -> None:
         ReadSettings(exclude_ids="")
     url = "s3://bucket/clip.safetensors#sha256=00"
     assert EmbedSettings(dino_weights=url).dino_weights == url
+
+
+@pytest.mark.parametrize("backend", ["torch", "compile"])
+def test_engines_take_a_backend_that_loads_them(backend: str) -> None:
+    with pytest.raises(ValidationError, match=f"--engines has no effect with --backend {backend}"):
+        EmbedSettings(engines="engines.tar", backend=backend)  # type: ignore[arg-type]
+    assert EmbedSettings(engines="engines.tar", backend="onnx").engines
