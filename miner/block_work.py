@@ -12,6 +12,7 @@ from pathlib import Path
 
 from miner.blocks import Block, BlockSearch, is_committed
 from miner.codes import CodeShelf
+from miner.pack_copies import nearby, put_copies
 from miner.packs import PackedVectors
 from miner.store import Store
 
@@ -43,16 +44,17 @@ class BlockWork:
         impl: the implementation.
         clip_above: a candidate's cosine is strictly above this.
         commit: what is done with a block; a function of a module, so that it may travel.
-        codes: folder of the codes that workers share; None keeps them in memory.
+        join: the name of the join whose packs they are; None where one process does all the work,
+            and keeps to itself what it needs for that.
     """
 
-    root: Path
+    root: Path | str
     stage: str
     packs: tuple[PackedVectors, ...]
     impl: str
     clip_above: float
     commit: Commit
-    codes: Path | None = None
+    join: str | None = None
 
     def open(self) -> BlockWorker:
         """Map the rows, and choose how they are screened.
@@ -68,8 +70,11 @@ class BlockWorker:
 
     def __init__(self, work: BlockWork) -> None:
         self._work, self._store = work, Store(work.root)
-        shelf = None if work.codes is None else CodeShelf(work.codes)
-        vectors = [pack.open() for pack in work.packs]
+        packs, shelf = work.packs, None
+        if work.join is not None:
+            packs = tuple(nearby(self._store, work.join, pack) for pack in packs)
+            shelf = CodeShelf(packs[0].folder / "codes")
+        vectors = [pack.open() for pack in packs]
         self._search = BlockSearch(vectors, work.impl, work.clip_above, shelf)
 
     def commit(self, task: BlockTask) -> None:
@@ -101,6 +106,8 @@ def search_blocks(
 ) -> None:
     """Have all blocks searched that are not committed whole."""
     todo = [task for task in tasks if not is_committed(store, work.stage, task.name)]
+    if todo and work.join is not None:
+        put_copies(store, work.join, work.packs)
     done = len(tasks) - len(todo)
     progress(done, len(tasks))
     for _ in hand_out(work, todo):

@@ -162,7 +162,7 @@ def withdraw_others(store: Store, stage: str, names: Collection[str]) -> None:
 
 def is_committed(store: Store, stage: str, name: str) -> bool:
     """Whether a block was committed and is whole; one that is damaged is taken back."""
-    if not store.commit_path(stage, name).exists():
+    if not store.is_committed(stage, name):
         return False
     whole = all(store.is_whole(file) for file in store.record(stage, name)["files"])
     if not whole:

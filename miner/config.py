@@ -187,8 +187,11 @@ class JoinSettings(Settings):
     recheck: bool = False
     """Encode the images of borderline pairs anew in float32, and decide these pairs by that."""
 
-    against: Path | None = None
+    against: str | None = None
     """Another run: its images are sought as partners of this run's, and no others."""
+
+    scratch: Path | None = None
+    """A local folder for what a join maps into memory; default: in the run, or ~/.cache."""
 
     @property
     def keep_clip_above(self) -> float:

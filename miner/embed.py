@@ -169,9 +169,9 @@ def _works(
         missing = tuple(
             role
             for role, encoder in encoders.items()
-            if not store.commit_path(f"vectors/{encoder.encoder_id}", shard.shard_id).exists()
+            if not store.is_committed(f"vectors/{encoder.encoder_id}", shard.shard_id)
         )
-        is_new = not store.commit_path("samples", shard.shard_id).exists()
+        is_new = not store.is_committed("samples", shard.shard_id)
         reader = ShardReader(shard, settings, settings)
         yield _ShardWork(
             shard=shard,

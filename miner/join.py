@@ -18,12 +18,13 @@ from miner.config import JoinSettings, SelectSettings
 from miner.gather import Gathered, gather
 from miner.implementations import IMPLEMENTATIONS, implementation, why_chosen
 from miner.lazy import lazy_sides
+from miner.pack_copies import delete_copies
 from miner.packs import as_one_segment
 from miner.pairs import join_name, raw_pairs, raw_table
 from miner.partial import Late
 from miner.publish import PART_ROWS, publish
 from miner.recheck import Rechecked, grown, reach, recheck, refuse_idle, widened
-from miner.records import Json, digest, replace_record
+from miner.records import Json, digest
 from miner.rows import inputs, joined_shards
 from miner.sides import BORDERLINE, Joined, JoinTask, band, eager_sides, runs_to_join
 from miner.store import Store
@@ -81,7 +82,7 @@ def join(
     shards = [joined_shards(each, *seen_all) for each in stores]
     task = JoinTask(
         stores=stores,
-        folder=store.root / "pairs" / join_name(clip, dino, settings),
+        name=join_name(clip, dino, settings),
         clip=clip,
         dino=dino,
         settings=settings,
@@ -92,7 +93,7 @@ def join(
     )
     fingerprint = digest(
         {
-            "settings": settings.model_dump(exclude={"join", "against"}),
+            "settings": settings.model_dump(exclude={"join", "against", "scratch"}),
             "near": [near.near_clip, near.near_dino] if settings.collapse == "near" else None,
             "inputs": [
                 inputs(each, seen_all, ids) for each, ids in zip(stores, shards, strict=True)
@@ -103,16 +104,16 @@ def join(
             "lazy": lazy,
         }
     )
-    with store.lock(task.folder.name):
-        done = store.join_record(task.folder)
-        where = None if settings.against is None else str(stores[1].root.resolve())
+    with store.lock(task.name):
+        done = store.join_record(task.name)
+        where = None if settings.against is None else stores[1].files.address
         if done is not None and done["fingerprint"] == fingerprint and _stands(task, done):
             if done["against"] != where:
                 # The other run was moved since.
                 done["against"] = where
-                replace_record(task.folder / "join.json", done)
+                store.replace_record(f"pairs/{task.name}/join.json", done)
             return done
-        record: Json = {"name": task.folder.name, "fingerprint": fingerprint}
+        record: Json = {"name": task.name, "fingerprint": fingerprint}
         record |= {"clip": clip, "dino": dino, "against": where, "shards": shards}
         return _join(task, record, lazy, late)
 
@@ -135,7 +136,7 @@ def _join(task: JoinTask, record: Json, lazy: bool, late: Late | None) -> Json:
     raw = raw_pairs(sets, pairs, settings, bands)
     clip_width = joined.packs[0].clip_ND.shape[1]
     record |= {
-        **settings.model_dump(exclude={"join", "against"}),
+        **settings.model_dump(exclude={"join", "against", "scratch"}),
         "near_clip": task.near.near_clip if settings.collapse == "near" else None,
         "near_dino": task.near.near_dino if settings.collapse == "near" else None,
         "borderline_clip": bands[0],
@@ -166,8 +167,9 @@ def _join(task: JoinTask, record: Json, lazy: bool, late: Late | None) -> Json:
         raw_table(sets, raw, slice(start, start + PART_ROWS), with_blind=settings.keeps_more)
         for start in range(0, max(1, len(raw)), PART_ROWS)
     )
-    record = publish(store, task.folder, parts, found.histogram.table(), record)
+    record = publish(store, task.name, parts, found.histogram.table(), record)
     shutil.rmtree(task.packed, ignore_errors=True)
+    delete_copies(store, task.name)
     withdraw_others(store, task.stage, names)
     return record
 
@@ -240,7 +242,7 @@ def _search(task: JoinTask, joined: Joined, settings: JoinSettings) -> tuple[lis
         impl=task.impl,
         clip_above=settings.keep_clip_above,
         commit=partial(commit_block, settings=settings),
-        codes=task.codes("rows"),
+        join=task.shared,
     )
     tasks = [BlockTask(name=name, block=block) for name, block in zip(names, blocks, strict=True)]
     search_blocks(store, work, tasks, task.hand_out, task.progress)

@@ -106,7 +106,7 @@ def screen(task: JoinTask, sides: list[Rows], above: float) -> list[np.ndarray]:
         impl=task.impl,
         clip_above=above,
         commit=_commit,
-        codes=task.codes("screened"),
+        join=task.shared,
     )
     tasks = [BlockTask(name=name, block=block) for name, block in zip(names, blocks, strict=True)]
     search_blocks(store, work, tasks, task.hand_out, task.progress)

@@ -28,6 +28,9 @@ SEGMENT_ROWS = 131_072
 MOST_SEGMENTS = 64
 """Rows to a segment, more where there would be too many segments; a shard is never parted."""
 
+FILES = CLIP_FILE, DINO_FILE = "clip.npy", "dino.npy"
+"""Of a pack, in the order of its encoders."""
+
 MOST_SMALL = 8
 """Segments with fewer rows than that which are left as they are."""
 
@@ -66,6 +69,11 @@ class PackedVectors:
     num_rows: int
 
     @property
+    def files(self) -> list[str]:
+        """The names of the files with the vectors."""
+        return [name for name, has_say in zip(FILES, self.encoders, strict=True) if has_say]
+
+    @property
     def content(self) -> Json:
         """What has to lie in the folder."""
         return {"segments": list(self.segments), "encoders": list(self.encoders)}
@@ -92,8 +100,8 @@ class PackedVectors:
         clip_ND, dino_NE = (
             torch.ones(self.num_rows, 1, dtype=torch.float16)
             if encoder_id is None
-            else torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode=mode))
-            for name, encoder_id in zip(("clip", "dino"), self.encoders, strict=True)
+            else torch.from_numpy(np.load(self.folder / name, mmap_mode=mode))
+            for name, encoder_id in zip(FILES, self.encoders, strict=True)
         )
         return clip_ND, dino_NE
 
@@ -197,10 +205,10 @@ def build_pack(
     if not files.lie_there():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for name, encoder_id in zip(("clip", "dino"), encoders, strict=True):
+        for name, encoder_id in zip(FILES, encoders, strict=True):
             if encoder_id is not None:
-                lack = may_lack and name == "dino"
-                _copy_vectors(store, folder / f"{name}.npy", encoder_id, packed, may_lack=lack)
+                lack = may_lack and name == DINO_FILE
+                _copy_vectors(store, folder / name, encoder_id, packed, may_lack=lack)
         replace_json(folder / "pack.json", files.content)
     clip_ND, dino_NE = files.open()
     return Pack(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,9 @@ from miner import schema
 from miner.config import SelectSettings
 from miner.copies import near_copies
 from miner.errors import StoreError
-from miner.records import Json, digest, replace_record
+from miner.records import Json, digest
 from miner.rows import runs_of, samples_of, vectors_of
-from miner.store import Store, read_parts
+from miner.store import Store
 
 KEPT = "kept"
 """Verdict on a selected pair; every other verdict says why the pair was dropped."""
@@ -76,12 +74,12 @@ def rank_order(raw: pa.Table, settings: SelectSettings) -> list[int]:
     return sorted(range(len(raw)), key=lambda row: (-by[row], *(key[row] for key in keys)))
 
 
-def select(store: Store, folder: Path, settings: SelectSettings) -> Json:
+def select(store: Store, name: str, settings: SelectSettings) -> Json:
     """Write a join's `selected.parquet`, unless it is there already.
 
     Args:
         store: the run directory.
-        folder: the join's folder.
+        name: the join's.
         settings: near-copies, cap and ranking.
 
     Returns:
@@ -90,30 +88,31 @@ def select(store: Store, folder: Path, settings: SelectSettings) -> Json:
     Raises:
         StoreError: the join is not whole.
     """
-    with store.lock(folder.name):
-        record = store.join_record(folder)
+    with store.lock(name):
+        record = store.join_record(name)
         if record is None:
             raise StoreError(
-                f"{folder} holds no whole join; run `blindpairs join {store.root}` again"
+                f"{store.place(f'pairs/{name}')} holds no whole join; "
+                f"run `blindpairs join {store.root}` again"
             )
         fingerprint = digest({"settings": settings.model_dump(), "join": record["fingerprint"]})
         done = record.get("selection")
         if done and done["fingerprint"] == fingerprint and store.is_whole(done["file"]):
             return record
-        raw = read_parts(folder)
+        raw = store.raw(name)
         said = verdicts(store, raw, record, settings)
         kept = [row for row in rank_order(raw, settings) if said[row] == KEPT]
         table = _selected_table(runs_of(store, record), raw, kept)
         # A report of the former selection would show other pairs.
-        shutil.rmtree(folder / "report", ignore_errors=True)
-        base = folder.relative_to(store.root).as_posix()
+        base = f"pairs/{name}"
+        store.files.delete_folder(f"{base}/report")
         record["selection"] = {
             "fingerprint": fingerprint,
             "settings": settings.model_dump(),
             "counts": dict(sorted(Counter(said).items())),
             "file": asdict(store.write_table(table, base, "selected.parquet")),
         }
-        replace_record(folder / "join.json", record)
+        store.replace_record(f"{base}/join.json", record)
         return record
 
 

@@ -26,17 +26,17 @@ from miner.config import (
     SelectSettings,
 )
 from miner.errors import MinerError, ResourceError
-from pipelines.options import settings_from, settings_options
+from pipelines.options import RUN, settings_from, settings_options
 from pipelines.shares import WHOLE, Share, part_option
 
 PARTIAL = 3
 INTERRUPTED = 130
 
 out_console = Console(highlight=False, soft_wrap=True)
-folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+folder = click.argument("folder", metavar="DIR", type=RUN)
 shards = click.argument("patterns", metavar="SHARD...", nargs=-1, required=True)
 out = click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="The run directory."
+    "--out", required=True, type=RUN, help="The run directory, or its s3:// or gs:// URL."
 )
 join_option = click.option(
     "--name", default=None, help="The join's name; default: the one that was made last."
@@ -85,14 +85,18 @@ def configure_logging(verbose: bool) -> None:
 @part_option
 @settings_options(MineSettings)
 def mine(
-    patterns: Sequence[str], out: Path, share: Share | None, config_file: Path | None, **flags: Any
+    patterns: Sequence[str],
+    out: Path | str,
+    share: Share | None,
+    config_file: Path | None,
+    **flags: Any,
 ) -> int:
     """Mine the whole way: embed, join, select, report. Run again, it does only what is missing."""
     return mine_all(patterns, out, share, settings_from(MineSettings, flags, config_file))
 
 
 def mine_all(
-    patterns: Sequence[str], out: Path, share: Share | None, settings: MineSettings
+    patterns: Sequence[str], out: Path | str, share: Share | None, settings: MineSettings
 ) -> int:
     """Mine the whole way, or embed a share of the shards, and say what was found; the exit code."""
     from pipelines import driver, show
@@ -137,23 +141,23 @@ def demo(out: Path) -> int:
 @click.option(
     "--limit", type=click.IntRange(min=0), help="Pairs to show, best first; 0 all.  [default: 2000]"
 )
-def report(folder: Path, name: str | None, limit: int | None) -> int:
+def report(folder: Path | str, name: str | None, limit: int | None) -> int:
     """Write a join's report: one folder that opens in a browser, with no network."""
     _write_report(folder, name, limit)
     return 0
 
 
-def _write_report(root: Path, name: str | None, limit: int | None) -> None:
+def _write_report(root: Path | str, name: str | None, limit: int | None) -> None:
     from miner.report import DEFAULT_LIMIT, write_report
     from miner.store import Store
     from pipelines import joins, show
     from pipelines.demo import tables_of
 
     store = Store(root)
-    folder = joins.pick_join(store, name)
-    tables = tables_of(store, folder)
+    name = joins.pick_join(store, name)
+    tables = tables_of(store, name)
     most = DEFAULT_LIMIT if limit is None else limit or None
-    page = write_report(store, folder, limit=most, tables=tables)
+    page = write_report(store, name, limit=most, tables=tables)
     show.facts(out_console, [("report", f"{page} (open it in a browser)")])
 
 
@@ -163,7 +167,11 @@ def _write_report(root: Path, name: str | None, limit: int | None) -> None:
 @part_option
 @settings_options(EmbedOnly)
 def embed(
-    patterns: Sequence[str], out: Path, share: Share | None, config_file: Path | None, **flags: Any
+    patterns: Sequence[str],
+    out: Path | str,
+    share: Share | None,
+    config_file: Path | None,
+    **flags: Any,
 ) -> int:
     """Embed shards with both encoders; what is committed already is not done again."""
     from miner.store import Store
@@ -195,7 +203,7 @@ def embed(
 @cli.command()
 @folder
 @settings_options(JoinEncoders)
-def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
+def join(folder: Path | str, config_file: Path | None, **flags: Any) -> int:
     """Join what was embedded into blind pairs, and select from them."""
     from miner.store import Store
     from pipelines import driver, joins, show
@@ -216,7 +224,7 @@ def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
 @folder
 @join_option
 @settings_options(SelectSettings)
-def select(folder: Path, name: str | None, config_file: Path | None, **flags: Any) -> int:
+def select(folder: Path | str, name: str | None, config_file: Path | None, **flags: Any) -> int:
     """Select again from a join's pairs: near-copies, cap, ranking."""
     from miner.store import Store
     from pipelines import driver, joins, show
@@ -233,11 +241,11 @@ def select(folder: Path, name: str | None, config_file: Path | None, **flags: An
 
 @cli.command()
 @shards
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="A run on the same corpus, to learn from."
-)
+@click.option("--out", type=RUN, help="A run on the same corpus, to learn from.")
 @settings_options(PlanSettings)
-def plan(patterns: Sequence[str], out: Path | None, config_file: Path | None, **flags: Any) -> int:
+def plan(
+    patterns: Sequence[str], out: Path | str | None, config_file: Path | None, **flags: Any
+) -> int:
     """Estimate images, bytes, hours, memory and pairs before anything runs."""
     from miner.store import Store
     from pipelines import show
@@ -251,7 +259,7 @@ def plan(patterns: Sequence[str], out: Path | None, config_file: Path | None, **
 
 @cli.command()
 @folder
-def status(folder: Path) -> int:
+def status(folder: Path | str) -> int:
     """Show what is done, missing and rejected."""
     from miner.store import Store
     from pipelines import show
@@ -265,7 +273,7 @@ def status(folder: Path) -> int:
 @click.argument("image_1")
 @click.argument("image_2")
 @join_option
-def why(folder: Path, image_1: str, image_2: str, name: str | None) -> int:
+def why(folder: Path | str, image_1: str, image_2: str, name: str | None) -> int:
     """Explain why two images are, or are not, a blind pair."""
     from miner.store import Store
     from pipelines import joins, show
@@ -277,7 +285,7 @@ def why(folder: Path, image_1: str, image_2: str, name: str | None) -> int:
 @cli.command(name="verify")
 @folder
 @click.option("--gc", is_flag=True, help="Remove files that no commit names.")
-def verify_command(folder: Path, gc: bool) -> int:
+def verify_command(folder: Path | str, gc: bool) -> int:
     """Check every commit, hash and count of a run."""
     from miner.audit import collect_garbage, verify
     from miner.store import Store

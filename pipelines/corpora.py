@@ -51,7 +51,7 @@ def corpus_command(corpus: Corpus) -> click.Command:
     def command(
         verbose: bool,
         patterns: Sequence[str],
-        out: Path,
+        out: Path | str,
         share: Share | None,
         config_file: Path | None,
         **flags: Any,

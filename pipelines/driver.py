@@ -42,12 +42,12 @@ __all__ = [
 ]
 
 
-def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Embedded, Json]:
+def mine(patterns: Sequence[str], out: Path | str, settings: MineSettings) -> tuple[Embedded, Json]:
     """The whole run: embed, join, select. Run again, it does only what is missing.
 
     Args:
         patterns: shards, as `miner.shards.list_shards` takes them.
-        out: the run directory.
+        out: the run directory, or its URL.
         settings: everything.
 
     Returns:
@@ -72,7 +72,7 @@ def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Em
 
 
 def mine_share(
-    patterns: Sequence[str], out: Path, settings: MineSettings, share: Share
+    patterns: Sequence[str], out: Path | str, settings: MineSettings, share: Share
 ) -> Embedded:
     """The embedding of a share of a run; pairs are sought when all shards have theirs.
 
@@ -90,7 +90,11 @@ def mine_share(
 
 
 def _embed(
-    patterns: Sequence[str], out: Path, settings: MineSettings, share: Share, executor: Executor
+    patterns: Sequence[str],
+    out: Path | str,
+    settings: MineSettings,
+    share: Share,
+    executor: Executor,
 ) -> Embedded:
     store = Store(out)
     command = command_of("mine", settings.model_dump(mode="json", exclude_defaults=True))

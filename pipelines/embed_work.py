@@ -7,6 +7,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from miner.config import EmbedSettings, FeedSettings, JoinSettings, ReadSettings
 from miner.decoders import warm_up
 from miner.embed import ROLES, embed_shards, reading_fingerprint
@@ -17,7 +19,7 @@ from miner.shards import Shard
 from miner.stats import Stats
 from miner.store import Store
 from pipelines.executors import OnProgress, Work, Worker
-from pipelines.loading import Encoders
+from pipelines.loading import Encoders, device_of
 
 FIRST_SHARDS = 100
 """Shards on whose first images a worker's engines prove themselves, at most."""
@@ -58,7 +60,7 @@ class EmbedShards(Work[ShardTask, ShardReport]):
         first_shards: on whose images engines prove themselves.
     """
 
-    root: Path
+    root: Path | str
     read: ReadSettings
     encode: EmbedSettings
     how: JoinSettings | None
@@ -74,10 +76,12 @@ class EmbedShards(Work[ShardTask, ShardReport]):
             MinerError: weights or a device are missing here, or an engine is not equal.
         """
         encode = self.encode
-        if num_cores is not None and encode.num_decoders is None:
+        if num_cores is not None:
+            torch.set_num_threads(num_cores)
             # Beside a GPU, encoding and reading take a core each.
-            own = 2 if encode.device.startswith("cuda") else 0
-            encode = encode.model_copy(update={"num_decoders": max(num_cores - own, 1)})
+            own = 2 if device_of(encode.device) == "cuda" else 0
+            num_decoders = encode.num_decoders or max(num_cores - own, 1)
+            encode = encode.model_copy(update={"num_decoders": num_decoders})
         given = [record.model_copy(update={"weights_sha256": None}) for record in self.records]
         encoders = Encoders(encode, self.first_shards, read=self.read, how=self.how, records=given)
         for record, here in zip(self.records, encoders.records, strict=True):

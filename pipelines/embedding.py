@@ -66,7 +66,7 @@ def embed(
     executor = executor or Inline()
     _check_share(share, read, encode)
     listed = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
-    root = os.path.realpath(store.root)
+    root = store.files.address
     if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
     elsewhere = not isinstance(executor, Inline)
@@ -201,7 +201,7 @@ class _Todo:
             if shard.shard_id in self._done.failed:
                 # What cannot be read is not tried twice.
                 self.advance()
-            elif all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
+            elif all(store.is_committed(stage, shard.shard_id) for stage in stages):
                 self.account(shard, Stats())
             else:
                 yield ShardTask(shard=shard, quota=self._left)
@@ -243,7 +243,7 @@ def _embed_rests(
             for shard in task.shards
             if before.names(shard.shard_id)
             and shard.shard_id not in done.failed
-            and not store.commit_path(f"vectors/{encoder_id}", shard.shard_id).exists()
+            and not store.is_committed(f"vectors/{encoder_id}", shard.shard_id)
         ]
         if shard_ids:
             encoder = task.encoders.load(encoder_id)
@@ -258,7 +258,7 @@ def _embed_rests(
 
 def _check_cut(store: Store, shard: Shard, quota: int | None) -> None:
     """Refuse a shard that was committed with another `--limit`."""
-    if not store.commit_path("samples", shard.shard_id).exists():
+    if not store.is_committed("samples", shard.shard_id):
         return
     cut_after = store.record("samples", shard.shard_id)["cut_after"]
     if cut_after is not None and cut_after != quota:

@@ -17,9 +17,29 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from miner.config import Settings
+from miner.objects import is_object_url
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class RunDirectory(click.ParamType):  # type: ignore[type-arg]
+    """A run directory: a local folder, or a URL as `s3://bucket/run`."""
+
+    name = "directory"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
+        """A folder as a path, a URL as it is; another scheme is refused."""
+        if isinstance(value, Path) or is_object_url(value):
+            return value  # type: ignore[no-any-return]
+        if "://" in value:
+            self.fail(f"{value}: a run lies in a folder or at s3:// or gs://", param, ctx)
+        return Path(value)
+
+
+RUN = RunDirectory()
 
 
 def settings_options(

@@ -86,7 +86,7 @@ def _time_spent(stats: Stats) -> Facts:
         yield "time", f"{sum(stats.seconds.values()):.1f} s: {shares}"
 
 
-def joined(console: Console, root: Path, record: Json) -> None:
+def joined(console: Console, root: Path | str, record: Json) -> None:
     """How many pairs each step of a join left."""
     counts, selection = record["counts"], record["selection"]["counts"]
     lines = [
@@ -106,7 +106,7 @@ def joined(console: Console, root: Path, record: Json) -> None:
         *_encoded_late(record),
         *([("recall", _recall(record["search"]["knn"]))] if record["impl"] == "knn" else []),
         ("selected", f"{selection.get('kept', 0)}"),
-        ("table", str(root / record["selection"]["file"]["path"])),
+        ("table", f"{root}/{record['selection']['file']['path']}"),
     ]
     facts(console, lines)
 
@@ -171,8 +171,8 @@ def status(console: Console, store: Store) -> None:
     lines = [("decodable", str(totals["decodable"])), ("quarantined", str(totals["quarantined"]))]
     lines += [(f"  {reason}", str(number)) for reason, number in reasons.most_common() if number]
     facts(console, lines)
-    for folder in store.joins():
-        console.print(f"join: {folder.name}", markup=False)
+    for name in store.joins():
+        console.print(f"join: {name}", markup=False)
 
 
 def _parts(vectors: EncoderVectors | None, shard_id: str) -> str:

@@ -19,7 +19,7 @@ from pipelines.shares import Share
 from tests.commands import Commands
 from tests.small import write_corpus
 
-Asked = list[tuple[Sequence[str], Path, Share | None, MineSettings]]
+Asked = list[tuple[Sequence[str], Path | str, Share | None, MineSettings]]
 
 TOY = Corpus(name="toy.py", about="Mine toys.", defaults={"dataset": "toys", "max_per_image": 7})
 

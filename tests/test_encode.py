@@ -8,7 +8,7 @@ import pytest
 from miner.batch import Busy, Seen
 from miner.config import FeedSettings, ImageLimits
 from miner.decode import Decode, Refused, decode_order
-from miner.encode import Encoded, Pause, Work, encode_all, encode_arriving
+from miner.encode import Encoded, Work, encode_all, encode_arriving
 from miner.encoders import Encoder
 from miner.samples import Sample
 from miner.schema import Reason
@@ -120,7 +120,8 @@ def test_works_that_arrive_are_read_ahead_between_two_batches(
             yield work(arriving, [sample(1)], "clip")
 
     for each in encode_arriving(works(), encoders, limits=ImageLimits(), settings=SETTINGS):
-        said.append(each.name if isinstance(each, Pause) else f"{each.work.shard.stem} done")
+        done = isinstance(each, Encoded) and f"{each.work.shard.stem} done"
+        said.append(done or str(each).removeprefix("Pause."))
     assert said == [
         *("asked between batches", "BATCH", "asked again for b", "a done"),
         *("asked between batches", "BATCH", "b done", "asked again for c", "IDLE"),

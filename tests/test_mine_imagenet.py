@@ -53,13 +53,13 @@ def test_labels_and_splits_are_carried_and_select(commands: Commands, tmp_path: 
     for split, rows in (("train", samples["train"]), ("val", samples["validation"])):
         assert [row["label"] for row in rows] == ["0", "1"] * 4
         assert {json.loads(row["meta"])["split"] for row in rows} == {split}
-    (folder,) = store.joins()
-    counts = store.join_record(folder)["selection"]["counts"]  # type: ignore[index]
-    rows = pq.read_table(folder / "selected.parquet").to_pylist()
+    (name,) = store.joins()
+    counts = store.join_record(name)["selection"]["counts"]  # type: ignore[index]
+    rows = pq.read_table(run / "pairs" / name / "selected.parquet").to_pylist()
     assert len(rows) == counts["kept"] > 0
     assert all(row["label_1"] != row["label_2"] for row in rows)
     assert commands("select", run, "--labels", "same", "--max-per-image", "50").code == 0
-    same = store.join_record(folder)["selection"]["counts"]  # type: ignore[index]
+    same = store.join_record(name)["selection"]["counts"]  # type: ignore[index]
     assert same["kept"] == counts["same_label"] > 0
     assert same["different_labels"] == counts["kept"]
 

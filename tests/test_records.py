@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from miner.records import (
     canonical,
     differences,
     digest,
-    put_record,
     read_json,
     read_record,
     replace_json,
@@ -24,37 +22,17 @@ def test_canonical_text_does_not_depend_on_the_order_of_keys() -> None:
         canonical({"a": float("nan")})
 
 
-def test_record_comes_back_as_it_was_put(tmp_path: Path) -> None:
+def test_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "record.json"
-    assert put_record(path, {"a": 1})
+    replace_record(path, {"a": 1})
     assert read_record(path) == {"a": 1}
     assert [p.name for p in path.parent.iterdir()] == ["record.json"]
-
-
-def test_put_never_overwrites(tmp_path: Path) -> None:
-    path = tmp_path / "record.json"
-    assert put_record(path, {"winner": 1})
-    assert not put_record(path, {"winner": 2})
-    assert read_record(path) == {"winner": 1}
-
-
-def _race(path: str, number: int) -> bool:
-    return put_record(Path(path), {"winner": number})
-
-
-def test_one_of_many_racing_writers_wins(tmp_path: Path) -> None:
-    path = tmp_path / "record.json"
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        won = pool.starmap(_race, [(str(path), number) for number in range(32)])
-    assert sum(won) == 1
-    assert read_record(path) == {"winner": won.index(True)}
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", ["edit", "cut", "empty", "list"])
 def test_damaged_record_is_told(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "record.json"
-    put_record(path, {"rows": 12})
+    replace_record(path, {"rows": 12})
     text = path.read_text()
     damaged = {
         "edit": text.replace("12", "13"),

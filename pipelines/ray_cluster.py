@@ -1,0 +1,166 @@
+"""The Ray cluster that a run works on: the one that is there, else one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from miner.config import ExecutorSettings
+from miner.errors import ResourceError
+
+log = logging.getLogger(__name__)
+
+MOST_CORES = 8
+"""Cores of a worker that computes on CPUs, where the settings say nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What each worker needs of a node.
+
+    Attributes:
+        num_gpus: 0 or 1.
+        num_cores: that Ray sets aside for it.
+    """
+
+    num_gpus: int
+    num_cores: int
+
+    def __str__(self) -> str:
+        gpu = "a GPU and " if self.num_gpus else ""
+        return f"{gpu}{self.num_cores} cores"
+
+    def fits(self, resources: dict[str, float]) -> int:
+        """How many workers some resources are enough for."""
+        by_cores = int(resources.get("CPU", 0)) // self.num_cores
+        return min(by_cores, int(resources.get("GPU", 0))) if self.num_gpus else by_cores
+
+
+class Cluster:
+    """A connection to a cluster.
+
+    Attributes:
+        is_ours: whether it was started here, and ends with the run; then it does not grow.
+        needs: of each worker.
+    """
+
+    def __init__(self, settings: ExecutorSettings, device: str) -> None:
+        """Connect.
+
+        Args:
+            settings: cores of each worker.
+            device: `auto`, `cpu` or `cuda`.
+
+        Raises:
+            ResourceError: no cluster can be reached or started, or there is no room in it.
+        """
+        self._is_connected_here = not ray.is_initialized()
+        self.is_ours = self._is_connected_here and _connect()
+        try:
+            self.needs = self._needs_of(settings, device)
+            self._check_room(device)
+        except BaseException:
+            self.close()
+            raise
+
+    def nodes(self) -> dict[str, dict[str, float]]:
+        """Resources of every node that is alive, by its id."""
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+
+    def room(self) -> int:
+        """How many workers the nodes are enough for, if nobody else used them."""
+        return sum(self.needs.fits(resources) for resources in self.nodes().values())
+
+    def describe(self) -> str:
+        """What there is, in words."""
+        nodes = self.nodes().values()
+        gpus, cores = (sum(int(n.get(kind, 0)) for n in nodes) for kind in ("GPU", "CPU"))
+        return f"{len(nodes)} nodes with {cores} cores and {gpus} GPUs"
+
+    def close(self) -> None:
+        """Disconnect; a cluster of our own ends."""
+        if self._is_connected_here:
+            with _signals_kept():
+                ray.shutdown()
+            self._is_connected_here = False
+
+    def _needs_of(self, settings: ExecutorSettings, device: str) -> Needs:
+        nodes = list(self.nodes().values())
+        has_gpu = any(node.get("GPU", 0) >= 1 for node in nodes)
+        cores = settings.cores_per_worker
+        if device == "cuda" or (device == "auto" and has_gpu):
+            shares = [int(n.get("CPU", 0)) // int(n["GPU"]) for n in nodes if n.get("GPU", 0) >= 1]
+            return Needs(num_gpus=1, num_cores=cores or max(min(shares, default=1), 1))
+        sizes = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+        return Needs(num_gpus=0, num_cores=cores or min(MOST_CORES, *(sizes or [1])))
+
+    def _check_room(self, device: str) -> None:
+        if self.room() > 0:
+            return
+        lacks = f"each worker needs {self.needs}, and the Ray cluster has {self.describe()}"
+        if self.is_ours:
+            raise ResourceError(
+                f"--device {device}: {lacks}, all of this machine; give --device cpu or fewer "
+                "--cores-per-worker, or start a cluster with such nodes and set RAY_ADDRESS"
+            )
+        log.warning("%s: waiting for nodes to be added", lacks)
+
+
+def _connect() -> bool:
+    """Connect to a cluster, or start one; whether it was started."""
+    # Ray says on its own what nobody asked for.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    named = os.environ.get("RAY_ADDRESS")
+    with _signals_kept():
+        try:
+            context, is_ours = _init("auto"), named == "local"
+        except ConnectionError as error:
+            if named is not None:
+                raise ResourceError(
+                    f"--executor ray: no Ray cluster answers at RAY_ADDRESS, {named} ({error}); "
+                    "name one that is up, or unset it to start one on this machine"
+                ) from error
+            context, is_ours = _init("local"), True
+    log.warning(
+        "--executor ray: %s at %s",
+        "a Ray cluster of this machine alone, started for this run," if is_ours else "the cluster",
+        context.address_info["gcs_address"],
+    )
+    return is_ours
+
+
+def _init(address: str) -> Any:
+    context = ray.init(
+        address=address,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    # Ray prints on stdout what becomes of its processes, whatever it was told; we log it ourselves.
+    told: Any = ray._private.worker
+    told._worker_logs_enabled = False
+    return context
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep what SIGTERM and SIGINT do; Ray takes the first for itself when it connects."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
