@@ -37,6 +37,9 @@ IN_HAND = 2
 PIPE_BYTES = 2**20
 """Room for orders that a worker has not taken yet; Linux gives everyone so much."""
 
+MOST_BYTES = 2**28
+"""Of images that wait for their workers, or are with them; one larger than that goes alone."""
+
 ORDER_LIMIT_S = 120.0
 """How long a worker may be at an order, in seconds; a slow image takes a thousandth of it."""
 
@@ -105,6 +108,7 @@ class Decoders:
         self._on_reply, self._on_error = on_reply, on_error
         self._most_waiting = 2 * num_decoders
         self._waiting: deque[Order] = deque()
+        self._num_bytes = 0
         self._change = threading.Condition()
         self._is_closed = False
         work = self._in_process if kind == "process" else self._in_thread
@@ -117,10 +121,16 @@ class Decoders:
 
     def submit(self, order: Order) -> bool:
         """Hand over an order; waits while many others wait. False once this is closed."""
+        num_bytes = _num_bytes(order)
         with self._change:
             self._change.wait_for(
-                lambda: self._is_closed or len(self._waiting) < self._most_waiting
+                lambda: self._is_closed
+                or (
+                    len(self._waiting) < self._most_waiting
+                    and (not self._num_bytes or self._num_bytes + num_bytes <= MOST_BYTES)
+                )
             )
+            self._num_bytes += num_bytes
             self._waiting.append(order)
             self._change.notify_all()
             return not self._is_closed
@@ -150,9 +160,16 @@ class Decoders:
             self._change.notify_all()
             return order
 
+    def _reply(self, order: Order, reply: Reply) -> None:
+        """Pass on what became of an order; its images are done with."""
+        self._on_reply(order, reply)
+        with self._change:
+            self._num_bytes -= _num_bytes(order)
+            self._change.notify_all()
+
     def _in_thread(self) -> None:
         while (order := self._next(wait=True)) is not None:
-            self._on_reply(order, answer(order, *self._args))
+            self._reply(order, answer(order, *self._args))
 
     def _in_process(self) -> None:
         worker: _Worker | None = None
@@ -172,7 +189,7 @@ class Decoders:
                         worker.orders.send(in_hand[-1])
                     elif worker and in_hand:
                         reply = worker.receive()
-                        self._on_reply(in_hand.popleft(), reply)
+                        self._reply(in_hand.popleft(), reply)
                 except (EOFError, ConnectionError):
                     assert worker is not None
                     dead, worker = worker, None
@@ -199,7 +216,7 @@ class Decoders:
                 )
             detail = f"{num_bytes} bytes; the process that decoded them {death.how}, twice"
             refused: list[Outcome] = [Refused(Reason.CRASHED_DECODER, detail)]
-            self._on_reply(first, Reply(refused, 0.0, 0.0))
+            self._reply(first, Reply(refused, 0.0, 0.0))
             return others
         alone = [first._replace(jobs=(job,), is_second_try=True) for job in first.jobs]
         return [*alone, *others]
@@ -245,7 +262,7 @@ class _Worker:
 
     def has_room(self, order: Order) -> bool:
         """Whether a worker that is at another order can be given this one without a wait."""
-        return sum(len(job.data) for job in order.jobs) <= self._room
+        return _num_bytes(order) <= self._room
 
     def receive(self) -> Reply:
         """The next reply.
@@ -289,3 +306,7 @@ class _Worker:
     def _hang_up(self) -> None:
         self.orders.close()
         self.replies.close()
+
+
+def _num_bytes(order: Order) -> int:
+    return sum(len(job.data) for job in order.jobs)

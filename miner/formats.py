@@ -19,7 +19,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from miner.config import ImageLimits
@@ -86,6 +86,10 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 _AVIF_EXIF_ITEM = re.compile(rb"(infe.{8}(?:..)?)Exif", re.DOTALL)
 """Box `infe`: version and flags, item (2 or 4 bytes), protection, type (ISO/IEC 14496-12)."""
 
+MAX_SCANS = 100
+"""Most scans of a progressive JPEG; encoders write about ten, and each is a pass over the image."""
+
+_SCAN = b"\xff\xda"
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
@@ -180,6 +184,11 @@ def open_header(data: bytes, limits: ImageLimits, *, format: str) -> ImageFile.I
             ) from error
         raise
     _check_size(image.size, limits)
+    if isinstance(image, TiffImageFile):
+        # libtiff takes the memory of a whole tile, however little of it the picture fills.
+        _check_tile(image.tag_v2.get(TILEWIDTH), image.tag_v2.get(TILELENGTH), limits)
+    if format == "JPEG" and data.count(_SCAN) > MAX_SCANS:
+        _check_scans(data)
     return image
 
 
@@ -214,6 +223,35 @@ def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
     if max(width, height) > limits.max_aspect_ratio * min(width, height):
         raise ImageError(
             Reason.TOO_ELONGATED, f"{width} x {height}, limit {limits.max_aspect_ratio:g} : 1"
+        )
+
+
+def _check_tile(width: object, height: object, limits: ImageLimits) -> None:
+    if not (isinstance(width, int) and isinstance(height, int)):
+        return
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            Reason.TOO_MANY_PIXELS,
+            f"tiles of {width} x {height} = {width * height} pixels, limit {limits.max_pixels}",
+        )
+
+
+def _check_scans(data: bytes) -> None:
+    """Count the scans of the first picture: each one costs the time of all of its pixels."""
+    position, num_scans = 2, 0
+    while 0 <= (position := data.find(b"\xff", position)) < len(data) - 1:
+        marker = data[position + 1]
+        if marker == 0xD9:
+            break
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
+            # Bytes of a scan, markers without contents, or filling.
+            position += 1
+            continue
+        num_scans += marker == 0xDA
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    if num_scans > MAX_SCANS:
+        raise ImageError(
+            Reason.UNDECODABLE, f"JPEG of {len(data)} bytes: {num_scans} scans, limit {MAX_SCANS}"
         )
 
 

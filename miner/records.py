@@ -67,7 +67,7 @@ def read_json(path: Path) -> Json:
     """
     try:
         value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read ({error}); restore it or remove it") from error
     if not isinstance(value, dict):
         raise StoreError(f"{path} holds no JSON object; restore it or remove it")
@@ -82,9 +82,14 @@ def read_record(path: Path) -> Json:
     """
     record = read_json(path)
     claimed = record.pop("record_sha256", None)
-    if claimed != digest(record):
+    try:
+        found = digest(record)
+    except ValueError as error:
+        # Python's parser takes NaN and 1e999, which are no JSON.
+        raise StoreError(f"{path} cannot be read ({error}); restore it or remove it") from error
+    if claimed != found:
         raise StoreError(
-            f"{path} was cut or edited: its hash is {digest(record)[:12]}, "
+            f"{path} was cut or edited: its hash is {found[:12]}, "
             f"the record says {str(claimed)[:12]}; remove it and run the command again"
         )
     return record
