@@ -11,6 +11,7 @@ import io
 import re
 import threading
 import warnings
+import zlib
 from typing import Literal, cast
 
 from PIL import ExifTags, Image, ImageFile
@@ -48,8 +49,6 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
     # Known and refused: pictures.
-    (b"\0\0\1\0", "ICO"),
-    (b"\0\0\2\0", "CUR"),
     (b"icns", "ICNS"),
     (b"8BPS", "PSD"),
     (b"%!PS", "PostScript"),
@@ -128,6 +127,9 @@ def _by_container(data: bytes) -> str | None:
     """Formats that two letters, or a box's brand, tell from others."""
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADER_BYTES:
         return "BMP"
+    if data[:4] in (b"\0\0\1\0", b"\0\0\2\0") and data[4:6] > b"\0\0":
+        # Their number; what has none may be a TGA, which has no letters at all.
+        return "ICO" if data[2] == 1 else "CUR"
     if data[:4] == b"RIFF":
         return "WEBP" if data[8:12] == b"WEBP" else "RIFF (audio or video)"
     if data[:4] == b"\1\0\0\0" and data[40:44] == b" EMF":
@@ -189,6 +191,8 @@ def open_header(data: bytes, limits: ImageLimits, *, format: str) -> ImageFile.I
         _check_tile(image.tag_v2.get(TILEWIDTH), image.tag_v2.get(TILELENGTH), limits)
     if format == "JPEG" and data.count(_SCAN) > MAX_SCANS:
         _check_scans(data)
+    if format == "PNG":
+        _check_idat(data)
     return image
 
 
@@ -204,7 +208,14 @@ def _header_is_cut(data: bytes, format: str, *, read_bytes: int) -> bool:
 
 
 def exif_orientation(image: Image.Image) -> int | None:
-    """The orientation tag, 1 to 8; None where it is missing, unreadable or something else."""
+    """The orientation tag, 1 to 8; None where it is missing, unreadable or something else.
+
+    Raises:
+        Exception: a PNG's pixels are broken; behind them its EXIF may be.
+    """
+    if isinstance(image, PngImageFile):
+        # `getexif` would do this, and once it failed the picture counts as loaded: all black.
+        image.load()
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
@@ -234,6 +245,21 @@ def _check_tile(width: object, height: object, limits: ImageLimits) -> None:
             Reason.TOO_MANY_PIXELS,
             f"tiles of {width} x {height} = {width * height} pixels, limit {limits.max_pixels}",
         )
+
+
+def _check_idat(data: bytes) -> None:
+    """The checksums of a PNG's pixels, which Pillow does not look at."""
+    view, position = memoryview(data), 8
+    while position + 12 <= len(data) and (name := data[position + 4 : position + 8]) != b"IEND":
+        end = position + 12 + int.from_bytes(data[position : position + 4])
+        if name == b"IDAT" and end <= len(data):
+            checksum = int.from_bytes(data[end - 4 : end])
+            if zlib.crc32(view[position + 4 : end - 4]) != checksum:
+                raise ImageError(
+                    Reason.UNDECODABLE,
+                    f"PNG of {len(data)} bytes: wrong checksum of the pixels from {position} on",
+                )
+        position = end
 
 
 def _check_scans(data: bytes) -> None:

@@ -35,6 +35,9 @@ from miner.schema import Reason
 _BOX_ABOVE_ASPECT_RATIO = 8
 """Width to height from which Pillow's resize of the middle beats torch's of the whole."""
 
+_PIXELS_MISSING = "premature end of data segment"
+"""What the fast decoder says of a JPEG that goes on with another marker before it is complete."""
+
 _BAND_PIXELS = 2**22
 """Pixels that are converted to RGB at once."""
 
@@ -110,9 +113,9 @@ def decode(data: bytes, limits: ImageLimits, *, reference: bool = False) -> Deco
             header = open_header(data, limits, format=format)
             orientation = exif_orientation(header)
             pixels_HWC = None
-            if format == "JPEG" and not reference:
+            if format == "JPEG":
                 pixels_HWC = _decode_jpeg(data, header)
-            if pixels_HWC is None:
+            if pixels_HWC is None or reference:
                 pixels_HWC = _pixels(_load(header, data))
     except ImageError:
         raise
@@ -251,14 +254,21 @@ def _pixels(image: Image.Image) -> torch.Tensor:
 
 
 def _decode_jpeg(data: bytes, header: Image.Image) -> torch.Tensor | None:
-    """[H, W, 3] pixels, or None where Pillow has to judge: CMYK, or any complaint."""
+    """[H, W, 3] pixels, or None where Pillow has to judge: CMYK, or any complaint but one.
+
+    Raises:
+        ImageError: the file has an end but lacks pixels; Pillow would make them gray.
+    """
     if header.mode not in ("L", "RGB"):
         return None
     # A buffer of the size that was checked: a second header in the file gets no more.
     buffer_HWC = np.empty((header.height, header.width, 3), np.uint8)
     try:
         decoded_HWC = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer_HWC)
-    except ValueError:
+    except ValueError as error:
+        if _PIXELS_MISSING in str(error):
+            detail = f"JPEG of {len(data)} bytes: {error}"
+            raise ImageError(Reason.TRUNCATED_IMAGE, detail) from error
         return None
     return torch.from_numpy(buffer_HWC) if decoded_HWC.shape == buffer_HWC.shape else None
 
