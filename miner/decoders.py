@@ -124,10 +124,12 @@ class Decoders:
         num_bytes = _num_bytes(order)
         with self._change:
             self._change.wait_for(
-                lambda: self._is_closed
-                or (
-                    len(self._waiting) < self._most_waiting
-                    and (not self._num_bytes or self._num_bytes + num_bytes <= MOST_BYTES)
+                lambda: (
+                    self._is_closed
+                    or (
+                        len(self._waiting) < self._most_waiting
+                        and (not self._num_bytes or self._num_bytes + num_bytes <= MOST_BYTES)
+                    )
                 )
             )
             self._num_bytes += num_bytes

@@ -76,7 +76,9 @@ def _advice(error: ValidationError) -> str:
     for problem in error.errors():
         name = "--" + "-".join(str(part) for part in problem["loc"]).replace("_", "-")
         what = problem["msg"].removeprefix("Value error, ")
-        lines.append(what if not problem["loc"] else f"{name}: {what} (got {_shown(problem['input'])})")
+        lines.append(
+            what if not problem["loc"] else f"{name}: {what} (got {_shown(problem['input'])})"
+        )
     return "; ".join(lines)
 
 

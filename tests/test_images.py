@@ -152,6 +152,7 @@ def test_every_allowed_format_gives_its_pixels(name: str) -> None:
         (b"%PDF-1.7", "PDF"),
         (b"8BPS\0\1", "PSD"),
         (b"\0\0\1\0\1\0", "ICO"),
+        (b"\0\0\2\0\1\0", "CUR"),
         (b"\1\0\0\0" + bytes(36) + b" EMF", "EMF"),
         (b"\x1f\x8b\x08", "gzip"),
         (b"PK\3\4", "ZIP"),
@@ -339,6 +340,32 @@ def test_flipped_bits_raise_nothing_but_image_errors(name: str, draw: st.DataObj
 def test_random_bytes_raise_nothing_but_image_errors(head: bytes, tail: bytes) -> None:
     with pytest.raises(ImageError, match=": "):
         decode(head + tail, LIMITS)
+
+
+def test_broken_pixels_of_a_png_are_no_black_picture() -> None:
+    """Pillow looks for EXIF behind the pixels; where these are broken it swallows the error."""
+    data = png(8, 0, bytes(8), 8)
+    broken = zlib.compress(bytes(9))[:5] + bytes(9)
+    for body in (b"no zlib stream", broken, zlib.compress(b"\x09" + bytes(8))):
+        at = data.index(b"IDAT")
+        chunk = b"IDAT" + body
+        chunk = struct.pack(">I", len(body)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        with pytest.raises(ImageError, match=r"^undecodable: PNG of .* data stream"):
+            decode(data[: at - 4] + chunk + data[-12:], LIMITS)
+
+
+def test_a_wrong_checksum_of_a_pngs_pixels_is_seen() -> None:
+    data = bytearray(FILES["png"])
+    data[data.index(b"IEND") - 5] ^= 1
+    with pytest.raises(ImageError, match=r"^undecodable: .*wrong checksum of the pixels from \d+"):
+        decode(bytes(data), LIMITS)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_jpeg_with_an_end_that_lacks_pixels_is_truncated(reference: bool) -> None:
+    data = FILES["jpeg"][: len(FILES["jpeg"]) // 2] + b"\xff\xd9"
+    with pytest.raises(ImageError, match=r"^truncated_image: JPEG of .*premature end of data"):
+        decode(data, LIMITS, reference=reference)
 
 
 # Colours.
