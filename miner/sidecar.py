@@ -82,17 +82,21 @@ class Sidecar:
             ValueError: it is too large, or has no keys.
         """
         file = pq.ParquetFile(BytesIO(self.data))
-        groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
-        columns = [group.column(at) for group in groups for at in range(group.num_columns)]
-        _check("bytes", sum(column.total_uncompressed_size for column in columns))
-        _check("values", sum(column.num_values for column in columns))
-        if file.schema_arrow.names.count("key") != 1:
+        info = file.metadata
+        # Not by columns: at a broken one pyarrow ends the process.
+        groups = [info.row_group(at).total_byte_size for at in range(info.num_row_groups)]
+        _check("bytes", sum(groups))
+        _check("values", info.num_rows * info.num_columns)
+        flat = [each.name for each in file.schema_arrow if not pa.types.is_nested(each.type)]
+        if flat.count("key") != 1:
             raise ValueError("it has no column `key`, or several")
+        if len(flat) < len(file.schema_arrow):
+            # A row of one may hold any number of values.
+            self.notes.append("sidecar: columns of lists, maps and structs are not read")
         # A dictionary's value may stand in every row.
-        longest = max((column.total_uncompressed_size for column in columns), default=0)
-        num_rows = min(max(_BATCH_BYTES // max(longest, 1), 1), _BATCH_ROWS)
+        num_rows = min(max(_BATCH_BYTES // max([*groups, 1]), 1), _BATCH_ROWS)
         num_bytes = 0
-        for batch in file.iter_batches(num_rows, use_threads=False):
+        for batch in file.iter_batches(num_rows, columns=flat, use_threads=False):
             num_bytes += batch.nbytes
             _check("bytes", num_bytes)
             yield batch

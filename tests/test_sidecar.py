@@ -98,8 +98,8 @@ def test_few_bytes_that_stand_for_many_rows_are_not_unfolded() -> None:
 
 
 def test_one_long_text_in_every_row_is_not_unfolded() -> None:
-    text = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int16()), ["x" * 2**20])
-    keys = [str(row) for row in range(5000)]
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int16()), ["x" * 2**20])
+    keys = [str(row) for row in range(1000)]
     # Without Arrow's own schema nobody says that the column may stay a dictionary.
     table = Sidecar(written(pa.table({"key": keys, "text": text}), store_schema=False))
     before = pa.total_allocated_bytes()
@@ -109,6 +109,22 @@ def test_one_long_text_in_every_row_is_not_unfolded() -> None:
     tracemalloc.stop()
     assert pa.default_memory_pool().max_memory() < before + 3 * sidecar.MAX_SIDECAR_BYTES
     assert "bytes, limit 268435456" in table.notes[0]
+
+
+def test_columns_of_lists_are_left_out() -> None:
+    table = Sidecar(parquet(key=["a"], boxes=[[1, 2]], width=[3]))
+    assert table.row("a") == {"width": 3}
+    assert table.notes == ["sidecar: columns of lists, maps and structs are not read"]
+
+
+def test_broken_statistics_of_a_column_end_no_process() -> None:
+    """Bits turned all over the footer: pyarrow aborts at what it reads of single columns."""
+    data = parquet(key=["a", "b"], url=["u", "v"])
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for at in range(footer, len(data) - 8):
+        for bit in (1, 16):
+            table = Sidecar(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
+            table.row("a")
 
 
 def test_a_large_file_is_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,9 +44,9 @@ SIDECARS: dict[str, tuple[bytes, str]] = {
     "year-146000": (written(key=["a"], at=FAR, x=["y"]), '"x": "y"'),
     "not-utf-8": (written(key=["a"], at=NOT_UTF_8, x=["y"]), '"x": "y"'),
     "21-million-rows": (written(key=_repeated("a", 21_000_000)), "{}"),
-    "5-GB-of-one-text": (
+    "1-GB-of-one-text": (
         written(
-            key=["a", *map(str, range(4999))], x=_repeated("y" * 2**20, 5000), store_schema=False
+            key=["a", *map(str, range(999))], x=_repeated("y" * 2**20, 1000), store_schema=False
         ),
         "{}",
     ),
