@@ -182,6 +182,15 @@ def workers_of(run: Path) -> list[int]:
     return found
 
 
+def wait_for_workers(process: BaseProcess, run: Path) -> list[int]:
+    """Wait until there are workers at work on a run, or its command is over."""
+    end_s = time.monotonic() + FINISHED_S
+    while process.is_alive() and not (workers := workers_of(run)):
+        assert time.monotonic() < end_s, f"{run}: no worker comes"
+        time.sleep(0.02)
+    return workers if process.is_alive() else []
+
+
 def flip(data: bytes, place: int, bits: int) -> bytes:
     """The same bytes, with other bits at one place."""
     return data[:place] + bytes([data[place] ^ bits]) + data[place + 1 :]
@@ -318,19 +327,16 @@ def workers_killed(
     process = world.start(run)
     killed = []
     for place, victim in enumerate(victims):
-        wait_for_commits(process, run, (place + 1) * len(world.commits) // (len(victims) + 2))
-        time.sleep(0.2 * moments.random())
-        workers = workers_of(run)
+        wait_for_commits(process, run, place * len(world.commits) // len(victims))
+        time.sleep(0.02 * moments.random())
+        workers = wait_for_workers(process, run)
         if not process.is_alive():
-            process = world.start(run)
-        elif victim == "driver":
-            killed.append(process.pid)
-            kill(process.pid)
+            break
+        killed.append(process.pid if victim == "driver" else moments.choice(workers))
+        kill(killed[-1])
+        if victim == "driver":
             process.join(30)
             process = world.start(run)
-        elif workers:
-            killed.append(moments.choice(workers))
-            kill(killed[-1])
     process.join(FINISHED_S)
     assert process.exitcode in (WELL, PARTIAL), run.with_suffix(".err").read_text()
     world.finish_and_check(run)
