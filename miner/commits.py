@@ -112,6 +112,7 @@ def commit_samples(
         "num_quarantined": len(accounts.refused),
         "excluded": dict(sorted(accounts.excluded.items())),
         "unrated": dict(sorted(accounts.unrated.items())),
+        "reasons": dict(sorted(Counter(row["reason"] for row in accounts.refused).items())),
         "bytes": report.bytes if report.complete else None,
         "damaged": report.damaged,
         "notes": list(report.notes),

@@ -10,7 +10,8 @@ from io import BufferedReader
 from typing import Any, Self
 
 from miner.filesystems import filesystem, is_local_url, is_tar, join_url, retried
-from miner.objects import ObjectFile, is_object_url, open_object
+from miner.object_reader import ObjectFile, open_object
+from miner.objects import is_object_url
 from miner.tar import CHUNK_BYTES
 
 READAHEAD_BYTES = 8 * 2**20

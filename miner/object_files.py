@@ -26,7 +26,8 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from miner.errors import StoreError
 from miner.files import Bytes, Change, Entry
-from miner.objects import NO_BUCKET, ObjectFile, ObjectReader, explained, open_bucket
+from miner.object_reader import ObjectFile, ObjectReader
+from miner.objects import explained, open_bucket
 from miner.records import new_attempt
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 WHOLE_BYTES = 16 * 2**20
 """A table up to this size is read by one request; of a larger one, what is wanted."""
 
-MAX_READERS = 32
+MAX_READERS = 64
 """Requests for small files that are under way at once."""
 
 MARK = "attempt"
@@ -70,7 +71,7 @@ class ObjectFiles:
         """See `Files`."""
         left = iter(paths)
         with ThreadPoolExecutor(MAX_READERS) as pool:
-            while some := list(islice(left, 16 * MAX_READERS)):
+            while some := list(islice(left, 8 * MAX_READERS)):
                 yield from pool.map(self.read, some)
 
     def open(self, path: str) -> pa.NativeFile:
@@ -121,20 +122,12 @@ class ObjectFiles:
                 obstore.put(self._bucket, path, data, mode="create")
         except AlreadyExistsError:
             return False
-        except FileNotFoundError as error:
-            raise self._no_bucket() from error
         return True
 
     def write(self, path: str, data: Bytes) -> None:
         """See `Files`."""
-        try:
-            with self._explained(path):
-                obstore.put(self._bucket, path, data)
-        except FileNotFoundError as error:
-            raise self._no_bucket() from error
-
-    def _no_bucket(self) -> StoreError:
-        return StoreError(f"{self._url}: there is no such bucket; {NO_BUCKET}")
+        with self._explained(path):
+            obstore.put(self._bucket, path, data)
 
     def update(self, path: str, change: Change) -> None:
         """See `Files`."""

@@ -65,7 +65,7 @@ def image_steps(store: Store, record: Json) -> list[Step]:
         commit = run.record("samples", shard_id)
         num_samples += commit["num_samples"]
         num_decodable += commit["num_decodable"]
-        refused.update(run.table(commit, "quarantine")["reason"].to_pylist())
+        refused.update(run.reasons(shard_id))
         parts = (each.records(shard_id) for each in vectors[run.files.address])
         for commit in chain.from_iterable(parts):
             if any(file["path"].startswith("quarantine/") for file in commit["files"]):

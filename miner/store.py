@@ -8,8 +8,9 @@ Readers follow records, never globs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from miner import schema
+from miner.bundles import read_records
 from miner.errors import FingerprintError, StoreError
-from miner.files import Files, LocalFiles, put_own
+from miner.files import Entry, Files, LocalFiles, put_own
 from miner.locks import LocalLocks, Locks
 from miner.objects import is_object_url
 from miner.records import (
@@ -78,6 +80,7 @@ class Store:
             self._locks = LeaseLocks(self.files)
             self.scratch = SCRATCH / self.identity
         self._named: dict[tuple[str, str], set[str]] = {}
+        self._remembered: dict[str, bytes] = {}
 
     @property
     def is_local(self) -> bool:
@@ -209,11 +212,13 @@ class Store:
 
     def is_committed(self, stage: str, shard_id: str) -> bool:
         """Whether a stage of a shard is done."""
-        return self.files.exists(self.commit_path(stage, shard_id))
+        path = self.commit_path(stage, shard_id)
+        return path in self._remembered or self.files.exists(path)
 
     def withdraw(self, stage: str, name: str) -> None:
         """Take back a commit that nothing is built on any more, and remove its files."""
         record = self.record(stage, name)
+        self._remembered.pop(self.commit_path(stage, name), None)
         self.files.delete(self.commit_path(stage, name))
         for file in record["files"]:
             self.files.delete(file["path"])
@@ -236,16 +241,28 @@ class Store:
         """
         return self.read_record(self.commit_path(stage, shard_id))
 
-    def records(self, stage: str) -> Iterator[tuple[str, Json]]:
-        """All shard ids of a stage with their commit records, sorted; many are read at once.
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Read the commits of whole shards at once, and none of them again within the block.
 
-        Raises:
-            StoreError: a record is cut or edited.
+        Nobody replaces such a commit; one that is made meanwhile is read when it is asked for.
         """
-        names = self.committed(stage)
-        paths = [self.commit_path(stage, name) for name in names]
-        for name, path, data in zip(names, paths, self.files.read_many(paths), strict=True):
-            yield name, decode_record(data, self.place(path))
+        before = self._remembered
+        there = self.files.below("commits/samples") + self.files.below("commits/vectors")
+        # Those with a `~` are parts, which may be taken back.
+        records = [e for e in there if is_record(e.path) and "~" not in e.path.split("/")[-1]]
+        found = self._read_records(records)
+        self._remembered = {e.path: data for e, data in zip(records, found, strict=True)}
+        try:
+            yield
+        finally:
+            self._remembered = before
+
+    def _read_records(self, entries: Sequence[Entry]) -> Iterator[bytes]:
+        """The bytes of many records, in their order."""
+        if isinstance(self.root, Path):
+            return self.files.read_many(entry.path for entry in entries)
+        return read_records(self.files, entries)
 
     def read_record(self, path: str) -> Json:
         """A record of the run, checked against its own hash.
@@ -254,7 +271,7 @@ class Store:
             StoreError: it is missing, cut or edited.
         """
         try:
-            data = self.files.read(path)
+            data = self._remembered.get(path) or self.files.read(path)
         except OSError as error:
             place = self.place(path)
             raise StoreError(
@@ -326,6 +343,13 @@ class Store:
         """The committed refusals of a shard."""
         return self.table(self.record("samples", shard_id), "quarantine")
 
+    def reasons(self, shard_id: str) -> Counter[str]:
+        """How many samples of a shard were refused, by reason."""
+        record = self.record("samples", shard_id)
+        if "reasons" not in record:
+            return Counter(self.table(record, "quarantine", ["reason"])["reason"].to_pylist())
+        return Counter(record["reasons"])
+
     def vectors(self, encoder_id: str, shard_id: str) -> tuple[list[str], np.ndarray]:
         """The committed vectors of a shard: image_ids [N] and float16 [N, D]."""
         table = self.table(self.record(f"vectors/{encoder_id}", shard_id), "vectors")
@@ -348,8 +372,7 @@ class Store:
         records += [entry for entry in self.files.below("pairs") if is_record(entry.path)]
         # A record is put once, so what it names is remembered as long as it is the same.
         unread = [entry for entry in records if (entry.path, entry.version) not in self._named]
-        paths = [entry.path for entry in unread]
-        for entry, data in zip(unread, self.files.read_many(paths), strict=True):
+        for entry, data in zip(unread, self._read_records(unread), strict=True):
             record = decode_record(data, self.place(entry.path))
             files = [*record["files"]]
             files += [record["selection"]["file"]] if "selection" in record else []

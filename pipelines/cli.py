@@ -26,6 +26,7 @@ from miner.config import (
     SelectSettings,
 )
 from miner.errors import MinerError, ResourceError
+from pipelines.metrics import metrics_options
 from pipelines.options import RUN, settings_from, settings_options
 from pipelines.shares import WHOLE, Share, part_option
 
@@ -83,6 +84,7 @@ def configure_logging(verbose: bool) -> None:
 @shards
 @out
 @part_option
+@metrics_options
 @settings_options(MineSettings)
 def mine(
     patterns: Sequence[str],
@@ -165,6 +167,7 @@ def _write_report(root: Path | str, name: str | None, limit: int | None) -> None
 @shards
 @out
 @part_option
+@metrics_options
 @settings_options(EmbedOnly)
 def embed(
     patterns: Sequence[str],
@@ -202,6 +205,7 @@ def embed(
 
 @cli.command()
 @folder
+@metrics_options
 @settings_options(JoinEncoders)
 def join(folder: Path | str, config_file: Path | None, **flags: Any) -> int:
     """Join what was embedded into blind pairs, and select from them."""

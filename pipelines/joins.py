@@ -33,7 +33,7 @@ def join_and_select(
 ) -> Json:
     """Join two encoders' vectors and select from the pairs; the content of join.json."""
     how = with_own_thresholds(store, clip, dino, how)
-    with store.writing():
+    with store.writing(), store.remembering():
         with JoinProgress() as progress:
             late = late and replace(late, on_image=progress.image)
             join(

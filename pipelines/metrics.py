@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import click
@@ -91,7 +92,13 @@ def served(port: int | None, host: str = LOOPBACK) -> Iterator[int | None]:
 
 
 def metrics_options(command: Any) -> Any:
-    """Decorate a command with `--metrics-port` and `--metrics-host`."""
+    """Decorate a command with `--metrics-port` and `--metrics-host`; it is served while it runs."""
+
+    @wraps(command)
+    def serving(*args: Any, metrics_port: int | None, metrics_host: str, **flags: Any) -> Any:
+        with served(metrics_port, metrics_host):
+            return command(*args, **flags)
+
     host = click.option(
         "--metrics-host",
         default=LOOPBACK,
@@ -104,4 +111,4 @@ def metrics_options(command: Any) -> Any:
         default=None,
         help="Serve Prometheus metrics on this port while the command runs; default: none.",
     )
-    return port(host(command))
+    return port(host(serving))

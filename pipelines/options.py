@@ -35,7 +35,7 @@ class RunDirectory(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, Path) or is_object_url(value):
             return value  # type: ignore[no-any-return]
         if "://" in value:
-            self.fail(f"{value}: a run lies in a folder or at s3:// or gs://", param, ctx)
+            self.fail(f"{value}: a run lies in a folder, or at s3:// or gs://", param, ctx)
         return Path(value)
 
 

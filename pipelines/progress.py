@@ -24,6 +24,9 @@ from pipelines import metrics
 
 LINE_EVERY_S = 10.0
 
+ShardOutcome = Literal["embedded", "known", "failed"]
+"""What became of a shard; `known` from an earlier command."""
+
 
 class PartProgress:
     """Counts parts of some work towards a known number of them, on stderr.
@@ -135,7 +138,7 @@ class ShardProgress(PartProgress):
 
     def shard(
         self,
-        outcome: Literal["embedded", "known", "failed"],
+        outcome: ShardOutcome,
         stats: Stats,
         *,
         num_quarantined: int = 0,
@@ -144,7 +147,7 @@ class ShardProgress(PartProgress):
         """A shard is dealt with.
 
         Args:
-            outcome: what became of it; `known` from an earlier command.
+            outcome: what became of it.
             stats: what was done for it now.
             num_quarantined: its samples that were refused.
             worker: who did it, where there are several.

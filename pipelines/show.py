@@ -145,6 +145,11 @@ def next_step(console: Console, command: str, purpose: str) -> None:
 
 def status(console: Console, store: Store) -> None:
     """What of a run is done, missing and rejected."""
+    with store.remembering():
+        _status(console, store)
+
+
+def _status(console: Console, store: Store) -> None:
     run = store.run()
     stages = [stage for stage in store.stages() if not stage.startswith("blocks/")]
     committed = {stage: set(store.committed(stage)) for stage in stages}
@@ -162,7 +167,7 @@ def status(console: Console, store: Store) -> None:
             continue
         record = store.record("samples", shard_id)
         totals.update(decodable=record["num_decodable"], quarantined=record["num_quarantined"])
-        reasons.update(store.quarantine(shard_id)["reason"].to_pylist())
+        reasons.update(store.reasons(shard_id))
         for found in (found for each in vectors.values() for found in each.records(shard_id)):
             reasons["nonfinite"] += found["num_quarantined"]
         numbers = (str(record["num_decodable"]), str(record["num_quarantined"]))

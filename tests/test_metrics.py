@@ -60,13 +60,16 @@ def test_a_port_that_is_taken() -> None:
         pass
 
 
-def test_options() -> None:
+def test_a_command_is_served_while_it_runs() -> None:
     @click.command()
     @metrics.metrics_options
-    def command(metrics_port: int | None, metrics_host: str) -> None:
-        click.echo(f"{metrics_port} {metrics_host}")
+    def command() -> None:
+        assert ("blindpairs_images_total", "") in scraped(port)
 
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     run = CliRunner().invoke
-    assert run(command, []).output == "None 127.0.0.1\n"
-    assert run(command, ["--metrics-port", "9100"]).output == "9100 127.0.0.1\n"
+    assert run(command, ["--metrics-port", str(port)]).exception is None
+    assert isinstance(run(command, []).exception, OSError)
     assert "70000 is not in the range" in run(command, ["--metrics-port", "70000"]).output

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from miner.config import Settings
-from pipelines.options import settings_from, settings_options
+from pipelines.options import RUN, settings_from, settings_options
 
 
 class Knobs(Settings):
@@ -70,3 +70,19 @@ def test_empty_config_file_changes_nothing(tmp_path: Path) -> None:
     assert settings_from(Knobs, {}, path) == Knobs()
     path.write_text("width: 8\n")
     assert settings_from(Knobs, {"ratio": 0.25}, path) == Knobs(width=8, ratio=0.25)
+
+
+@click.command()
+@click.argument("run", type=RUN)
+def on_run(run: Path | str) -> None:
+    click.echo(repr(run))
+
+
+def test_a_run_is_a_folder_or_a_url() -> None:
+    def said(word: str) -> str:
+        return CliRunner().invoke(on_run, [word]).output
+
+    assert said("runs/a") == "PosixPath('runs/a')\n"
+    assert said("s3://bucket//a") == "'s3://bucket//a'\n"
+    assert said("gs://bucket") == "'gs://bucket'\n"
+    assert "a run lies in a folder, or at s3:// or gs://" in said("https://host/a")
