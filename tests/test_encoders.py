@@ -584,6 +584,20 @@ def test_bundled_weights_are_checked(
         load_encoder(wrong)
 
 
+def test_weights_by_url_are_the_files_whose_hash_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = towers.write_clip_weights(tmp_path / "clip.safetensors")
+    here = locate(towers.clip_record(), path)[0]
+    url = f"file://{path}#sha256={here.weights_sha256}"
+    found, file = locate(towers.clip_record(), url)
+    assert found == here
+    assert file.is_relative_to(tmp_path / "home")
+    with pytest.raises(ResourceError, match=f"has sha256 {here.weights_sha256}, asked for is 000"):
+        locate(towers.clip_record(), f"file://{path}#sha256={'0' * 64}")
+
+
 def test_changed_file_gets_another_hash(tmp_path: Path) -> None:
     path = towers.write_clip_weights(tmp_path / "clip.safetensors", seed=1)
     first = locate(towers.clip_record(), path)[0].encoder_id

@@ -12,6 +12,9 @@ from miner import staging
 from miner.errors import ResourceError
 from miner.fetch import ShardFile
 from miner.staging import staged
+from tests.buckets import put, s3, s3_server
+
+__all__ = ["s3", "s3_server"]
 
 DATA = bytes(range(256)) * 9000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -118,3 +121,13 @@ def test_of_many_that_want_a_file_one_fetches_it(
     assert opened == [url]
     assert len(found) == 4
     assert {path.read_bytes() for path in found} == {DATA}
+
+
+def test_a_file_in_a_bucket(s3: str, tmp_path: Path) -> None:
+    put(f"{s3}/weights/clip.safetensors", DATA)
+    url = f"{s3}/weights/clip.safetensors"
+    path = staged(f"{url}#sha256={SHA256}", tmp_path)
+    assert path == tmp_path / SHA256 / "clip.safetensors"
+    assert path.read_bytes() == DATA
+    with pytest.raises(ResourceError, match=f"cannot be fetched: {s3}/weights/none"):
+        staged(f"{s3}/weights/none#sha256={'1' * 64}", tmp_path)
