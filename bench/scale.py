@@ -96,7 +96,9 @@ def embed(corpus: Path, folder: Path, num_workers: int | None) -> float:
             end_s = time.time()
     finally:
         os.sched_setaffinity(0, cores)
-    return end_s - min(float(path.read_text()) for path in opened.iterdir())
+    # A worker that was not needed may not be ready yet.
+    ready_s = [float(text) for path in opened.iterdir() if (text := path.read_text())]
+    return end_s - min(ready_s)
 
 
 def check(inline: Path, other: Path) -> None:

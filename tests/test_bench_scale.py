@@ -1,4 +1,4 @@
-"""The benchmark of scaling out, without Ray: what it measures is checked, and its rows are judged."""
+"""The benchmark of scaling out, without Ray: runs are checked, and rows are judged."""
 
 import os
 import shutil

@@ -19,7 +19,6 @@ from tests.commands import Commands
 from tests.ray_clusters import Watching, cluster
 from tests.small import write_corpus
 from tests.test_kills import committed, raw_parts, work_done
-from tests.towers import write_clip_weights
 
 __all__ = ["cluster"]
 
@@ -162,45 +161,6 @@ def test_sigterm_ends_the_driver_and_its_workers_and_the_run_goes_on(
     after = committed(run)
     assert {name: after[name] for name in before} == before
     assert raw_parts(run) == truth
-
-
-def test_a_worker_with_other_weights_is_refused(
-    cluster: Cluster, commands: Commands, corpus: Path, tmp_path: Path
-) -> None:
-    from miner.config import EmbedSettings, ReadSettings
-    from miner.errors import FingerprintError
-    from pipelines.embed_work import EmbedShards
-    from pipelines.loading import Encoders
-
-    clip, dino = (Path(commands.encoders[place]) for place in (3, 7))
-    names = {"clip": "small-clip", "dino": "small-dino"}
-    settings = EmbedSettings(**names, clip_weights=clip, dino_weights=dino)
-    work = EmbedShards(
-        root=tmp_path / "run",
-        read=ReadSettings(),
-        encode=settings,
-        how=None,
-        records=Encoders(settings).records,
-        wanted=[],
-        first_shards=(),
-    )
-    work.open().close()
-    write_clip_weights(clip, seed=9)
-    with pytest.raises(FingerprintError, match="small-clip: a worker has another one than the dr"):
-        work.open()
-
-
-def test_ray_that_is_named_and_not_there(
-    commands: Commands, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    ran = commands.mine(corpus, *RAY, "--out", tmp_path / "run")
-    assert ran.code == 4, ran.err
-    assert "no Ray cluster answers at 127.0.0.1:9" in ran.err
-    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
-    ran = commands.mine(corpus, *RAY, "--out", tmp_path / "run")
-    assert ran.code == 4, ran.err
-    assert "a Ray client's, through which workers cannot be watched" in ran.err
 
 
 def test_settings_of_workers_have_no_effect_inline(commands: Commands, corpus: Path) -> None:
