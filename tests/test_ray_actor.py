@@ -16,12 +16,13 @@ def test_calls_overlap_and_each_gets_its_own_report(tmp_path: Path) -> None:
     actor = Actor(Misbehaving(folder=tmp_path), 1)
     assert actor.open().failure == ""
     with ThreadPoolExecutor(2) as calls:
-        deeds = [Deed(name=name, takes_s=0.5) for name in "ab"]
-        replies = list(calls.map(actor.do, deeds))
-    assert all(reply.report is not None for reply in replies)
-    assert [reply.report.num_ahead for reply in replies if reply.report] == [1, 0]
-    assert actor.num_steps() == 10
-    assert replies[1].num_steps == 10
+        first = calls.submit(actor.do, Deed(name="a", takes_s=3.0))
+        while actor.num_steps() == 0:
+            assert not first.done()
+        second = calls.submit(actor.do, Deed(name="b", takes_s=0.2))
+    told = [call.result().report for call in (first, second)]
+    assert [report.num_ahead for report in told if report] == [1, 0]
+    assert (first.result().num_steps, second.result().num_steps) == (30, 32)
     # One more after it had nothing to do.
     assert actor.do(Deed(name="c")).report is not None
     actor.close()

@@ -28,7 +28,7 @@ WORDS = ("--batch-size", 4, "--max-bad-fraction", 0.5)
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    write_corpus(tmp_path / "corpus", num_shards=6, images=8)
+    write_corpus(tmp_path / "corpus", num_shards=10, images=8)
     return tmp_path / "corpus"
 
 
@@ -52,12 +52,12 @@ def test_mine_on_ray_equals_inline(
     run = tmp_path / "run"
     ran = commands.mine(corpus, *WORDS, *RAY, "--out", run)
     assert ran.code == 0, ran.err
-    assert "42 embedded" in ran.out
+    assert "70 embedded" in ran.out
     assert raw_parts(run) == truth
     assert committed(run).keys() == committed(tmp_path / "inline").keys()
     assert verify(Store(run)) == []
     assert Store(run).leftovers() == []
-    assert len(work_done(run)) == 6
+    assert len(work_done(run)) == 10
     # Neither pixels nor vectors went through Ray.
     assert Watching.most_bytes < 2**16
     # Nothing is left to do, and nobody is hired for that.
@@ -134,7 +134,8 @@ def test_killed_workers_change_no_byte(
     said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 0, said
     assert num_killed >= 1
-    assert "is replaced" in said
+    # A line of the log may be broken anywhere.
+    assert "is replaced" in " ".join(said.split())
     assert raw_parts(run) == truth
     assert verify(Store(run)) == []
     assert Store(run).leftovers() == []
@@ -155,7 +156,7 @@ def test_sigterm_ends_the_driver_and_its_workers_and_the_run_goes_on(
         assert time.monotonic() - start_s < 30
         time.sleep(0.1)
     before = committed(run)
-    assert 1 <= len(before) < 18
+    assert 1 <= len(before) < 30
     ran = commands.mine(corpus, *WORDS, "--decoders", "thread", "--out", run)
     assert ran.code == 0, ran.err
     after = committed(run)
