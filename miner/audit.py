@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from miner.errors import MinerError, StoreError
-from miner.records import Json, read_record
+from miner.records import Json
 from miner.store import Store
 from miner.vectors import EncoderVectors, shard_of
 
@@ -57,14 +57,9 @@ def collect_garbage(store: Store, *, spare: tuple[str, ...] = ()) -> list[str]:
         if alone:
             removed += _withdraw_superseded(store)
         for path in store.leftovers() if alone else []:
-            if path.relative_to(store.root).parts[0] in spare:
-                continue
-            path.unlink(missing_ok=True)
-            removed.append(path.relative_to(store.root).as_posix())
-            for folder in path.parents:
-                if folder == store.root or any(folder.iterdir()):
-                    break
-                folder.rmdir()
+            if path.split("/")[0] not in spare:
+                store.files.delete(path, prune=True)
+                removed.append(path)
     return removed
 
 
@@ -82,7 +77,7 @@ def _withdraw_superseded(store: Store) -> list[str]:
 def _commit_findings(store: Store) -> Iterator[Finding]:
     for stage in store.stages():
         for shard_id in store.committed(stage):
-            path = store.commit_path(stage, shard_id).relative_to(store.root).as_posix()
+            path = store.commit_path(stage, shard_id)
             try:
                 record = store.record(stage, shard_id)
                 broken = [file["path"] for file in record["files"] if not store.is_whole(file)]
@@ -144,10 +139,10 @@ CHECKS = {"samples": _samples_problems, "vectors": _vectors_problems, "blocks": 
 
 
 def _join_findings(store: Store) -> Iterator[Finding]:
-    for folder in store.joins():
-        path = (folder / "join.json").relative_to(store.root).as_posix()
+    for name in store.joins():
+        path = f"pairs/{name}/join.json"
         try:
-            record = read_record(folder / "join.json")
+            record = store.read_record(path)
         except StoreError as error:
             yield Finding(path=path, problem=str(error))
             continue

@@ -6,7 +6,7 @@ Shape suffixes: P pairs.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from kernels.prepare import Plan, Prepared, make_plan, prepare
 from kernels.reference import Pairs
 from kernels.screens import exact_products
 from miner import schema
+from miner.codes import CodeShelf
 from miner.config import JoinSettings
 from miner.implementations import candidates
 from miner.knn import KnnSearch
@@ -74,48 +75,68 @@ def blocks_of(first: Pack, second: Pack | None) -> list[Block]:
 class BlockSearch:
     """Finds the candidates of blocks; what a segment needs for that is made once."""
 
-    def __init__(self, first: Pack, second: Pack | None, impl: str, clip_above: float) -> None:
-        self.first, self.second = first, first if second is None else second
+    def __init__(
+        self,
+        vectors: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        impl: str,
+        clip_above: float,
+        shelf: CodeShelf | None = None,
+    ) -> None:
+        """Choose how to screen.
+
+        Args:
+            vectors: of each pack, [N, D] and [N, E]; one joins its rows with themselves.
+            impl: the implementation.
+            clip_above: a candidate's cosine is strictly above this.
+            shelf: where codes lie that several workers share; None keeps them in memory.
+        """
+        self.first, self.second = vectors[0], vectors[-1]
         self.impl, self.clip_above = impl, clip_above
         self.knn = KnnSearch() if impl == "knn" else None
+        self._shelf = shelf
         self._prepared: OrderedDict[str, Prepared] = OrderedDict()
         self._plan: Plan | None = None
         if impl == "cpu":
-            with exact_products(None):
-                other_ND = None if second is None else second.clip_ND
-                self._plan = make_plan(first.clip_ND, other_ND, self.clip_above)
+            self._plan = self._make_plan() if shelf is None else shelf.plan(self._make_plan)
+
+    def _make_plan(self) -> Plan:
+        other_ND = None if self.second is self.first else self.second[0]
+        with exact_products(None):
+            return make_plan(self.first[0], other_ND, self.clip_above)
 
     def candidates(self, block: Block, statistics: cpu.Statistics) -> Iterator[Pairs]:
         """Candidates of a block, numbered within its segments; statistics are for `cpu` alone."""
         a = slice(block.first.start, block.first.stop)
         b = slice(block.second.start, block.second.stop)
-        dino = (self.first.dino_NE[a], None if block.within else self.second.dino_NE[b])
-        clip = (self.first.clip_ND[a], None if block.within else self.second.clip_ND[b])
+        dino = (self.first[1][a], None if block.within else self.second[1][b])
+        clip = (self.first[0][a], None if block.within else self.second[0][b])
         if self.knn is not None:
             return self.knn.candidates(clip, dino, clip_above=self.clip_above)
         if self._plan is None:
             return candidates(self.impl, clip, dino, clip_above=self.clip_above)
         return cpu.search(
-            self._ready(self.first, block.first),
-            None if block.within else self._ready(self.second, block.second),
+            self._ready(block.first.name, clip[0]),
+            None if clip[1] is None else self._ready(block.second.name, clip[1]),
             dino,
             self._plan,
             clip_above=self.clip_above,
             statistics=statistics,
         )
 
-    def _ready(self, pack: Pack, segment: Segment) -> Prepared:
+    def _ready(self, name: str, rows_ND: torch.Tensor) -> Prepared:
         assert self._plan is not None
-        if segment.name in self._prepared:
-            self._prepared.move_to_end(segment.name)
+        if name in self._prepared:
+            self._prepared.move_to_end(name)
         else:
             if self._plan.format == "bfloat16" and len(self._prepared) > 1:
                 # As large as the rows themselves; two segments of them are enough for a block.
                 self._prepared.popitem(last=False)
-            rows_ND = pack.clip_ND[segment.start : segment.stop]
-            with exact_products(None):
-                self._prepared[segment.name] = prepare(rows_ND, self._plan)
-        return self._prepared[segment.name]
+            if self._shelf is None:
+                with exact_products(None):
+                    self._prepared[name] = prepare(rows_ND, self._plan)
+            else:
+                self._prepared[name] = self._shelf.prepared(name, rows_ND, self._plan)
+        return self._prepared[name]
 
 
 def known_groups(store: Store, stage: str, side: int) -> list[tuple[str, ...]]:
@@ -141,7 +162,7 @@ def withdraw_others(store: Store, stage: str, names: Collection[str]) -> None:
 
 def is_committed(store: Store, stage: str, name: str) -> bool:
     """Whether a block was committed and is whole; one that is damaged is taken back."""
-    if not store.commit_path(stage, name).exists():
+    if not store.is_committed(stage, name):
         return False
     whole = all(store.is_whole(file) for file in store.record(stage, name)["files"])
     if not whole:
@@ -150,13 +171,20 @@ def is_committed(store: Store, stage: str, name: str) -> bool:
 
 
 def commit_block(
-    store: Store, stage: str, block: Block, search: BlockSearch, settings: JoinSettings
+    store: Store,
+    stage: str,
+    name: str,
+    block: Block,
+    search: BlockSearch,
+    *,
+    settings: JoinSettings,
 ) -> None:
     """Find a block's pairs and commit them.
 
     Args:
         store: the run directory.
         stage: `blocks/<join name>`.
+        name: what the block is committed as.
         block: which.
         search: finds its candidates.
         settings: what is sought.
@@ -175,7 +203,6 @@ def commit_block(
     held = partners.held()
     dropped = partners.dropped(held)
     rows = np.flatnonzero(dropped)
-    name = block.name(settings, search.impl)
     entry = store.write_table(_table(held), stage, f"{name}.{new_attempt()}.parquet")
     record: Json = {
         "shards": [list(block.first.shards), list(block.second.shards)],

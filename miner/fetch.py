@@ -6,9 +6,12 @@ import hashlib
 import os
 import stat
 from collections import OrderedDict
+from io import BufferedReader
 from typing import Any, Self
 
 from miner.filesystems import filesystem, is_local_url, is_tar, join_url, retried
+from miner.object_reader import ObjectFile, open_object
+from miner.objects import is_object_url
 from miner.tar import CHUNK_BYTES
 
 READAHEAD_BYTES = 8 * 2**20
@@ -39,6 +42,10 @@ class ShardFile:
             if not stat.S_ISREG(status.st_mode):
                 raise OSError("not a regular file")
             return open(path, "rb"), status.st_size
+        if is_object_url(self.url):
+            file = ObjectFile(open_object(self.url))
+            size = file.seek(0, os.SEEK_END)
+            return BufferedReader(file, READAHEAD_BYTES) if in_order else file, size
         cache = "readahead" if in_order else "none"
         size = fs.info(path)["size"]
         return fs.open(path, "rb", block_size=READAHEAD_BYTES, cache_type=cache), size

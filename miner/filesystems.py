@@ -14,7 +14,9 @@ import fsspec
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 from webdataset.shardlists import expand_urls
 
+from miner.bucket_listing import BucketListing
 from miner.errors import MinerError, ResourceError, ShardError
+from miner.objects import SCHEMES
 
 T = TypeVar("T")
 
@@ -22,10 +24,7 @@ MAX_ATTEMPTS = 4
 RETRY_WAIT_S = 0.25
 """Wait before the first retry of a remote read, in seconds; it doubles each time."""
 
-_PROTOCOLS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
-    ("file", "hf", "http", "https", "memory"), ""
-)
-"""Schemes that are opened, each with the extra that its driver comes in."""
+_PROTOCOLS = (*SCHEMES, "file", "hf", "http", "https", "memory")
 _MODIFIED = (
     *("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "updated"),
     *("blob_id", "created"),
@@ -77,13 +76,13 @@ def filesystem(url: str) -> tuple[Any, str]:
     scheme = url.split("://", 1)[0] if "://" in url else "file"
     if scheme not in _PROTOCOLS:
         raise ValueError(f"{url}: scheme {scheme}:// is not one of {', '.join(_PROTOCOLS)}")
+    if scheme in SCHEMES:
+        return BucketListing(scheme), url.partition("://")[2].rstrip("/")
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        extra = _PROTOCOLS[scheme]
-        wanted = f"blindpairs[{extra}]" if extra else "blindpairs"
         raise ResourceError(
-            f'{url}: the driver for {scheme}:// is missing; pip install "{wanted}"'
+            f'{url}: the driver for {scheme}:// is missing; pip install "blindpairs"'
         ) from error
     return fs, path
 
@@ -185,7 +184,7 @@ def walk(root: str) -> Iterator[tuple[str, int, str]]:
             subfolders.clear()
             continue
         seen.add(real)
-        if "run.json" in names and "commits" in subfolders:
+        if "run.json" in names and not {"commits", ".locks"}.isdisjoint(subfolders):
             if folder == root:
                 raise ShardError(
                     f"{root} is a run directory, so its images cannot be told from the run's own; "

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from kernels.bounds import float32_slack
 from miner.blind import BlindPairs, blind_pairs
-from miner.blocks import BlockSearch, blocks_of, commit_block, is_committed, withdraw_others
+from miner.block_work import BlockTask, BlockWork, HandOut, Progress, in_turn, search_blocks
+from miner.blocks import blocks_of, commit_block, withdraw_others
 from miner.config import JoinSettings, SelectSettings
 from miner.gather import Gathered, gather
 from miner.implementations import IMPLEMENTATIONS, implementation, why_chosen
 from miner.lazy import lazy_sides
+from miner.pack_copies import delete_copies
 from miner.packs import as_one_segment
 from miner.pairs import join_name, raw_pairs, raw_table
 from miner.partial import Late
 from miner.publish import PART_ROWS, publish
 from miner.recheck import Rechecked, grown, reach, recheck, refuse_idle, widened
-from miner.records import Json, digest, replace_record
+from miner.records import Json, digest
 from miner.rows import inputs, joined_shards
 from miner.sides import BORDERLINE, Joined, JoinTask, band, eager_sides, runs_to_join
 from miner.store import Store
@@ -33,9 +35,6 @@ __all__ = ["IMPLEMENTATIONS", "BlindPairs", "blind_pairs", "implementation", "jo
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Called with the number of blocks that are done, and of all."""
-
 
 def join(
     store: Store,
@@ -45,6 +44,7 @@ def join(
     near: SelectSettings,
     progress: Progress = lambda done, number: None,
     *,
+    hand_out: HandOut = in_turn,
     lazy: bool = False,
     late: Late | None = None,
 ) -> Json:
@@ -60,6 +60,7 @@ def join(
         settings: thresholds and implementation.
         near: what a near-copy is, for `collapse="near"`.
         progress: called after every block.
+        hand_out: has the blocks searched; default: one after the other, by this process.
         lazy: DINO sees only images with a candidate, and sees them now.
         late: the encoders, for `lazy` and for a re-check.
 
@@ -81,16 +82,18 @@ def join(
     shards = [joined_shards(each, *seen_all) for each in stores]
     task = JoinTask(
         stores=stores,
-        folder=store.root / "pairs" / join_name(clip, dino, settings),
+        name=join_name(clip, dino, settings),
         clip=clip,
         dino=dino,
         settings=settings,
         near=near,
         impl=implementation(settings.join),
+        hand_out=hand_out,
+        progress=progress,
     )
     fingerprint = digest(
         {
-            "settings": settings.model_dump(exclude={"join", "against"}),
+            "settings": settings.model_dump(exclude={"join", "against", "scratch"}),
             "near": [near.near_clip, near.near_dino] if settings.collapse == "near" else None,
             "inputs": [
                 inputs(each, seen_all, ids) for each, ids in zip(stores, shards, strict=True)
@@ -101,39 +104,39 @@ def join(
             "lazy": lazy,
         }
     )
-    with store.lock(task.folder.name):
-        done = store.join_record(task.folder)
-        where = None if settings.against is None else str(stores[1].root.resolve())
+    with store.lock(task.name):
+        done = store.join_record(task.name)
+        where = None if settings.against is None else stores[1].files.address
         if done is not None and done["fingerprint"] == fingerprint and _stands(task, done):
             if done["against"] != where:
                 # The other run was moved since.
                 done["against"] = where
-                replace_record(task.folder / "join.json", done)
+                store.replace_record(f"pairs/{task.name}/join.json", done)
             return done
-        record: Json = {"name": task.folder.name, "fingerprint": fingerprint}
+        record: Json = {"name": task.name, "fingerprint": fingerprint}
         record |= {"clip": clip, "dino": dino, "against": where, "shards": shards}
-        return _join(task, record, lazy, late, progress)
+        return _join(task, record, lazy, late)
 
 
-def _join(task: JoinTask, record: Json, lazy: bool, late: Late | None, progress: Progress) -> Json:
+def _join(task: JoinTask, record: Json, lazy: bool, late: Late | None) -> Json:
     """Search, and publish what was found under the record."""
     store, settings, shards = task.stores[0], task.settings, record["shards"]
     if settings.recheck:
         assert late is not None
-        joined, names, found, rechecked = _rechecked(task, shards, lazy, late, progress)
+        joined, names, found, rechecked = _rechecked(task, shards, lazy, late)
         pairs = rechecked.pairs
         # What was decided by float32 deviates no more, and the rest lies outside the bands.
         bands = BORDERLINE, BORDERLINE
     else:
-        joined, rechecked = _sides(task, shards, lazy, late, progress), None
+        joined, rechecked = _sides(task, shards, lazy, late), None
         bands = band(task.stores, task.clip, shards), band(task.stores, task.dino, shards)
-        names, found = _search(task, joined, settings, progress)
+        names, found = _search(task, joined, settings)
         pairs = found.pairs
     sets = (joined.packs[0].rows, joined.packs[-1].rows)
     raw = raw_pairs(sets, pairs, settings, bands)
     clip_width = joined.packs[0].clip_ND.shape[1]
     record |= {
-        **settings.model_dump(exclude={"join", "against"}),
+        **settings.model_dump(exclude={"join", "against", "scratch"}),
         "near_clip": task.near.near_clip if settings.collapse == "near" else None,
         "near_dino": task.near.near_dino if settings.collapse == "near" else None,
         "borderline_clip": bands[0],
@@ -164,14 +167,15 @@ def _join(task: JoinTask, record: Json, lazy: bool, late: Late | None, progress:
         raw_table(sets, raw, slice(start, start + PART_ROWS), with_blind=settings.keeps_more)
         for start in range(0, max(1, len(raw)), PART_ROWS)
     )
-    record = publish(store, task.folder, parts, found.histogram.table(), record)
+    record = publish(store, task.name, parts, found.histogram.table(), record)
     shutil.rmtree(task.packed, ignore_errors=True)
+    delete_copies(store, task.name)
     withdraw_others(store, task.stage, names)
     return record
 
 
 def _rechecked(
-    task: JoinTask, shards: list[list[str]], lazy: bool, late: Late, progress: Progress
+    task: JoinTask, shards: list[list[str]], lazy: bool, late: Late
 ) -> tuple[Joined, list[str], Gathered, Rechecked]:
     """What is joined, the blocks' names, what was found, and what float32 says of it.
 
@@ -180,10 +184,10 @@ def _rechecked(
     """
     both, least = (task.clip, task.dino), [0.0, 0.0]
     while True:
-        joined = _sides(task, shards, lazy, late, progress, clip_band=least[0])
+        joined = _sides(task, shards, lazy, late, clip_band=least[0])
         reached = [reach(task.stores, each, shards) for each in both]
         bands = max(reached[0], least[0]), max(reached[1], least[1])
-        names, found = _search(task, joined, widened(task.settings, bands), progress)
+        names, found = _search(task, joined, widened(task.settings, bands))
         decided = recheck(task.stores, both, joined.packs, found.pairs, task.settings, bands, late)
         least = [grown(*each) for each in zip(both, decided.moved, bands, reached, strict=True)]
         if least == list(bands):
@@ -200,7 +204,6 @@ def _sides(
     shards: list[list[str]],
     lazy: bool,
     late: Late | None,
-    progress: Progress,
     *,
     clip_band: float = 0.0,
 ) -> Joined:
@@ -218,28 +221,31 @@ def _sides(
         # Images of pairs that float32 may find have to be seen, too.
         clip_band = max(reach(task.stores, task.clip, shards), clip_band)
         wide = widened(settings, (clip_band, 0.0))
-        joined = lazy_sides(replace(task, settings=wide), late, progress)
+        joined = lazy_sides(replace(task, settings=wide), late)
         refuse_idle(task.stores, task.clip, task.dino, shards)
         return joined
-    return lazy_sides(task, late, progress)
+    return lazy_sides(task, late)
 
 
-def _search(
-    task: JoinTask, joined: Joined, settings: JoinSettings, progress: Progress
-) -> tuple[list[str], Gathered]:
+def _search(task: JoinTask, joined: Joined, settings: JoinSettings) -> tuple[list[str], Gathered]:
     """Search block by block; the blocks' names, and what all of them found."""
     store, packs = task.stores[0], joined.packs
     if task.impl == "knn":
         # Neighbours are sought among all rows, not among those of a segment.
         packs = [as_one_segment(pack) for pack in packs]
-    first, second = packs[0], packs[1] if len(packs) > 1 else None
-    blocks = blocks_of(first, second)
-    search = BlockSearch(first, second, task.impl, settings.keep_clip_above)
+    blocks = blocks_of(packs[0], packs[1] if len(packs) > 1 else None)
     names = [block.name(settings, task.impl) for block in blocks]
-    for place, (block, name) in enumerate(zip(blocks, names, strict=True)):
-        if not is_committed(store, task.stage, name):
-            commit_block(store, task.stage, block, search, settings)
-        progress(place + 1, len(blocks))
+    work = BlockWork(
+        root=store.root,
+        stage=task.stage,
+        packs=tuple(pack.files for pack in packs),
+        impl=task.impl,
+        clip_above=settings.keep_clip_above,
+        commit=partial(commit_block, settings=settings),
+        join=task.shared,
+    )
+    tasks = [BlockTask(name=name, block=block) for name, block in zip(names, blocks, strict=True)]
+    search_blocks(store, work, tasks, task.hand_out, task.progress)
     return names, gather(
         store, task.stage, blocks, names, packs, settings, with_random=joined.covers_all
     )

@@ -9,21 +9,13 @@ Shape suffixes: N rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pyarrow as pa
 
 from kernels import cpu
 from miner import schema
-from miner.blocks import (
-    Block,
-    BlockSearch,
-    blocks_of,
-    is_committed,
-    known_groups,
-    withdraw_others,
-)
+from miner.block_work import BlockTask, BlockWork, search_blocks
+from miner.blocks import Block, BlockSearch, blocks_of, known_groups, withdraw_others
 from miner.packs import Pack, build_pack, group_shards, without_near_copies
 from miner.pairs import against_part, decimals
 from miner.partial import Late, embed_images
@@ -33,20 +25,17 @@ from miner.sides import Joined, JoinTask, distinct_rows, load_sides
 from miner.store import Store
 from miner.vectors import LAZY, EncoderVectors
 
-Progress = Callable[[int, int], None]
-
 NO_RANDOM = (
     "no random pairs: DINO saw only images with a CLIP candidate, which are no random sample"
 )
 
 
-def lazy_sides(task: JoinTask, late: Late, progress: Progress) -> Joined:
+def lazy_sides(task: JoinTask, late: Late) -> Joined:
     """What is joined where DINO sees only images with a candidate; it sees them here.
 
     Args:
         task: the join.
         late: DINO.
-        progress: called after every block of the screening.
 
     Raises:
         ValueError: the join may miss pairs, so that nobody knows which images it needs.
@@ -65,7 +54,7 @@ def lazy_sides(task: JoinTask, late: Late, progress: Progress) -> Joined:
         above = min(above, task.near.near_clip)
     # Joins that differ in DINO's threshold share the screening.
     with task.stores[0].lock(screening_name(task, above)):
-        masks = screen(task, distinct, above, progress)
+        masks = screen(task, distinct, above)
     for store, rows, mask in zip(task.stores, distinct, masks, strict=True):
         covered = [rows.image_ids[place] for place in np.flatnonzero(mask)]
         embed_images(store, by_shard(store, covered), task.dino, LAZY, late)
@@ -89,14 +78,13 @@ def lazy_sides(task: JoinTask, late: Late, progress: Progress) -> Joined:
     return joined
 
 
-def screen(task: JoinTask, sides: list[Rows], above: float, progress: Progress) -> list[np.ndarray]:
+def screen(task: JoinTask, sides: list[Rows], above: float) -> list[np.ndarray]:
     """Which images have a candidate, found block by block; what is committed is not sought again.
 
     Args:
         task: the join.
         sides: rows of each run.
         above: a candidate's CLIP cosine is strictly above this.
-        progress: called with the number of blocks that are done, and of all.
 
     Returns:
         [N] bool for each side.
@@ -109,15 +97,22 @@ def screen(task: JoinTask, sides: list[Rows], above: float, progress: Progress) 
         folder = task.packed / str(number) / "screened"
         packs.append(build_pack(each, folder, (task.clip, None), rows, groups, hashes))
     first, second = packs[0], packs[1] if len(packs) > 1 else None
-    search = BlockSearch(first, second, task.impl, above)
     blocks = blocks_of(first, second)
-    masks = [np.zeros(len(rows), dtype=bool) for rows in sides]
     names = [f"{b.first.name}~{b.second.name}~{digest(above)[:8]}" for b in blocks]
-    for done, (block, name) in enumerate(zip(blocks, names, strict=True)):
-        if not is_committed(store, stage, name):
-            _commit(store, stage, name, block, search)
+    work = BlockWork(
+        root=store.root,
+        stage=stage,
+        packs=tuple(pack.files for pack in packs),
+        impl=task.impl,
+        clip_above=above,
+        commit=_commit,
+        join=task.shared,
+    )
+    tasks = [BlockTask(name=name, block=block) for name, block in zip(names, blocks, strict=True)]
+    search_blocks(store, work, tasks, task.hand_out, task.progress)
+    masks = [np.zeros(len(rows), dtype=bool) for rows in sides]
+    for block, name in zip(blocks, names, strict=True):
         _mark(store, stage, name, block, packs, masks)
-        progress(done + 1, len(blocks))
     withdraw_others(store, stage, names)
     return masks
 

@@ -28,6 +28,9 @@ SEGMENT_ROWS = 131_072
 MOST_SEGMENTS = 64
 """Rows to a segment, more where there would be too many segments; a shard is never parted."""
 
+FILES = CLIP_FILE, DINO_FILE = "clip.npy", "dino.npy"
+"""Of a pack, in the order of its encoders."""
+
 MOST_SMALL = 8
 """Segments with fewer rows than that which are left as they are."""
 
@@ -50,6 +53,60 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PackedVectors:
+    """Where the vectors of a pack lie.
+
+    Attributes:
+        folder: of the files.
+        segments: the names of the pack's segments.
+        encoders: encoder_ids of CLIP and DINO; None where DINO has no say, and every cosine is 1.
+        num_rows: N.
+    """
+
+    folder: Path
+    segments: tuple[str, ...]
+    encoders: tuple[str, str | None]
+    num_rows: int
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files with the vectors."""
+        return [name for name, has_say in zip(FILES, self.encoders, strict=True) if has_say]
+
+    @property
+    def content(self) -> Json:
+        """What has to lie in the folder."""
+        return {"segments": list(self.segments), "encoders": list(self.encoders)}
+
+    def lie_there(self) -> bool:
+        """Whether the folder holds these vectors, whole."""
+        path = self.folder / "pack.json"
+        return path.exists() and read_json(path) == self.content
+
+    def open(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map the vectors into memory: [N, D] and [N, E] float16 of unit length.
+
+        Raises:
+            StoreError: they are not in the folder.
+        """
+        if not self.lie_there():
+            raise StoreError(
+                f"{self.folder} does not hold the packed vectors of this join; every node has to "
+                "see the folder in which the join packs them: give a run directory that all share"
+            )
+        # Mapped privately, since torch wants a writable array; nothing is written back. Nothing at
+        # all cannot be mapped.
+        mode: Literal["c"] | None = "c" if self.num_rows else None
+        clip_ND, dino_NE = (
+            torch.ones(self.num_rows, 1, dtype=torch.float16)
+            if encoder_id is None
+            else torch.from_numpy(np.load(self.folder / name, mmap_mode=mode))
+            for name, encoder_id in zip(FILES, self.encoders, strict=True)
+        )
+        return clip_ND, dino_NE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
     """The rows of a join.
 
@@ -60,6 +117,7 @@ class Pack:
         clip_ND: [N, D] float16 of unit length, memory-mapped.
         dino_NE: [N, E] float16 of unit length, memory-mapped; [N, 1] where DINO has no say.
         segments: in the order of their rows.
+        files: where the vectors lie.
     """
 
     rows: Rows
@@ -67,6 +125,7 @@ class Pack:
     clip_ND: torch.Tensor
     dino_NE: torch.Tensor
     segments: list[Segment]
+    files: PackedVectors
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -137,30 +196,28 @@ def build_pack(
     order = np.argsort(of_shard[rows.shard], kind="stable")
     packed = rows.take(order, rows.duplicates[order])
     segments = _segments(packed, of_shard[packed.shard], groups, hashes)
-    wanted = {"segments": [segment.name for segment in segments], "encoders": list(encoders)}
-    if not (folder / "pack.json").exists() or read_json(folder / "pack.json") != wanted:
+    files = PackedVectors(
+        folder=folder,
+        segments=tuple(segment.name for segment in segments),
+        encoders=encoders,
+        num_rows=len(packed),
+    )
+    if not files.lie_there():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for name, encoder_id in zip(("clip", "dino"), encoders, strict=True):
+        for name, encoder_id in zip(FILES, encoders, strict=True):
             if encoder_id is not None:
-                lack = may_lack and name == "dino"
-                _copy_vectors(store, folder / f"{name}.npy", encoder_id, packed, may_lack=lack)
-        replace_json(folder / "pack.json", wanted)
-    # Mapped privately, since torch wants a writable array; nothing is written back. Nothing at all
-    # cannot be mapped.
-    mode: Literal["c"] | None = "c" if len(packed) else None
-    clip_ND, dino_NE = (
-        torch.ones(len(packed), 1, dtype=torch.float16)
-        if encoder_id is None
-        else torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode=mode))
-        for name, encoder_id in zip(("clip", "dino"), encoders, strict=True)
-    )
+                lack = may_lack and name == DINO_FILE
+                _copy_vectors(store, folder / name, encoder_id, packed, may_lack=lack)
+        replace_json(folder / "pack.json", files.content)
+    clip_ND, dino_NE = files.open()
     return Pack(
         rows=rows,
         places=order,
         clip_ND=clip_ND,
         dino_NE=dino_NE,
         segments=segments,
+        files=files,
     )
 
 

@@ -43,8 +43,9 @@ def against_part(settings: JoinSettings) -> list[str]:
     if settings.against is None:
         return []
     # The first command tells runs of one name apart, and stays with a run that is moved.
-    first = Store(settings.against).run()["commands"][0]
-    return [f"against-{settings.against.resolve().name}-{digest(first)[:8]}"]
+    other = Store(settings.against)
+    first = other.run()["commands"][0]
+    return [f"against-{other.name}-{digest(first)[:8]}"]
 
 
 def decimals(value: float) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 
 import pyarrow as pa
 
-from miner.records import Json, new_attempt, replace_record
+from miner.records import Json, new_attempt
 from miner.store import Store
 
 PART_ROWS = 1_000_000
@@ -17,7 +15,7 @@ PART_ROWS = 1_000_000
 
 
 def publish(
-    store: Store, folder: Path, parts: Iterable[pa.Table], histogram: pa.Table, record: Json
+    store: Store, name: str, parts: Iterable[pa.Table], histogram: pa.Table, record: Json
 ) -> Json:
     """Replace a join's tables and record.
 
@@ -26,7 +24,7 @@ def publish(
 
     Args:
         store: the run directory.
-        folder: the join's folder.
+        name: the join's.
         parts: the parts of `raw`, one at least.
         histogram: the table `histogram`.
         record: what join.json says besides its files.
@@ -34,19 +32,19 @@ def publish(
     Returns:
         The record with the files it names.
     """
-    base = folder.relative_to(store.root).as_posix()
+    base = f"pairs/{name}"
     attempt = f"raw.{new_attempt()}"
     files = []
     for part, table in enumerate(parts):
-        name = f"part-{part:05d}.parquet"
-        entry = store.write_table(table, f"{base}/{attempt}", name)
-        files.append({**asdict(entry), "path": f"{base}/raw/{name}"})
+        part_name = f"part-{part:05d}.parquet"
+        entry = store.write_table(table, f"{base}/{attempt}", part_name)
+        files.append({**asdict(entry), "path": f"{base}/raw/{part_name}"})
     for stale in ("join.json", "selected.parquet"):
-        (folder / stale).unlink(missing_ok=True)
+        store.files.delete(f"{base}/{stale}")
     for stale in ("raw", "report"):
-        shutil.rmtree(folder / stale, ignore_errors=True)
-    (folder / attempt).rename(folder / "raw")
+        store.files.delete_folder(f"{base}/{stale}")
+    store.files.move_folder(f"{base}/{attempt}", f"{base}/raw")
     files.append(asdict(store.write_table(histogram, base, "histogram.parquet")))
     record = {**record, "files": files}
-    replace_record(folder / "join.json", record)
+    store.replace_record(f"{base}/join.json", record)
     return record

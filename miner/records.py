@@ -1,4 +1,4 @@
-"""JSON records on disk: canonical text, hashes, written whole or not at all.
+"""JSON records: canonical text and hashes, and local files written whole or not at all.
 
 A record carries the hash of its own content, so that a cut or an edit is noticed.
 """
@@ -59,70 +59,107 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_json(path: Path) -> Json:
-    """A JSON object from a file.
+def write_beside(path: Path, data: bytes | memoryview) -> Path:
+    """Write bytes to the disk under a name beside `path`, from where they can be linked to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{new_attempt()}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return unfinished
+
+
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write a file so that a reader sees the old bytes or the new, never a part of them."""
+    write_beside(path, data).rename(path)
+    flush_to_disk(path.parent)
+
+
+def encode_json(value: Json) -> bytes:
+    """A JSON object as the text that we keep."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def encode_record(record: Json) -> bytes:
+    """A record, with its hash, as text."""
+    return encode_json({**record, "record_sha256": digest(record)})
+
+
+def decode_json(data: bytes, place: str) -> Json:
+    """A JSON object from its text.
+
+    Args:
+        data: the text.
+        place: where it lies, for messages.
 
     Raises:
-        StoreError: the file cannot be read, or holds something else.
+        StoreError: it is something else.
     """
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); restore it or remove it") from error
+        value = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{place} cannot be read ({error}); restore it or remove it") from error
     if not isinstance(value, dict):
-        raise StoreError(f"{path} holds no JSON object; restore it or remove it")
+        raise StoreError(f"{place} holds no JSON object; restore it or remove it")
     return value
 
 
-def read_record(path: Path) -> Json:
-    """A record from a file, checked against the hash it carries, and without it.
+def decode_record(data: bytes, place: str) -> Json:
+    """A record from its text, checked against the hash it carries, and without it.
 
     Raises:
-        StoreError: the record cannot be read, was cut or edited.
+        StoreError: the record was cut or edited.
     """
-    record = read_json(path)
+    record = decode_json(data, place)
     claimed = record.pop("record_sha256", None)
-    if claimed != digest(record):
+    try:
+        found = digest(record)
+    except ValueError as error:
+        # Python's parser takes NaN and 1e999, which are no JSON.
+        raise StoreError(f"{place} cannot be read ({error}); restore it or remove it") from error
+    if claimed != found:
         raise StoreError(
-            f"{path} was cut or edited: its hash is {digest(record)[:12]}, "
+            f"{place} was cut or edited: its hash is {found[:12]}, "
             f"the record says {str(claimed)[:12]}; remove it and run the command again"
         )
     return record
 
 
+def read_json(path: Path) -> Json:
+    """A JSON object from a local file.
+
+    Raises:
+        StoreError: the file cannot be read, or holds something else.
+    """
+    return decode_json(_read(path), str(path))
+
+
+def read_record(path: Path) -> Json:
+    """A record from a local file; see `decode_record`.
+
+    Raises:
+        StoreError: the record cannot be read, was cut or edited.
+    """
+    return decode_record(_read(path), str(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error}); restore it or remove it") from error
+
+
 def replace_json(path: Path, value: Json) -> None:
-    """Write JSON so that a reader sees the old text or the new, never half of it."""
-    unfinished = _write_beside(path, value)
-    unfinished.rename(path)
-    flush_to_disk(path.parent)
+    """Write JSON to a local file so that a reader sees the old text or the new."""
+    write_whole(path, encode_json(value))
 
 
 def replace_record(path: Path, record: Json) -> None:
     """Write a record, with its hash, in place of an older one."""
-    replace_json(path, {**record, "record_sha256": digest(record)})
-
-
-def put_record(path: Path, record: Json) -> bool:
-    """Write a record, with its hash, unless there is one: of several writers one wins.
-
-    Returns:
-        Whether this call wrote it.
-    """
-    unfinished = _write_beside(path, {**record, "record_sha256": digest(record)})
-    try:
-        # A link either appears whole or fails; a rename would overwrite the winner.
-        os.link(unfinished, path)
-    except FileExistsError:
-        return False
-    finally:
-        unfinished.unlink()
-    flush_to_disk(path.parent)
-    return True
-
-
-def _write_beside(path: Path, value: Json) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{new_attempt()}.unfinished")
-    unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    flush_to_disk(unfinished)
-    return unfinished
+    write_whole(path, encode_record(record))

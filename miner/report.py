@@ -10,17 +10,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jinja2
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from miner.errors import StoreError
 from miner.plots import DARK, LIGHT, draw_cosines, histogram_csv
-from miner.records import Json, digest, file_sha256, new_attempt, read_record, replace_record
+from miner.records import Json, digest, file_sha256, replace_record
 from miner.report_counts import Step, image_steps, pair_steps
 from miner.report_data import page_data
 from miner.store import Store
@@ -61,21 +60,21 @@ class ReportTable:
 
 def write_report(
     store: Store,
-    folder: Path,
+    name: str,
     *,
     limit: int | None = DEFAULT_LIMIT,
     tables: Sequence[ReportTable] = (),
-) -> Path:
+) -> str:
     """Write `report/` of a join, unless the same report is there already.
 
     Args:
         store: the run directory.
-        folder: the join's folder.
+        name: the join's.
         limit: pairs on the page, the best ranks first; None for all of them.
         tables: further tables to show.
 
     Returns:
-        The path of index.html.
+        The path or URL of index.html.
 
     Raises:
         StoreError: there is no whole join or selection, or the samples of a pair are missing. An
@@ -84,43 +83,42 @@ def write_report(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; give at least 1, or None for every selected pair")
-    with store.writing(), store.lock(folder.name):
-        return _write_whole(store, folder, limit, tables)
+    with store.writing(), store.lock(name):
+        _write_whole(store, name, limit, tables)
+    return store.place(f"pairs/{name}/report/index.html")
 
 
-def _write_whole(
-    store: Store, folder: Path, limit: int | None, tables: Sequence[ReportTable]
-) -> Path:
-    record = _whole_record(store, folder)
+def _write_whole(store: Store, name: str, limit: int | None, tables: Sequence[ReportTable]) -> None:
+    record = _whole_record(store, name)
     steps = {"images": image_steps(store, record), "pairs": pair_steps(record)}
     fingerprint = _fingerprint(record, steps, limit, tables)
-    if _is_done(folder / "report", fingerprint):
-        return folder / "report" / "index.html"
-    selected = pq.ParquetFile(store.root / record["selection"]["file"]["path"]).read()
-    unfinished = folder / f"report.{new_attempt()}"
-    unfinished.mkdir()
-    try:
-        data, exhibits = page_data(store, record, selected.slice(0, limit), unfinished)
-        _write_plot(folder, unfinished, record)
-        page = _page(folder.name, record, steps, data, len(selected), tables)
-        (unfinished / "index.html").write_text(page, "utf-8", newline="\n")
+    if _is_done(store, f"pairs/{name}/report", fingerprint):
+        return
+    selected = store.read_table(record["selection"]["file"]["path"])
+    histogram = store.read_table(f"pairs/{name}/histogram.parquet")
+    with store.files.new_folder(f"pairs/{name}/report") as report:
+        data, exhibits = page_data(store, record, selected.slice(0, limit), report)
+        _write_plot(histogram, report, record)
+        page = _page(name, record, steps, data, len(selected), tables)
+        (report / "index.html").write_text(page, "utf-8", newline="\n")
         missing = sum(exhibit.extension is None for exhibit in exhibits.values())
-        whole = {"fingerprint": fingerprint, "missing_images": missing, **_contents(unfinished)}
-        replace_record(unfinished / "report.json", whole)
-        shutil.rmtree(folder / "report", ignore_errors=True)
-        unfinished.rename(folder / "report")
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder / "report" / "index.html"
+        images = [path for part in ("images", "thumbs") for path in (report / part).glob("*")]
+        contents = _contents(len(images), file_sha256(report / "index.html"))
+        whole = {"fingerprint": fingerprint, "missing_images": missing, **contents}
+        replace_record(report / "report.json", whole)
 
 
-def _whole_record(store: Store, folder: Path) -> Json:
-    record = store.join_record(folder)
+def _whole_record(store: Store, name: str) -> Json:
+    record = store.join_record(name)
     if record is None:
-        raise StoreError(f"{folder} holds no whole join; run `blindpairs join {store.root}` again")
+        raise StoreError(
+            f"{store.place(f'pairs/{name}')} holds no whole join; "
+            f"run `blindpairs join {store.root}` again"
+        )
     if "selection" not in record or not store.is_whole(record["selection"]["file"]):
         raise StoreError(
-            f"{folder} holds no whole selection; run `blindpairs select {store.root}` again"
+            f"{store.place(f'pairs/{name}')} holds no whole selection; "
+            f"run `blindpairs select {store.root}` again"
         )
     return record
 
@@ -141,23 +139,24 @@ def _fingerprint(
     )
 
 
-def _contents(report: Path) -> Json:
+def _contents(num_images: int, index_sha256: str) -> Json:
     """By what a report is told from one that was edited or cut."""
-    images = [path.name for name in ("images", "thumbs") for path in (report / name).glob("*")]
-    return {"num_images": len(images), "index_sha256": file_sha256(report / "index.html")}
+    return {"num_images": num_images, "index_sha256": index_sha256}
 
 
-def _is_done(report: Path, fingerprint: str) -> bool:
+def _is_done(store: Store, report: str, fingerprint: str) -> bool:
     """Whether the report is there as written, with all images."""
     try:
-        done, contents = read_record(report / "report.json"), _contents(report)
-    except (StoreError, OSError):
+        done = store.read_record(f"{report}/report.json")
+        index_sha256 = store.files.sha256(f"{report}/index.html")
+    except (StoreError, FileNotFoundError):
         return False
+    images = [e for part in ("images", "thumbs") for e in store.files.below(f"{report}/{part}")]
+    contents = _contents(len(images), index_sha256)
     return done == {"fingerprint": fingerprint, "missing_images": 0, **contents}
 
 
-def _write_plot(folder: Path, report: Path, record: Json) -> None:
-    histogram = pq.ParquetFile(folder / "histogram.parquet").read()
+def _write_plot(histogram: pa.Table, report: Path, record: Json) -> None:
     (report / "cosines.csv").write_text(histogram_csv(histogram), "utf-8", newline="\n")
     for name, palette in (("light", LIGHT), ("dark", DARK)):
         picture = draw_cosines(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 
 from miner.records import Json
 from miner.rows import encoders_of_all, joined_shards, runs_of
@@ -12,6 +13,9 @@ from miner.vectors import EncoderVectors
 
 DROPPED = {
     "not_blind": "kept beyond the thresholds only",
+    "no_label": "an image without a label",
+    "same_label": "of the same label",
+    "different_labels": "of different labels",
     "near_copies": "near-copies of each other",
     "near_copy_of_kept": "near-copies of a better pair",
     "cap": "an image has better pairs already",
@@ -50,7 +54,7 @@ def image_steps(store: Store, record: Json) -> list[Step]:
         for shard_id in joined_shards(run, *encoders_of_all(record))
     ]
     vectors = {
-        run.root: [
+        run.files.address: [
             EncoderVectors(run, encoder_id) for encoder_id in (record["clip"], record["dino"])
         ]
         for run in runs_of(store, record)
@@ -61,8 +65,9 @@ def image_steps(store: Store, record: Json) -> list[Step]:
         commit = run.record("samples", shard_id)
         num_samples += commit["num_samples"]
         num_decodable += commit["num_decodable"]
-        refused.update(run.table(commit, "quarantine")["reason"].to_pylist())
-        for commit in (record for each in vectors[run.root] for record in each.records(shard_id)):
+        refused.update(run.reasons(shard_id))
+        parts = (each.records(shard_id) for each in vectors[run.files.address])
+        for commit in chain.from_iterable(parts):
             if any(file["path"].startswith("quarantine/") for file in commit["files"]):
                 nonfinite.update(run.table(commit, "quarantine")["reason"].to_pylist())
     later = len(found) - counts["shards"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -147,7 +146,7 @@ def runs_of(store: Store, record: Json) -> list[Store]:
     """
     if record["against"] is None:
         return [store]
-    other = Store(Path(record["against"]))
+    other = Store(record["against"])
     if not other.exists():
         raise StoreError(
             f"{record['name']} was joined against {other.root}, which holds no run any more; "

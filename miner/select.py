@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,9 @@ from miner import schema
 from miner.config import SelectSettings
 from miner.copies import near_copies
 from miner.errors import StoreError
-from miner.records import Json, digest, replace_record
+from miner.records import Json, digest
 from miner.rows import runs_of, samples_of, vectors_of
-from miner.store import Store, read_parts
+from miner.store import Store
 
 KEPT = "kept"
 """Verdict on a selected pair; every other verdict says why the pair was dropped."""
@@ -29,8 +27,9 @@ def verdicts(store: Store, raw: pa.Table, record: Json, settings: SelectSettings
     """What the selection says of every row of `raw`, and so why a pair is not shown.
 
     Rows are looked at in rank order. A pair is dropped when it is not blind (`raw` may reach
-    beyond the thresholds), when both images are near-copies of one image, when near-copies of
-    the two were kept as a pair already, or when an image has had its share of pairs.
+    beyond the thresholds), when its labels are not as asked for or one is missing, when both images
+    are near-copies of one image, when near-copies of the two were kept as a pair already, or when
+    an image has had its share of pairs.
 
     Args:
         store: the run directory, for the vectors.
@@ -39,10 +38,12 @@ def verdicts(store: Store, raw: pa.Table, record: Json, settings: SelectSettings
         settings: near-copies, cap and ranking.
 
     Returns:
-        [P] words: kept, not_blind, near_copies, near_copy_of_kept, cap.
+        [P] words: kept, not_blind, no_label, same_label, different_labels, near_copies,
+        near_copy_of_kept, cap.
     """
     first, second = raw["image_1"].to_pylist(), raw["image_2"].to_pylist()
     group = _groups(store, record, sorted({*first, *second}), settings)
+    mislabelled = _mislabelled(store, record, first, second, settings)
     blind = raw["blind"].to_pylist() if "blind" in raw.column_names else [True] * len(raw)
     said = [""] * len(raw)
     pairs_of: Counter[int] = Counter()
@@ -51,6 +52,8 @@ def verdicts(store: Store, raw: pa.Table, record: Json, settings: SelectSettings
         a, b = sorted((group[first[row]], group[second[row]]))
         if not blind[row]:
             said[row] = "not_blind"
+        elif fault := mislabelled[row]:
+            said[row] = fault
         elif a == b:
             said[row] = "near_copies"
         elif (a, b) in seen:
@@ -71,12 +74,12 @@ def rank_order(raw: pa.Table, settings: SelectSettings) -> list[int]:
     return sorted(range(len(raw)), key=lambda row: (-by[row], *(key[row] for key in keys)))
 
 
-def select(store: Store, folder: Path, settings: SelectSettings) -> Json:
+def select(store: Store, name: str, settings: SelectSettings) -> Json:
     """Write a join's `selected.parquet`, unless it is there already.
 
     Args:
         store: the run directory.
-        folder: the join's folder.
+        name: the join's.
         settings: near-copies, cap and ranking.
 
     Returns:
@@ -85,30 +88,31 @@ def select(store: Store, folder: Path, settings: SelectSettings) -> Json:
     Raises:
         StoreError: the join is not whole.
     """
-    with store.lock(folder.name):
-        record = store.join_record(folder)
+    with store.lock(name):
+        record = store.join_record(name)
         if record is None:
             raise StoreError(
-                f"{folder} holds no whole join; run `blindpairs join {store.root}` again"
+                f"{store.place(f'pairs/{name}')} holds no whole join; "
+                f"run `blindpairs join {store.root}` again"
             )
         fingerprint = digest({"settings": settings.model_dump(), "join": record["fingerprint"]})
         done = record.get("selection")
         if done and done["fingerprint"] == fingerprint and store.is_whole(done["file"]):
             return record
-        raw = read_parts(folder)
+        raw = store.raw(name)
         said = verdicts(store, raw, record, settings)
         kept = [row for row in rank_order(raw, settings) if said[row] == KEPT]
         table = _selected_table(runs_of(store, record), raw, kept)
         # A report of the former selection would show other pairs.
-        shutil.rmtree(folder / "report", ignore_errors=True)
-        base = folder.relative_to(store.root).as_posix()
+        base = f"pairs/{name}"
+        store.files.delete_folder(f"{base}/report")
         record["selection"] = {
             "fingerprint": fingerprint,
             "settings": settings.model_dump(),
             "counts": dict(sorted(Counter(said).items())),
             "file": asdict(store.write_table(table, base, "selected.parquet")),
         }
-        replace_record(folder / "join.json", record)
+        store.replace_record(f"{base}/join.json", record)
         return record
 
 
@@ -127,6 +131,25 @@ def _groups(
         near_dino=settings.near_dino,
     )
     return dict(zip(image_ids, leaders.tolist(), strict=True))
+
+
+def _mislabelled(
+    store: Store, record: Json, first: list[str], second: list[str], settings: SelectSettings
+) -> list[str | None]:
+    """For each pair why its labels are not as asked for; None where they are."""
+    if settings.labels == "any":
+        return [None] * len(first)
+    samples = samples_of(runs_of(store, record), {*first, *second})
+    said: list[str | None] = []
+    for image_1, image_2 in zip(first, second, strict=True):
+        label_1, label_2 = samples[image_1]["label"], samples[image_2]["label"]
+        if label_1 is None or label_2 is None:
+            said.append("no_label")
+        elif settings.labels == "same":
+            said.append(None if label_1 == label_2 else "different_labels")
+        else:
+            said.append("same_label" if label_1 == label_2 else None)
+    return said
 
 
 def _selected_table(runs: Sequence[Store], raw: pa.Table, rows: list[int]) -> pa.Table:

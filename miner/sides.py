@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from miner.block_work import HandOut, Progress, in_turn
 from miner.blocks import known_groups
 from miner.config import JoinSettings, SelectSettings
 from miner.copies import equal_bytes, stand_for
@@ -59,31 +60,42 @@ class JoinTask:
 
     Attributes:
         stores: the run, and the one it is joined against.
-        folder: of the join's tables.
+        name: the join's.
         clip: encoder_id.
         dino: encoder_id.
         settings: what is sought.
         near: what a near-copy is.
         impl: the implementation that runs.
+        hand_out: has blocks searched.
+        progress: called after every block.
     """
 
     stores: Sequence[Store]
-    folder: Path
+    name: str
     clip: str
     dino: str
     settings: JoinSettings
     near: SelectSettings
     impl: str
+    hand_out: HandOut = in_turn
+    progress: Progress = lambda done, number: None
 
     @property
     def stage(self) -> str:
         """Of the commits of its blocks."""
-        return f"blocks/{self.folder.name}"
+        return f"blocks/{self.name}"
 
     @property
     def packed(self) -> Path:
-        """Where its vectors lie while it runs."""
-        return self.stores[0].root / "packed" / self.folder.name
+        """Where its vectors lie while it runs: always on a local disk."""
+        store, scratch = self.stores[0], self.settings.scratch
+        folder = store.scratch if scratch is None else scratch / store.identity
+        return folder / self.name
+
+    @property
+    def shared(self) -> str | None:
+        """The join's name where several workers search its blocks; None for one."""
+        return None if self.hand_out is in_turn else self.name
 
     def pack_side(self, number: int, rows: Rows) -> Pack:
         """A side's rows with their vectors, copies collapsed as the settings say."""
@@ -100,7 +112,7 @@ class JoinTask:
         return build_pack(store, folder / "rows", encoders, rows, groups, hashes)
 
 
-def runs_to_join(store: Store, against: Path | None) -> list[Store]:
+def runs_to_join(store: Store, against: str | None) -> list[Store]:
     """The run, and the one that it is joined against.
 
     Raises:
@@ -108,11 +120,11 @@ def runs_to_join(store: Store, against: Path | None) -> list[Store]:
     """
     if against is None:
         return [store]
-    if against.resolve() == store.root.resolve():
+    other = Store(against)
+    if other.files.address == store.files.address:
         raise StoreError(
             f"--against {against} is the run itself; leave it out to join a run with itself"
         )
-    other = Store(against)
     other.run()
     return [store, other]
 

@@ -7,29 +7,35 @@ Readers follow records, never globs.
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 
 from miner import schema
+from miner.bundles import read_records
 from miner.errors import FingerprintError, StoreError
+from miner.files import Entry, Files, LocalFiles, put_own
+from miner.locks import LocalLocks, Locks
+from miner.objects import is_object_url
 from miner.records import (
     Json,
+    decode_json,
+    decode_record,
     differences,
-    file_sha256,
-    flush_to_disk,
-    put_record,
-    read_json,
-    read_record,
-    replace_json,
+    digest,
+    encode_json,
+    encode_record,
 )
+
+SCRATCH = Path.home() / ".cache" / "blindpairs" / "scratch"
+"""Where joins map vectors into memory whose runs lie in buckets."""
 
 FOLDERS = ("samples", "quarantine", "vectors", "blocks", "packed", "commits", "pairs")
 """Folders of a run in which nothing lies that no record names, once a command has ended well."""
@@ -45,67 +51,90 @@ class FileEntry:
 
 
 class Store:
-    """The run directory at `root`; made on first use.
+    """A run directory; made on first use.
 
     Attributes:
-        root: the folder; every path in a record is relative to it.
+        root: its folder, or its URL; every path in a record is relative to it.
+        files: what reads and writes there.
+        scratch: a local folder for what a join maps into memory.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path | str, *, files: Files | None = None) -> None:
+        """Take a run, be it there already or not.
+
+        Args:
+            root: a folder, or a URL as `s3://bucket/run` or `gs://bucket/run`.
+            files: what reads and writes there; default: what the root stands for.
+        """
+        self.root = str(root).rstrip("/") if is_object_url(root) else Path(root)
+        if isinstance(self.root, Path):
+            self.files: Files = files or LocalFiles(self.root)
+            self._locks: Locks = LocalLocks(self.root)
+            self.scratch = self.root / "packed"
+        else:
+            # Not at the top: who works on a local folder does not wait for it.
+            from miner.leases import LeaseLocks
+            from miner.object_files import ObjectFiles
+
+            self.files = files or ObjectFiles(self.root)
+            self._locks = LeaseLocks(self.files)
+            self.scratch = SCRATCH / self.identity
+        self._named: dict[tuple[str, str], set[str]] = {}
+        self._remembered: dict[str, bytes] = {}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder, which every process that works on it sees."""
+        return isinstance(self.root, Path)
+
+    @property
+    def name(self) -> str:
+        """The last part of the run's folder."""
+        return self.files.address.rstrip("/").rpartition("/")[2]
+
+    @property
+    def identity(self) -> str:
+        """A hash of where the run lies, as a name."""
+        return digest(self.files.address)[:16]
+
+    def place(self, path: str) -> str:
+        """Where a file of the run lies, for people."""
+        return f"{self.root}/{path}"
 
     # -- locks ------------------------------------------------------------------------------
 
-    def lock(self, name: str = "run") -> FileLock:
-        """A lock for what is replaced and not put once: `run` for run.json, or a join's name."""
-        return FileLock(self._lock_path(f"{name}.lock"))
+    def lock(self, name: str) -> AbstractContextManager[object]:
+        """A lock for what is replaced and not put once: a join's name."""
+        return self._locks.lock(name)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[None]:
         """Held by everyone who writes, so that nobody takes an attempt at work for a dead one."""
-        with self._lock_path("writers").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            yield
+        return self._locks.writing()
 
-    @contextmanager
-    def alone(self) -> Iterator[bool]:
+    def alone(self) -> AbstractContextManager[bool]:
         """Whether nobody writes; while the block runs, nobody begins to."""
-        with self._lock_path("writers").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-
-    def _lock_path(self, name: str) -> Path:
-        folder = self.root / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / name
+        return self._locks.alone()
 
     # -- run.json ---------------------------------------------------------------------------
 
-    @property
-    def run_path(self) -> Path:
-        """Where the run describes itself."""
-        return self.root / "run.json"
-
     def exists(self) -> bool:
-        """Whether the folder holds a run."""
-        return self.run_path.exists()
+        """Whether there is a run."""
+        return self.files.exists("run.json")
 
     def run(self) -> Json:
         """The content of run.json.
 
         Raises:
-            StoreError: the folder holds no run, or run.json is damaged.
+            StoreError: there is no run, or run.json is damaged.
         """
-        if not self.exists():
+        try:
+            data = self.files.read("run.json")
+        except FileNotFoundError as error:
             raise StoreError(
                 f"{self.root} holds no run (there is no run.json); "
                 "give the folder that `blindpairs mine --out` wrote"
-            )
-        return read_json(self.run_path)
+            ) from error
+        return decode_json(data, self.place("run.json"))
 
     def update_run(self, reading: Json, shards: Json, command: Json) -> None:
         """Log a command and the shards it was given; make the run if it is new.
@@ -113,21 +142,22 @@ class Store:
         Raises:
             FingerprintError: the run was made with other reading settings.
         """
-        # With this folder a walk over images knows the run for what it is.
-        (self.root / "commits").mkdir(parents=True, exist_ok=True)
-        with self.writing(), self.lock():
-            if self.exists():
-                run = self.run()
-                if changed := differences(run["reading"], reading):
-                    raise FingerprintError(
-                        f"{self.root} was read with other settings ({'; '.join(changed)}); "
-                        "give the same ones, or another --out"
-                    )
-            else:
-                run = {"format": 1, "reading": reading, "shards": {}, "commands": []}
+
+        def change(data: bytes | None) -> bytes:
+            run: Json = {"format": 1, "reading": reading, "shards": {}, "commands": []}
+            if data is not None:
+                run = decode_json(data, self.place("run.json"))
+            if changed := differences(run["reading"], reading):
+                raise FingerprintError(
+                    f"{self.root} was read with other settings ({'; '.join(changed)}); "
+                    "give the same ones, or another --out"
+                )
             run["shards"].update(shards)
             run["commands"].append(command)
-            replace_json(self.run_path, run)
+            return encode_json(run)
+
+        with self.writing():
+            self.files.update("run.json", change)
 
     def log_command(self, command: Json) -> None:
         """Log a command that reads no shards."""
@@ -138,21 +168,18 @@ class Store:
 
     def write_table(self, table: pa.Table, folder: str, name: str) -> FileEntry:
         """Write a table whole under `folder/name`; it stays invisible until it is committed."""
-        path = self.root / folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{name}.unfinished")
         is_vectors = "vector" in table.column_names
+        sink = pa.BufferOutputStream()
         pq.write_table(
             table,
-            unfinished,
+            sink,
             compression="none" if is_vectors else "zstd",
             use_dictionary=not is_vectors,
             column_encoding={"vector.list.element": "PLAIN"} if is_vectors else None,
         )
-        flush_to_disk(unfinished)
-        sha256 = file_sha256(unfinished)
-        unfinished.rename(path)
-        flush_to_disk(path.parent)
+        data = memoryview(sink.getvalue()).cast("B")
+        self.files.write(f"{folder}/{name}", data)
+        sha256 = hashlib.sha256(data).hexdigest()
         return FileEntry(path=f"{folder}/{name}", rows=table.num_rows, sha256=sha256)
 
     def commit(self, stage: str, shard_id: str, files: list[FileEntry], record: Json) -> bool:
@@ -169,34 +196,42 @@ class Store:
             caller's files are then removed and the winner's stand.
         """
         named = [asdict(file) for file in files]
-        if put_record(self.commit_path(stage, shard_id), {"files": named, **record}):
+        self._locks.check()
+        data = encode_record({"files": named, **record})
+        if put_own(self.files, self.commit_path(stage, shard_id), data):
             return True
         for file in files:
-            (self.root / file.path).unlink(missing_ok=True)
+            self.files.delete(file.path)
         return False
 
     # -- reading ----------------------------------------------------------------------------
 
-    def commit_path(self, stage: str, shard_id: str) -> Path:
+    def commit_path(self, stage: str, shard_id: str) -> str:
         """Where the record of a shard's stage lies."""
-        return self.root / "commits" / stage / f"{shard_id}.json"
+        return f"commits/{stage}/{shard_id}.json"
+
+    def is_committed(self, stage: str, shard_id: str) -> bool:
+        """Whether a stage of a shard is done."""
+        path = self.commit_path(stage, shard_id)
+        return path in self._remembered or self.files.exists(path)
 
     def withdraw(self, stage: str, name: str) -> None:
         """Take back a commit that nothing is built on any more, and remove its files."""
         record = self.record(stage, name)
-        self.commit_path(stage, name).unlink()
+        self._remembered.pop(self.commit_path(stage, name), None)
+        self.files.delete(self.commit_path(stage, name))
         for file in record["files"]:
-            (self.root / file["path"]).unlink(missing_ok=True)
+            self.files.delete(file["path"])
 
     def committed(self, stage: str) -> list[str]:
         """Shard ids that a stage has committed, sorted."""
-        folder = self.root / "commits" / stage
-        return sorted(path.name.removesuffix(".json") for path in folder.glob("[!.]*.json"))
+        names = self.files.names(f"commits/{stage}")
+        ids = (name.removesuffix(".json") for name in names if is_record_name(name))
+        return sorted(ids)
 
     def encoder_ids(self) -> list[str]:
         """Encoders that have committed vectors, sorted."""
-        folder = self.root / "commits" / "vectors"
-        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        return self.files.names("commits/vectors")
 
     def record(self, stage: str, shard_id: str) -> Json:
         """A commit record, checked against its own hash.
@@ -204,24 +239,69 @@ class Store:
         Raises:
             StoreError: the record is missing, cut or edited.
         """
-        return read_record(self.commit_path(stage, shard_id))
+        return self.read_record(self.commit_path(stage, shard_id))
 
-    def join_record(self, folder: Path) -> Json | None:
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Read the commits of whole shards at once, and none of them again within the block.
+
+        Nobody replaces such a commit; one that is made meanwhile is read when it is asked for.
+        """
+        before = self._remembered
+        there = self.files.below("commits/samples") + self.files.below("commits/vectors")
+        # Those with a `~` are parts, which may be taken back.
+        records = [e for e in there if is_record(e.path) and "~" not in e.path.split("/")[-1]]
+        found = self._read_records(records)
+        self._remembered = {e.path: data for e, data in zip(records, found, strict=True)}
+        try:
+            yield
+        finally:
+            self._remembered = before
+
+    def _read_records(self, entries: Sequence[Entry]) -> Iterator[bytes]:
+        """The bytes of many records, in their order."""
+        if isinstance(self.root, Path):
+            return self.files.read_many(entry.path for entry in entries)
+        return read_records(self.files, entries)
+
+    def read_record(self, path: str) -> Json:
+        """A record of the run, checked against its own hash.
+
+        Raises:
+            StoreError: it is missing, cut or edited.
+        """
+        try:
+            data = self._remembered.get(path) or self.files.read(path)
+        except OSError as error:
+            place = self.place(path)
+            raise StoreError(
+                f"{place} cannot be read ({error}); restore it or remove it"
+            ) from error
+        return decode_record(data, self.place(path))
+
+    def replace_record(self, path: str, record: Json) -> None:
+        """Write a record, with its hash, in the place of an older one."""
+        self.files.write(path, encode_record(record))
+
+    def join_record(self, name: str) -> Json | None:
         """The content of a join's join.json; None where its files are not whole.
 
         Raises:
             StoreError: join.json is cut or edited.
         """
-        if not (folder / "join.json").exists():
+        path = f"pairs/{name}/join.json"
+        if not self.files.exists(path):
             return None
-        record = read_record(folder / "join.json")
+        record = self.read_record(path)
         whole = all(self.is_whole(file) for file in record["files"])
         return record if whole else None
 
     def is_whole(self, file: Json) -> bool:
         """Whether a file is there with the hash that its record names."""
-        path = self.root / file["path"]
-        return path.exists() and file_sha256(path) == str(file["sha256"])
+        try:
+            return self.files.sha256(file["path"]) == str(file["sha256"])
+        except FileNotFoundError:
+            return False
 
     def table(self, record: Json, prefix: str, columns: list[str] | None = None) -> pa.Table:
         """The table that a record names under a folder (`samples`, `vectors`, ...).
@@ -231,21 +311,29 @@ class Store:
         """
         for file in record["files"]:
             if file["path"].startswith(f"{prefix}/"):
-                path = self.root / file["path"]
-                try:
-                    # Not read_table: it would read hive partitions into the path.
-                    table = pq.ParquetFile(path).read(columns)
-                except (OSError, pa.ArrowException) as error:
-                    raise StoreError(
-                        f"{path} cannot be read ({error}); run `blindpairs verify {self.root}`"
-                    ) from error
+                table = self.read_table(file["path"], columns)
                 if table.num_rows != file["rows"]:
                     raise StoreError(
-                        f"{path} has {table.num_rows} rows, its commit says {file['rows']}; "
-                        f"run `blindpairs verify {self.root}`"
+                        f"{self.place(file['path'])} has {table.num_rows} rows, its commit says "
+                        f"{file['rows']}; run `blindpairs verify {self.root}`"
                     )
                 return table
         raise StoreError(f"a commit of {self.root} names no file under {prefix}/")
+
+    def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet table of the run.
+
+        Raises:
+            StoreError: it is not there, or is no such table.
+        """
+        try:
+            # Not read_table: it would read hive partitions into the path.
+            with self.files.open(path) as file:
+                return pq.ParquetFile(file).read(columns)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{self.place(path)} cannot be read ({error}); run `blindpairs verify {self.root}`"
+            ) from error
 
     def samples(self, shard_id: str) -> pa.Table:
         """The committed samples of a shard."""
@@ -254,6 +342,13 @@ class Store:
     def quarantine(self, shard_id: str) -> pa.Table:
         """The committed refusals of a shard."""
         return self.table(self.record("samples", shard_id), "quarantine")
+
+    def reasons(self, shard_id: str) -> Counter[str]:
+        """How many samples of a shard were refused, by reason."""
+        record = self.record("samples", shard_id)
+        if "reasons" not in record:
+            return Counter(self.table(record, "quarantine", ["reason"])["reason"].to_pylist())
+        return Counter(record["reasons"])
 
     def vectors(self, encoder_id: str, shard_id: str) -> tuple[list[str], np.ndarray]:
         """The committed vectors of a shard: image_ids [N] and float16 [N, D]."""
@@ -273,56 +368,74 @@ class Store:
 
     def named(self) -> set[str]:
         """Relative paths of all files that a record names."""
-        records = [
-            self.record(stage, shard_id)
-            for stage in self.stages()
-            for shard_id in self.committed(stage)
-        ]
-        records += [read_record(folder / "join.json") for folder in self.joins()]
-        files = [file for record in records for file in record["files"]]
-        files += [record["selection"]["file"] for record in records if "selection" in record]
-        return {file["path"] for file in files}
+        records = [entry for entry in self.files.below("commits") if is_record(entry.path)]
+        records += [entry for entry in self.files.below("pairs") if is_record(entry.path)]
+        # A record is put once, so what it names is remembered as long as it is the same.
+        unread = [entry for entry in records if (entry.path, entry.version) not in self._named]
+        for entry, data in zip(unread, self._read_records(unread), strict=True):
+            record = decode_record(data, self.place(entry.path))
+            files = [*record["files"]]
+            files += [record["selection"]["file"]] if "selection" in record else []
+            self._named[entry.path, entry.version] = {file["path"] for file in files}
+        return set().union(*(self._named[entry.path, entry.version] for entry in records))
 
     def stages(self) -> list[str]:
         """Every stage that has commits: `samples`, vectors of each encoder, blocks of each join."""
-        blocks = sorted(path.name for path in (self.root / "commits" / "blocks").glob("*"))
         return [
             "samples",
             *(f"vectors/{encoder_id}" for encoder_id in self.encoder_ids()),
-            *(f"blocks/{name}" for name in blocks),
+            *(f"blocks/{name}" for name in self.files.names("commits/blocks")),
         ]
 
-    def leftovers(self) -> list[Path]:
+    def leftovers(self) -> list[str]:
         """Files that no record names: dead attempts, unless somebody writes (see `alone`)."""
-        there = sorted(self.root.glob(".*.unfinished"))
-        for folder in FOLDERS:
-            there += sorted(path for path in (self.root / folder).rglob("*") if path.is_file())
+        there = [name for name in self.files.names("") if name.endswith(".unfinished")]
+        there += [entry.path for folder in FOLDERS for entry in self.files.below(folder)]
         # Read after the files were listed, so that what is committed meanwhile is named.
         named = self.named()
         return [path for path in there if self._is_leftover(path, named)]
 
-    def _is_leftover(self, path: Path, named: set[str]) -> bool:
-        parts = path.relative_to(self.root).parts
-        if path.name.endswith(".unfinished"):
+    @staticmethod
+    def _is_leftover(path: str, named: set[str]) -> bool:
+        if path.endswith(".unfinished"):
             return True
-        is_record = parts[0] == "commits" or parts[2:] == ("join.json",)
-        is_report = parts[0] == "pairs" and parts[2:3] == ("report",)
-        return not is_record and not is_report and "/".join(parts) not in named
+        is_report = path.startswith("pairs/") and path.split("/")[2] == "report"
+        return not is_record(path) and not is_report and path not in named
 
-    def joins(self) -> Iterator[Path]:
-        """Folders of the finished joins."""
-        yield from (path.parent for path in sorted((self.root / "pairs").glob("*/join.json")))
+    def joins(self) -> list[str]:
+        """Names of the finished joins."""
+        names = self.files.names("pairs")
+        return [name for name in names if self.files.exists(f"pairs/{name}/join.json")]
+
+    def last_join(self) -> str | None:
+        """The name of the join that was finished or selected from last."""
+        files = [entry for entry in self.files.below("pairs") if is_record(entry.path)]
+        if not files:
+            return None
+        return max(files, key=lambda entry: entry.modified).path.split("/")[1]
+
+    def raw(self, name: str) -> pa.Table:
+        """All rows of a join's `raw` parts, in their order.
+
+        Raises:
+            StoreError: join.json or a part is missing, cut or edited.
+        """
+        files = self.read_record(f"pairs/{name}/join.json")["files"]
+        parts = [file["path"] for file in files if "/raw/" in file["path"]]
+        return pa.concat_tables(self.read_table(part) for part in parts)
 
 
-def read_parts(folder: Path) -> pa.Table:
-    """All rows of a join's `raw` parts, in their order.
+def is_record(path: str) -> bool:
+    """Whether what lies at a path of the run is a record, by its place."""
+    folder, *below = path.split("/")
+    if folder == "commits":
+        return is_record_name(below[-1])
+    return folder == "pairs" and below[1:] == ["join.json"]
 
-    Raises:
-        StoreError: join.json is missing, cut or edited.
-    """
-    names = [Path(file["path"]) for file in read_record(folder / "join.json")["files"]]
-    parts = [folder / "raw" / name.name for name in names if name.parent.name == "raw"]
-    return pa.concat_tables(pq.ParquetFile(part).read() for part in parts)
+
+def is_record_name(name: str) -> bool:
+    """Whether a file among the commits is a record, by its name."""
+    return name.endswith(".json") and not name.startswith(".")
 
 
 def table_of(rows: list[Json], table_schema: pa.Schema) -> pa.Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,10 +14,10 @@ from miner.config import SelectSettings
 from miner.errors import StoreError
 from miner.pairs import pair_id
 from miner.recheck import near_threshold, true_vectors
-from miner.records import Json, read_record
+from miner.records import Json
 from miner.rows import runs_of, samples_of, vectors_of
 from miner.select import KEPT, verdicts
-from miner.store import Store, read_parts
+from miner.store import Store
 
 THRESHOLDS = {"clip": "clip_above", "dino": "dino_below"}
 
@@ -52,12 +51,12 @@ class Explanation:
     verdict: str
 
 
-def explain(store: Store, folder: Path, image_1: str, image_2: str) -> Explanation:
+def explain(store: Store, name: str, image_1: str, image_2: str) -> Explanation:
     """Follow a pair through a join and its selection.
 
     Args:
         store: the run directory.
-        folder: the join's folder.
+        name: the join's.
         image_1: an image_id.
         image_2: another one.
 
@@ -65,7 +64,7 @@ def explain(store: Store, folder: Path, image_1: str, image_2: str) -> Explanati
         ValueError: the two are one.
         StoreError: one of the images is no sample of the run.
     """
-    record = read_record(folder / "join.json")
+    record = store.read_record(f"pairs/{name}/join.json")
     if image_1 == image_2:
         raise ValueError(f"{image_1} is named twice; give two images")
     first, second = sorted((image_1, image_2))
@@ -90,7 +89,7 @@ def explain(store: Store, folder: Path, image_1: str, image_2: str) -> Explanati
         dino_below=record["dino_below"],
         verdict=NOT_COMPARED
         if len(runs) > 1 and len({_run_of(runs, image_id) for image_id in (first, second)}) == 1
-        else _verdict(store, folder, record, stands_for, samples, (clip_cos, dino_cos)),
+        else _verdict(store, name, record, stands_for, samples, (clip_cos, dino_cos)),
     )
 
 
@@ -100,7 +99,7 @@ def _run_of(runs: Sequence[Store], image_id: str) -> int:
 
 def _verdict(
     store: Store,
-    folder: Path,
+    name: str,
     record: Json,
     stands_for: list[str],
     samples: dict[str, Json],
@@ -118,7 +117,7 @@ def _verdict(
             )
     if clip_cos is None or dino_cos is None:
         return "an encoder gave no finite vector for one of the images"
-    raw = read_parts(folder)
+    raw = store.raw(name)
     both = set(stands_for)
     rows = [
         row
@@ -148,6 +147,9 @@ def _verdict(
         + {
             KEPT: "selected",
             "not_blind": "not selected: kept beyond the thresholds only",
+            "no_label": f"not selected: labels {settings.labels}, and an image has no label",
+            "same_label": "not selected: both images have the same label",
+            "different_labels": "not selected: the images have different labels",
             "near_copies": "not selected: the images are near-copies of each other",
             "near_copy_of_kept": "not selected: near-copies of both were selected at a better rank",
             "cap": f"not selected: an image has {settings.max_per_image} better pairs already",

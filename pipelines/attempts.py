@@ -111,11 +111,14 @@ class Attempts(Generic[TaskT, ReportT]):
         self._num_out += 1
         return waiting.popleft()
 
-    def settle(self, attempt: Attempt[TaskT], report: ReportT) -> Outcome[TaskT, ReportT]:
-        """An attempt has succeeded."""
+    def settle(
+        self, attempt: Attempt[TaskT], report: ReportT, worker: str | None = None
+    ) -> Outcome[TaskT, ReportT]:
+        """An attempt has succeeded, by some worker."""
         self._num_out -= 1
         self._num_in_a_row = 0
-        return Outcome(task=attempt.task, report=report, num_attempts=attempt.num_attempts + 1)
+        num_attempts = attempt.num_attempts + 1
+        return Outcome(task=attempt.task, report=report, num_attempts=num_attempts, worker=worker)
 
     def lose(
         self, in_hand: Sequence[Attempt[TaskT]], why: str, *, removed: bool

@@ -26,24 +26,25 @@ from miner.config import (
     SelectSettings,
 )
 from miner.errors import MinerError, ResourceError
-from pipelines.options import settings_from, settings_options
+from pipelines.metrics import metrics_options
+from pipelines.options import RUN, settings_from, settings_options
 from pipelines.shares import WHOLE, Share, part_option
 
 PARTIAL = 3
 INTERRUPTED = 130
 
 out_console = Console(highlight=False, soft_wrap=True)
-folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+folder = click.argument("folder", metavar="DIR", type=RUN)
 shards = click.argument("patterns", metavar="SHARD...", nargs=-1, required=True)
 out = click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="The run directory."
+    "--out", required=True, type=RUN, help="The run directory, or its s3:// or gs:// URL."
 )
 join_option = click.option(
     "--name", default=None, help="The join's name; default: the one that was made last."
 )
 
 
-class JoinEncoders(JoinSettings, SelectSettings):
+class JoinEncoders(ExecutorSettings, JoinSettings, SelectSettings):
     """What `join` may be told: thresholds, and which of the run's encoders."""
 
     clip: str | None = None
@@ -66,6 +67,11 @@ class PlanSettings(ReadSettings, EmbedSettings, JoinSettings):
 @click.version_option(package_name="blindpairs")
 def cli(verbose: bool) -> None:
     """Mine CLIP-blind pairs: images that CLIP calls the same and DINOv2 calls different."""
+    configure_logging(verbose)
+
+
+def configure_logging(verbose: bool) -> None:
+    """Warnings to stderr; with `verbose` what is being done, too."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(message)s",
@@ -78,14 +84,25 @@ def cli(verbose: bool) -> None:
 @shards
 @out
 @part_option
+@metrics_options
 @settings_options(MineSettings)
 def mine(
-    patterns: Sequence[str], out: Path, share: Share | None, config_file: Path | None, **flags: Any
+    patterns: Sequence[str],
+    out: Path | str,
+    share: Share | None,
+    config_file: Path | None,
+    **flags: Any,
 ) -> int:
     """Mine the whole way: embed, join, select, report. Run again, it does only what is missing."""
+    return mine_all(patterns, out, share, settings_from(MineSettings, flags, config_file))
+
+
+def mine_all(
+    patterns: Sequence[str], out: Path | str, share: Share | None, settings: MineSettings
+) -> int:
+    """Mine the whole way, or embed a share of the shards, and say what was found; the exit code."""
     from pipelines import driver, show
 
-    settings = settings_from(MineSettings, flags, config_file)
     if share not in (None, WHOLE):
         embedded = driver.mine_share(patterns, out, settings, share)
         show.embedded(out_console, embedded)
@@ -126,23 +143,23 @@ def demo(out: Path) -> int:
 @click.option(
     "--limit", type=click.IntRange(min=0), help="Pairs to show, best first; 0 all.  [default: 2000]"
 )
-def report(folder: Path, name: str | None, limit: int | None) -> int:
+def report(folder: Path | str, name: str | None, limit: int | None) -> int:
     """Write a join's report: one folder that opens in a browser, with no network."""
     _write_report(folder, name, limit)
     return 0
 
 
-def _write_report(root: Path, name: str | None, limit: int | None) -> None:
+def _write_report(root: Path | str, name: str | None, limit: int | None) -> None:
     from miner.report import DEFAULT_LIMIT, write_report
     from miner.store import Store
     from pipelines import joins, show
     from pipelines.demo import tables_of
 
     store = Store(root)
-    folder = joins.pick_join(store, name)
-    tables = tables_of(store, folder)
+    name = joins.pick_join(store, name)
+    tables = tables_of(store, name)
     most = DEFAULT_LIMIT if limit is None else limit or None
-    page = write_report(store, folder, limit=most, tables=tables)
+    page = write_report(store, name, limit=most, tables=tables)
     show.facts(out_console, [("report", f"{page} (open it in a browser)")])
 
 
@@ -150,9 +167,14 @@ def _write_report(root: Path, name: str | None, limit: int | None) -> None:
 @shards
 @out
 @part_option
+@metrics_options
 @settings_options(EmbedOnly)
 def embed(
-    patterns: Sequence[str], out: Path, share: Share | None, config_file: Path | None, **flags: Any
+    patterns: Sequence[str],
+    out: Path | str,
+    share: Share | None,
+    config_file: Path | None,
+    **flags: Any,
 ) -> int:
     """Embed shards with both encoders; what is committed already is not done again."""
     from miner.store import Store
@@ -183,8 +205,9 @@ def embed(
 
 @cli.command()
 @folder
+@metrics_options
 @settings_options(JoinEncoders)
-def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
+def join(folder: Path | str, config_file: Path | None, **flags: Any) -> int:
     """Join what was embedded into blind pairs, and select from them."""
     from miner.store import Store
     from pipelines import driver, joins, show
@@ -195,7 +218,8 @@ def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
     log = driver.command_of("join", settings.model_dump(mode="json", exclude_defaults=True))
     store.log_command({**log, "encoders": [clip, dino]})
     how, which = settings.part(JoinSettings), settings.part(SelectSettings)
-    show.joined(out_console, folder, driver.join_again(store, clip, dino, how, which))
+    who = settings.part(ExecutorSettings)
+    show.joined(out_console, folder, driver.join_again(store, clip, dino, how, which, who))
     show.next_step(out_console, f"blindpairs report {folder}", "to look at the pairs")
     return 0
 
@@ -204,7 +228,7 @@ def join(folder: Path, config_file: Path | None, **flags: Any) -> int:
 @folder
 @join_option
 @settings_options(SelectSettings)
-def select(folder: Path, name: str | None, config_file: Path | None, **flags: Any) -> int:
+def select(folder: Path | str, name: str | None, config_file: Path | None, **flags: Any) -> int:
     """Select again from a join's pairs: near-copies, cap, ranking."""
     from miner.store import Store
     from pipelines import driver, joins, show
@@ -221,11 +245,11 @@ def select(folder: Path, name: str | None, config_file: Path | None, **flags: An
 
 @cli.command()
 @shards
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="A run on the same corpus, to learn from."
-)
+@click.option("--out", type=RUN, help="A run on the same corpus, to learn from.")
 @settings_options(PlanSettings)
-def plan(patterns: Sequence[str], out: Path | None, config_file: Path | None, **flags: Any) -> int:
+def plan(
+    patterns: Sequence[str], out: Path | str | None, config_file: Path | None, **flags: Any
+) -> int:
     """Estimate images, bytes, hours, memory and pairs before anything runs."""
     from miner.store import Store
     from pipelines import show
@@ -239,7 +263,7 @@ def plan(patterns: Sequence[str], out: Path | None, config_file: Path | None, **
 
 @cli.command()
 @folder
-def status(folder: Path) -> int:
+def status(folder: Path | str) -> int:
     """Show what is done, missing and rejected."""
     from miner.store import Store
     from pipelines import show
@@ -253,7 +277,7 @@ def status(folder: Path) -> int:
 @click.argument("image_1")
 @click.argument("image_2")
 @join_option
-def why(folder: Path, image_1: str, image_2: str, name: str | None) -> int:
+def why(folder: Path | str, image_1: str, image_2: str, name: str | None) -> int:
     """Explain why two images are, or are not, a blind pair."""
     from miner.store import Store
     from pipelines import joins, show
@@ -265,7 +289,7 @@ def why(folder: Path, image_1: str, image_2: str, name: str | None) -> int:
 @cli.command(name="verify")
 @folder
 @click.option("--gc", is_flag=True, help="Remove files that no commit names.")
-def verify_command(folder: Path, gc: bool) -> int:
+def verify_command(folder: Path | str, gc: bool) -> int:
     """Check every commit, hash and count of a run."""
     from miner.audit import collect_garbage, verify
     from miner.store import Store
@@ -308,21 +332,27 @@ def doctor() -> int:
 cli.add_command(export_engine)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(
+    arguments: list[str] | None = None, command: click.Command = cli, name: str = "blindpairs"
+) -> None:
     """Run the command and exit with its code; SIGTERM ends it as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run(arguments))
+    sys.exit(run(arguments, command, name))
 
 
-def run(arguments: list[str] | None = None) -> int:
+def run(
+    arguments: list[str] | None = None, command: click.Command = cli, name: str = "blindpairs"
+) -> int:
     """Run the command; its exit code: 0, 2, 3, 4, 5 or 130, as in DESIGN.
 
     Args:
         arguments: the words after `blindpairs`; None takes the process's own.
+        command: what is run.
+        name: what it is called in messages.
     """
     error_console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        return int(cli.main(arguments, prog_name="blindpairs", standalone_mode=False) or 0)
+        return int(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
@@ -332,13 +362,13 @@ def run(arguments: list[str] | None = None) -> int:
         error_console.print("interrupted; the same command goes on from here")
         return INTERRUPTED
     except MinerError as error:
-        error_console.print(f"blindpairs: {error}", markup=False)
+        error_console.print(f"{name}: {error}", markup=False)
         return error.exit_code
     except ValueError as error:
-        error_console.print(f"blindpairs: {error}", markup=False)
+        error_console.print(f"{name}: {error}", markup=False)
         return click.UsageError.exit_code
     except OSError as error:
-        error_console.print(f"blindpairs: {error}; see to it and run again", markup=False)
+        error_console.print(f"{name}: {error}; see to it and run again", markup=False)
         return ResourceError.exit_code
 
 

@@ -17,7 +17,7 @@ from miner.errors import StoreError
 from miner.records import Json, read_record, replace_record
 from miner.report import ReportTable
 from miner.rows import vectors_of
-from miner.store import Store, read_parts
+from miner.store import Store
 from pipelines.driver import Embedded, mine
 from pipelines.scene_shards import write_shards
 from pipelines.scenes import CAPTIONED, HIDDEN
@@ -88,12 +88,12 @@ def _is_rendered(shards: Path, wanted: Json) -> bool:
     return done == wanted and tars == sizes
 
 
-def planted_rows(store: Store, folder: Path, record: Json) -> list[PlantedRow]:
+def planted_rows(store: Store, name: str, record: Json) -> list[PlantedRow]:
     """Found against planted for each attribute, over all twins of a run on scenes.
 
     Args:
         store: the run directory.
-        folder: the join's folder.
+        name: the join's.
         record: the content of its join.json.
 
     Returns:
@@ -102,7 +102,7 @@ def planted_rows(store: Store, folder: Path, record: Json) -> list[PlantedRow]:
     twins = _twins(store)
     images = {image for pairs in twins.values() for pair in pairs for image in pair}
     clip, dino = (vectors_of([store], record[name], images) for name in ("clip", "dino"))
-    blind = [row for row in read_parts(folder).to_pylist() if row.get("blind", True)]
+    blind = [row for row in store.raw(name).to_pylist() if row.get("blind", True)]
     found = {(row["image_1"], row["image_2"]) for row in blind}
     rows = []
     for (kind, attribute), planted in twins.items():
@@ -125,12 +125,12 @@ def planted_rows(store: Store, folder: Path, record: Json) -> list[PlantedRow]:
     return sorted(rows, key=lambda row: order.index(row.attribute))
 
 
-def tables_of(store: Store, folder: Path) -> list[ReportTable]:
+def tables_of(store: Store, name: str) -> list[ReportTable]:
     """What a run's report shows besides: for the demo's scenes, found against planted."""
-    record = read_record(folder / "join.json")
+    record = store.read_record(f"pairs/{name}/join.json")
     if not record["clip"].startswith(f"{SETTINGS.clip}-"):
         return []
-    rows = planted_rows(store, folder, record)
+    rows = planted_rows(store, name, record)
     return [planted_table(rows)] if rows else []
 
 

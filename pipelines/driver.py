@@ -16,16 +16,18 @@ from miner.config import (
     SelectSettings,
 )
 from miner.errors import FingerprintError, StoreError
+from miner.implementations import implementation
 from miner.partial import Late
 from miner.records import Json
 from miner.reread import committed_shards
 from miner.store import Store
 from pipelines.embedded import Embedded
 from pipelines.embedding import command_of, embed
-from pipelines.executors import open_executor
+from pipelines.executors import Executor, open_executor
+from pipelines.join_work import hand_out_by
 from pipelines.joins import join_and_select
 from pipelines.loading import Encoders, append_metrics, device_of
-from pipelines.modes import embedding_of
+from pipelines.modes import embedding_of, reading_of
 from pipelines.shares import WHOLE, Share
 
 __all__ = [
@@ -40,12 +42,12 @@ __all__ = [
 ]
 
 
-def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Embedded, Json]:
+def mine(patterns: Sequence[str], out: Path | str, settings: MineSettings) -> tuple[Embedded, Json]:
     """The whole run: embed, join, select. Run again, it does only what is missing.
 
     Args:
         patterns: shards, as `miner.shards.list_shards` takes them.
-        out: the run directory.
+        out: the run directory, or its URL.
         settings: everything.
 
     Returns:
@@ -54,23 +56,25 @@ def mine(patterns: Sequence[str], out: Path, settings: MineSettings) -> tuple[Em
     Raises:
         MinerError: see `embed`, `miner.join.join` and `miner.select.select`.
     """
-    embedded = mine_share(patterns, out, settings, WHOLE)
-    record = join_and_select(
-        Store(out),
-        embedded.clip,
-        embedded.dino,
-        settings.part(JoinSettings),
-        settings.part(SelectSettings),
-        lazy=embedded.choice.mode == "lazy",
-        late=embedded.encoders.late(),
-    )
+    with open_executor(settings.part(ExecutorSettings), settings.device) as executor:
+        embedded = _embed(patterns, out, settings, WHOLE, executor)
+        record = join_and_select(
+            Store(out),
+            embedded.clip,
+            embedded.dino,
+            settings.part(JoinSettings),
+            settings.part(SelectSettings),
+            hand_out=hand_out_by(executor),
+            lazy=embedded.choice.mode == "lazy",
+            late=embedded.encoders.late(),
+        )
     return embedded, record
 
 
 def mine_share(
-    patterns: Sequence[str], out: Path, settings: MineSettings, share: Share
+    patterns: Sequence[str], out: Path | str, settings: MineSettings, share: Share
 ) -> Embedded:
-    """The embedding of a run, or of a share of it; pairs are sought when all shards have theirs.
+    """The embedding of a share of a run; pairs are sought when all shards have theirs.
 
     Args:
         patterns: shards, as `miner.shards.list_shards` takes them.
@@ -81,14 +85,24 @@ def mine_share(
     Raises:
         MinerError: see `embed`.
     """
+    with open_executor(settings.part(ExecutorSettings), settings.device) as executor:
+        return _embed(patterns, out, settings, share, executor)
+
+
+def _embed(
+    patterns: Sequence[str],
+    out: Path | str,
+    settings: MineSettings,
+    share: Share,
+    executor: Executor,
+) -> Embedded:
     store = Store(out)
     command = command_of("mine", settings.model_dump(mode="json", exclude_defaults=True))
     encode, how = settings.part(EmbedSettings), settings.part(JoinSettings)
     if how.recheck and (encode.backend, encode.precision) == ("torch", "fp32"):
         _refuse_idle_recheck(store)
     read = settings.part(ReadSettings)
-    with open_executor(settings.part(ExecutorSettings), encode.device) as executor:
-        return embed(patterns, store, read, encode, command, how, executor=executor, share=share)
+    return embed(patterns, store, read, encode, command, how, executor=executor, share=share)
 
 
 def _refuse_idle_recheck(store: Store) -> None:
@@ -101,7 +115,12 @@ def _refuse_idle_recheck(store: Store) -> None:
 
 
 def join_again(
-    store: Store, clip: str, dino: str, how: JoinSettings, which: SelectSettings
+    store: Store,
+    clip: str,
+    dino: str,
+    how: JoinSettings,
+    which: SelectSettings,
+    who: ExecutorSettings | None = None,
 ) -> Json:
     """Join what a run has; images that encoders still have to see are seen as they were before.
 
@@ -111,6 +130,7 @@ def join_again(
         dino: encoder_id.
         how: thresholds and implementation.
         which: what is selected.
+        who: does the search; default: this process.
 
     Raises:
         StoreError: encoders are wanted, and no command tells how both were used.
@@ -119,15 +139,19 @@ def join_again(
     """
     last = embedding_of(store, clip, dino)
     lazy = last is not None and last[1] == "lazy"
-    if not lazy and not how.recheck:
-        return join_and_select(store, clip, dino, how, which)
-    if last is None:
-        raise StoreError(
-            f"no command embedded {store.root} with {clip} and {dino}, so --recheck does not know "
-            "their weights; run `blindpairs embed` with both"
+    late = None
+    if lazy or how.recheck:
+        if last is None:
+            raise StoreError(
+                f"no command embedded {store.root} with {clip} and {dino}, so --recheck does not "
+                "know their weights; run `blindpairs embed` with both"
+            )
+        late = _late_as_before(store, last[0], (clip, dino), how)
+    device = "cuda" if implementation(how.join) == "triton" else "cpu"
+    with open_executor(who or ExecutorSettings(), device) as executor:
+        return join_and_select(
+            store, clip, dino, how, which, hand_out=hand_out_by(executor), lazy=lazy, late=late
         )
-    late = _late_as_before(store, last[0], (clip, dino), how)
-    return join_and_select(store, clip, dino, how, which, lazy=lazy, late=late)
 
 
 def _late_as_before(
@@ -139,7 +163,8 @@ def _late_as_before(
 
     @cache
     def found() -> Late:
-        encoders = Encoders(settings, committed_shards(store), how=how)
+        read = reading_of(store, *ids)
+        encoders = Encoders(settings, committed_shards(store), read=read, how=how)
         now = tuple(record.encoder_id for record in encoders.records)
         if now != ids:
             raise FingerprintError(

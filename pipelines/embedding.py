@@ -27,7 +27,7 @@ from pipelines.executors import Executor, Inline
 from pipelines.joins import with_own_thresholds
 from pipelines.loading import Encoders, append_metrics
 from pipelines.modes import AUTO_SAMPLES, Choice, choice_made, choose
-from pipelines.progress import ShardProgress
+from pipelines.progress import ShardOutcome, ShardProgress
 from pipelines.settle import settle
 from pipelines.shares import WHOLE, Share
 
@@ -66,40 +66,41 @@ def embed(
     executor = executor or Inline()
     _check_share(share, read, encode)
     listed = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
-    root = os.path.realpath(store.root)
+    root = store.files.address
     if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
     elsewhere = not isinstance(executor, Inline)
     encoders = Encoders(encode, listed, read=read, how=how, elsewhere=elsewhere)
-    shards = settle(listed, store, dataset_given=read.dataset is not None)
-    clip, dino = (record.encoder_id for record in encoders.records)
-    seen = {shard.shard_id: _whereabouts(shard) for shard in shards}
-    store.update_run(reading_fingerprint(read), seen, {**command, "encoders": [clip, dino]})
-    shards = shards[share.number - 1 :: share.of]
-    done = Embedded(
-        clip=clip,
-        dino=dino,
-        encoders=encoders,
-        num_shards=len(shards),
-        max_bad_fraction=read.max_bad_fraction,
-    )
-    task = _Embedding(
-        store=store,
-        shards=shards,
-        encoders=encoders,
-        read=read,
-        encode=encode,
-        how=how,
-        executor=executor,
-        before={encoder_id: EncoderVectors(store, encoder_id) for encoder_id in (clip, dino)},
-    )
-    with store.writing(), ShardProgress(len(shards)) as progress:
-        if encode.dino_mode == "auto":
-            done.choice = _choose(task, done, how or JoinSettings(), progress)
-        elif encode.dino_mode == "lazy":
-            done.choice = Choice(mode="lazy", because="asked for")
-        wanted = [clip] if done.choice.mode == "lazy" else [clip, dino]
-        _embed_all(task, wanted, done, progress)
+    with store.remembering():
+        shards = settle(listed, store, dataset_given=read.dataset is not None)
+        clip, dino = (record.encoder_id for record in encoders.records)
+        seen = {shard.shard_id: _whereabouts(shard) for shard in shards}
+        store.update_run(reading_fingerprint(read), seen, {**command, "encoders": [clip, dino]})
+        shards = shards[share.number - 1 :: share.of]
+        done = Embedded(
+            clip=clip,
+            dino=dino,
+            encoders=encoders,
+            num_shards=len(shards),
+            max_bad_fraction=read.max_bad_fraction,
+        )
+        task = _Embedding(
+            store=store,
+            shards=shards,
+            encoders=encoders,
+            read=read,
+            encode=encode,
+            how=how,
+            executor=executor,
+            before={encoder_id: EncoderVectors(store, encoder_id) for encoder_id in (clip, dino)},
+        )
+        with store.writing(), ShardProgress(len(shards)) as progress:
+            if encode.dino_mode == "auto":
+                done.choice = _choose(task, done, how or JoinSettings(), progress)
+            elif encode.dino_mode == "lazy":
+                done.choice = Choice(mode="lazy", because="asked for")
+            wanted = [clip] if done.choice.mode == "lazy" else [clip, dino]
+            _embed_all(task, wanted, done, progress)
     # A join that was killed goes on with what it had packed.
     collect_garbage(store, spare=("packed",))
     return done
@@ -149,11 +150,11 @@ def _embed_all(
             stats = Stats() if report is None else report.stats
             if error is not None:
                 done.fail(shard.shard_id, error, stats)
-                todo.advance()
+                todo.show("failed", stats, worker=outcome.worker)
                 continue
             if stats.counts:
                 append_metrics(task.store, shard.shard_id, stats)
-            todo.account(shard, stats)
+            todo.account(shard, stats, worker=outcome.worker)
 
 
 def _check_share(share: Share, read: ReadSettings, encode: EmbedSettings) -> None:
@@ -200,13 +201,13 @@ class _Todo:
             _check_cut(store, shard, self._left)
             if shard.shard_id in self._done.failed:
                 # What cannot be read is not tried twice.
-                self.advance()
-            elif all(store.commit_path(stage, shard.shard_id).exists() for stage in stages):
+                self.show("failed", Stats())
+            elif all(store.is_committed(stage, shard.shard_id) for stage in stages):
                 self.account(shard, Stats())
             else:
                 yield ShardTask(shard=shard, quota=self._left)
 
-    def account(self, shard: Shard, stats: Stats) -> None:
+    def account(self, shard: Shard, stats: Stats, *, worker: str | None = None) -> None:
         """Add a committed shard to the totals."""
         store, done, shard_id = self._task.store, self._done, shard.shard_id
         record = store.record("samples", shard_id)
@@ -215,16 +216,32 @@ class _Todo:
         if stats.counts:
             done.new.add(shard_id)
         done.num_samples += record["num_samples"]
-        done.num_quarantined += record["num_quarantined"]
-        done.num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
+        num_quarantined = record["num_quarantined"]
+        num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
+        done.num_quarantined += num_quarantined
+        # Runs that are older than the filters have neither.
+        done.excluded.update(record.get("excluded", {}))
+        done.unrated.update(record.get("unrated", {}))
         done.damaged += [shard_id] if record["damaged"] else []
         self._left = None if self._left is None else self._left - record["num_samples"]
-        self.advance()
+        self.show(
+            "embedded" if stats.counts else "known",
+            stats,
+            num_quarantined=num_quarantined,
+            worker=worker,
+        )
 
-    def advance(self) -> None:
+    def show(
+        self,
+        outcome: ShardOutcome,
+        stats: Stats,
+        *,
+        num_quarantined: int = 0,
+        worker: str | None = None,
+    ) -> None:
         """Show that a shard is dealt with, unless all of them are gone through once more."""
         if self._most_samples is None:
-            self._progress.advance()
+            self._progress.shard(outcome, stats, num_quarantined=num_quarantined, worker=worker)
 
 
 def _embed_rests(
@@ -240,7 +257,7 @@ def _embed_rests(
             for shard in task.shards
             if before.names(shard.shard_id)
             and shard.shard_id not in done.failed
-            and not store.commit_path(f"vectors/{encoder_id}", shard.shard_id).exists()
+            and not store.is_committed(f"vectors/{encoder_id}", shard.shard_id)
         ]
         if shard_ids:
             encoder = task.encoders.load(encoder_id)
@@ -255,7 +272,7 @@ def _embed_rests(
 
 def _check_cut(store: Store, shard: Shard, quota: int | None) -> None:
     """Refuse a shard that was committed with another `--limit`."""
-    if not store.commit_path("samples", shard.shard_id).exists():
+    if not store.is_committed("samples", shard.shard_id):
         return
     cut_after = store.record("samples", shard.shard_id)["cut_after"]
     if cut_after is not None and cut_after != quota:
@@ -303,9 +320,7 @@ def _whereabouts(shard: Shard) -> Json:
 
 
 def command_of(name: str, settings: Json) -> Json:
-    """What run.json remembers of a command; later ones may be given in another folder."""
-    given = {k: settings[k] for k in ("clip_weights", "dino_weights") if settings.get(k)}
-    settings = settings | {name: os.path.abspath(path) for name, path in given.items()}
+    """What run.json remembers of a command."""
     return {
         "command": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -84,12 +84,14 @@ class Outcome(Generic[TaskT, ReportT]):
         report: of whoever did it; None where nobody could.
         error: why nobody could: what became of every attempt.
         num_attempts: how often it was tried, the last time included.
+        worker: who did it, where there may be several.
     """
 
     task: TaskT
     report: ReportT | None = None
     error: str | None = None
     num_attempts: int = 1
+    worker: str | None = None
 
 
 class Executor(ABC):

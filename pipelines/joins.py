@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from miner.audit import collect_garbage
+from miner.block_work import HandOut, in_turn
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
@@ -27,16 +27,19 @@ def join_and_select(
     how: JoinSettings,
     which: SelectSettings,
     *,
+    hand_out: HandOut = in_turn,
     lazy: bool = False,
     late: Late | None = None,
 ) -> Json:
     """Join two encoders' vectors and select from the pairs; the content of join.json."""
     how = with_own_thresholds(store, clip, dino, how)
-    with store.writing():
+    with store.writing(), store.remembering():
         with JoinProgress() as progress:
             late = late and replace(late, on_image=progress.image)
-            join(store, clip, dino, how, which, progress.at, lazy=lazy, late=late)
-        record = select(store, store.root / "pairs" / join_name(clip, dino, how), which)
+            join(
+                store, clip, dino, how, which, progress.at, hand_out=hand_out, lazy=lazy, late=late
+            )
+        record = select(store, join_name(clip, dino, how), which)
     collect_garbage(store)
     return record
 
@@ -60,9 +63,9 @@ def with_own_thresholds(store: Store, clip: str, dino: str, how: JoinSettings) -
 
 def select_again(store: Store, name: str | None, settings: SelectSettings) -> Json:
     """Select from a join that is there; the content of join.json."""
-    folder = pick_join(store, name)
+    name = pick_join(store, name)
     with store.writing():
-        return select(store, folder, settings)
+        return select(store, name, settings)
 
 
 def why(store: Store, name: str | None, image_1: str, image_2: str) -> Explanation:
@@ -70,25 +73,19 @@ def why(store: Store, name: str | None, image_1: str, image_2: str) -> Explanati
     return explain(store, pick_join(store, name), image_1, image_2)
 
 
-def pick_join(store: Store, name: str | None) -> Path:
-    """The folder of a join by its name, or of the one that was made last.
+def pick_join(store: Store, name: str | None) -> str:
+    """The name of a join that is there: the given one, or the one that was made last.
 
     Raises:
         StoreError: there is none.
     """
     store.run()
-    folders = list(store.joins())
-    if not folders:
+    last = store.last_join()
+    if last is None:
         raise StoreError(f"{store.root} holds no join yet; run `blindpairs join {store.root}`")
-    if name is None:
-        return max(folders, key=lambda folder: (folder / "join.json").stat().st_mtime_ns)
-    named = [folder for folder in folders if folder.name == name]
-    if not named:
-        raise StoreError(
-            f"{store.root} holds no join {name}; it holds "
-            + ", ".join(folder.name for folder in folders)
-        )
-    return named[0]
+    if name is not None and name not in (names := store.joins()):
+        raise StoreError(f"{store.root} holds no join {name}; it holds {', '.join(names)}")
+    return name or last
 
 
 def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from export.gate import amounts_on, first_images
 from export.look import Group
 from miner.config import (
     EmbedSettings,
+    ExcludeSettings,
     FeedSettings,
     ImageLimits,
     JoinSettings,
@@ -154,6 +155,7 @@ class Encoders:
                 amounts_on(torch.device(self._device)).read,
                 limits=self._read.part(ImageLimits),
                 limit=self._read.limit,
+                exclude=self._read.part(ExcludeSettings),
             )
             ids = [record.encoder_id for record in self.records]
             self._own = dict(zip(ids, groups, strict=True))
@@ -162,8 +164,6 @@ class Encoders:
 
 def append_metrics(store: Store, shard_id: str, stats: Stats) -> None:
     """Add a line on what was done of a shard to the run's metrics."""
-    path = store.root / "metrics" / "embed.jsonl"
-    path.parent.mkdir(exist_ok=True)
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "shard": shard_id,
@@ -171,5 +171,4 @@ def append_metrics(store: Store, shard_id: str, stats: Stats) -> None:
         "seconds": {stage: round(s, 4) for stage, s in stats.seconds.items()},
         "core_seconds": {name: round(s, 4) for name, s in stats.core_seconds.items()},
     }
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    store.files.append("metrics/embed.jsonl", json.dumps(line))

@@ -6,8 +6,9 @@ and the model's checks. A YAML file given with `--config` holds the same names; 
 
 from __future__ import annotations
 
+import reprlib
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -17,17 +18,53 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from miner.config import Settings
+from miner.objects import is_object_url
+
+_YAML_BREAKS_WITH = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""What the parser throws at scalars that are not what they seem (`!!bool x`, `2001-99-99`)."""
+
+_MAX_SHOWN_CHARS = 200
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = _MAX_SHOWN_CHARS
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def settings_options(model: type[Settings]) -> Callable[[Command], Command]:
-    """Decorate a command with an option for each field of a model, and `--config`."""
+class RunDirectory(click.ParamType):  # type: ignore[type-arg]
+    """A run directory: a local folder, or a URL as `s3://bucket/run`."""
+
+    name = "directory"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
+        """A folder as a path, a URL as it is; another scheme is refused."""
+        if isinstance(value, Path) or is_object_url(value):
+            return value  # type: ignore[no-any-return]
+        if "://" in value:
+            self.fail(f"{value}: a run lies in a folder, or at s3:// or gs://", param, ctx)
+        return Path(value)
+
+
+RUN = RunDirectory()
+
+
+def settings_options(
+    model: type[Settings], defaults: Mapping[str, Any] | None = None
+) -> Callable[[Command], Command]:
+    """Decorate a command with an option for each field of a model, and `--config`.
+
+    Args:
+        model: whose fields.
+        defaults: values that the help names in the place of the fields' own.
+    """
+    own = defaults or {}
 
     def decorate(command: Command) -> Command:
         for name, field in reversed(model.model_fields.items()):
-            command = _option(name, field)(command)
+            command = _option(name, field, own.get(name, field.default))(command)
         return click.option(
             "--config",
             "config_file",
@@ -39,22 +76,31 @@ def settings_options(model: type[Settings]) -> Callable[[Command], Command]:
 
 
 def settings_from(
-    model: type[SettingsT], flags: dict[str, Any], config_file: Path | None
+    model: type[SettingsT],
+    flags: dict[str, Any],
+    config_file: Path | None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> SettingsT:
     """The settings that flags and a YAML file give.
+
+    Args:
+        model: of the settings.
+        flags: by name; None where one was not given.
+        config_file: with the same names; flags win over it.
+        defaults: what counts where neither says anything.
 
     Raises:
         click.UsageError: a field is unknown or its value is not allowed; the message names it.
     """
-    given: dict[str, Any] = {}
+    given = dict(defaults or {})
     if config_file is not None:
         try:
             loaded = yaml.safe_load(config_file.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            if not isinstance(loaded, dict | None):
+                raise click.UsageError(f"{config_file} has to hold `name: value` lines")
+            given |= {str(name).replace("-", "_"): value for name, value in (loaded or {}).items()}
+        except (OSError, yaml.YAMLError, *_YAML_BREAKS_WITH) as error:
             raise click.UsageError(f"{config_file} is no readable YAML: {error}") from error
-        if not isinstance(loaded, dict | None):
-            raise click.UsageError(f"{config_file} has to hold `name: value` lines")
-        given |= {str(name).replace("-", "_"): value for name, value in (loaded or {}).items()}
     given |= {name: value for name, value in flags.items() if value is not None}
     try:
         return model(**given)
@@ -67,23 +113,34 @@ def _advice(error: ValidationError) -> str:
     for problem in error.errors():
         name = "--" + "-".join(str(part) for part in problem["loc"]).replace("_", "-")
         what = problem["msg"].removeprefix("Value error, ")
-        lines.append(what if not problem["loc"] else f"{name}: {what} (got {problem['input']!r})")
+        lines.append(
+            what if not problem["loc"] else f"{name}: {what} (got {_shown(problem['input'])})"
+        )
     return "; ".join(lines)
 
 
-def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
+def _shown(value: object) -> str:
+    """A value as it was given, but no more of it than fits a line: aliases may make it endless."""
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:
+        return "an integer of thousands of digits"
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]} ..."
+
+
+def _option(name: str, field: FieldInfo, default: Any) -> Callable[[Command], Command]:
     return click.option(
         "--" + name.replace("_", "-"),
         name,
         type=_parameter_type(field.annotation),
         is_flag=field.annotation is bool,
         default=None,
-        help=f"{field.description or ''}{_default(field)}",
+        help=f"{field.description or ''}{_said(default)}",
     )
 
 
-def _default(field: FieldInfo) -> str:
-    return "" if field.default in (None, False) else f"  [default: {field.default}]"
+def _said(default: Any) -> str:
+    return "" if default in (None, False) else f"  [default: {default}]"
 
 
 def _parameter_type(annotation: Any) -> Any:

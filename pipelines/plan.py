@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.pace import pair_s
 from kernels.prepare import WIDTHS
-from miner.config import EmbedSettings, JoinSettings, ReadSettings
+from miner.config import EmbedSettings, ExcludeSettings, JoinSettings, ReadSettings
 from miner.copies import equal_bytes, stand_for
 from miner.encoders import EncoderModule, find_record
 from miner.implementations import candidates, implementation, why_chosen
@@ -23,6 +23,7 @@ from miner.samples import ShardReader
 from miner.shards import Shard, list_shards
 from miner.store import Store
 from pipelines.driver import device_of
+from pipelines.fleet import FLEETS, HOPPER_FLOPS_PER_S, Corpus, share
 from pipelines.joins import encoders_of, with_own_thresholds
 from pipelines.modes import JOIN_SAMPLE, Sampled, costs, sample_candidates
 
@@ -97,9 +98,38 @@ def make_plan(
             "join memory",
             f"{_size(num_images * CODE_BYTES)} and a few blocks; the vectors are memory-mapped",
         ),
+        *_on_gpus(
+            Corpus(
+                num_images=num_images,
+                num_bytes=num_bytes,
+                flops=sum(flops),
+                clip_width=records[0].dim,
+                dino_width=records[1].dim,
+            ),
+            rate if device.startswith("cuda") else None,
+        ),
         ("candidates", num_candidates),
         ("blind pairs", num_blind),
     ]
+
+
+def _on_gpus(corpus: Corpus, measured: float | None) -> list[tuple[str, str]]:
+    """Time, bytes a second and memory on several numbers of GPUs."""
+    rate = HOPPER_FLOPS_PER_S if measured is None else measured
+    basis = "measured now" if measured is not None else "published for Hopper, not measured here"
+    lines = [("a GPU", f"{rate / 1e12:.0f} TFLOP/s in the encoders' products, {basis}")]
+    for num_gpus in FLEETS:
+        each = share(corpus, num_gpus, rate)
+        lines.append(
+            (
+                f"on {num_gpus} GPU{'s' if num_gpus > 1 else ''}",
+                f"encoding at least {_duration(each.encode_s)}; each {each.images_per_s:,.0f} "
+                f"images/s, reading {_size(each.read_bytes_per_s)}/s; joining at most "
+                f"{_duration(each.join_s)} at full width, {_size(each.join_bytes)} of rows at a "
+                "time",
+            )
+        )
+    return lines
 
 
 def _encoding(
@@ -122,12 +152,12 @@ def _encoding(
             ("encoding, lazy", unknown),
             ("--dino-mode", f"{encode.dino_mode}, asked for"),
         ]
-    share = learnt.share(num_images)
-    found = costs(*flops, width, num_images, share)
-    lazy_s = num_images * (flops[0] + share * flops[1]) / rate
+    seen = learnt.share(num_images)
+    found = costs(*flops, width, num_images, seen)
+    lazy_s = num_images * (flops[0] + seen * flops[1]) / rate
     lazy = (
         f"at least {_duration(lazy_s)}: {(learnt.degrees > 0).mean():.1%} of {learnt.num_rows:,} "
-        f"images of that run have a candidate, {share:.1%} of {num_images:,} are expected to"
+        f"images of that run have a candidate, {seen:.1%} of {num_images:,} are expected to"
     )
     mode, why = encode.dino_mode, "asked for"
     if mode == "auto":
@@ -186,7 +216,10 @@ def _estimate_images(listed: list[Shard], read: ReadSettings) -> tuple[int, str]
     else:
         return num_samples, "counted"
     total = sum(shard.num_bytes for shard in listed)
-    return round(total * num_samples / max(bytes_read, 1)), f"from the first {num_samples} samples"
+    how = f"from the first {num_samples} samples"
+    if ReadSettings().part(ExcludeSettings) != read.part(ExcludeSettings):
+        how += ", those that will be excluded among them"
+    return round(total * num_samples / max(bytes_read, 1)), how
 
 
 def _joining(impl: str, num_pairs: int, dim: int, rate: float) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +19,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from miner.stats import Stats
+from pipelines import metrics
+
 LINE_EVERY_S = 10.0
+
+ShardOutcome = Literal["embedded", "known", "failed"]
+"""What became of a shard; `known` from an earlier command."""
 
 
 class PartProgress:
@@ -34,6 +41,8 @@ class PartProgress:
         self._console = console or Console(stderr=True)
         self._num_parts = num_parts
         self._num_done = 0
+        # Those of earlier commands took no time now.
+        self._num_known = 0
         self._start_s = time.monotonic()
         self._is_over = threading.Event()
         self._lines = threading.Thread(target=self._print_lines, daemon=True)
@@ -72,6 +81,7 @@ class PartProgress:
         """One more part is done; `of` so many, where their number is only known now."""
         self._num_done += 1
         self._num_parts = self._num_parts if of is None else of
+        metrics.parts(self.doing, self._num_done, self._num_parts)
         self._bar.update(self._task, advance=1, total=self._num_parts, detail=self._detail())
 
     def _has_more_to_say(self) -> bool:
@@ -81,6 +91,15 @@ class PartProgress:
     def _detail(self) -> str:
         return ""
 
+    def _left(self) -> str:
+        """How long the rest takes if it goes on as it went; a terminal's bar says that itself."""
+        num_new = self._num_done - self._num_known
+        if num_new <= 0 or self._num_done >= self._num_parts:
+            return ""
+        elapsed_s = time.monotonic() - self._start_s
+        left_s = elapsed_s * (self._num_parts - self._num_done) / num_new
+        return f"about {timedelta(seconds=round(left_s))} left"
+
     def _print_lines(self) -> None:
         # A thread, since a batch or a join may take longer than a line should wait.
         while not self._is_over.wait(LINE_EVERY_S):
@@ -88,34 +107,81 @@ class PartProgress:
                 self._print_line()
 
     def _print_line(self) -> None:
-        detail = f", {self._detail()}" if self._detail() else ""
+        details = [each for each in (self._detail(), self._left()) if each]
         self._console.print(
-            f"{self.done} {self._num_done}/{self._num_parts} {self.parts}{detail}",
+            ", ".join([f"{self.done} {self._num_done}/{self._num_parts} {self.parts}", *details]),
             highlight=False,
             soft_wrap=True,
         )
 
 
 class ShardProgress(PartProgress):
-    """Counts shards, and the images in them; call `images` for decoded images."""
+    """Counts shards and images, and says where the time goes.
+
+    Call `images` for decoded images, and `shard` for each shard that is dealt with.
+    """
 
     doing, done, parts = "embedding", "embedded", "shards"
 
     def __init__(self, num_shards: int, console: Console | None = None) -> None:
         super().__init__(num_shards, console)
         self._num_images = 0
+        self._num_quarantined = 0
+        self._stats = Stats()
+        self._workers: dict[str, Stats] = {}
 
     def images(self, number: int) -> None:
         """So many more images were decoded."""
         self._num_images += number
+        metrics.images(number)
         self._bar.update(self._task, detail=self._detail())
+
+    def shard(
+        self,
+        outcome: ShardOutcome,
+        stats: Stats,
+        *,
+        num_quarantined: int = 0,
+        worker: str | None = None,
+    ) -> None:
+        """A shard is dealt with.
+
+        Args:
+            outcome: what became of it.
+            stats: what was done for it now.
+            num_quarantined: its samples that were refused.
+            worker: who did it, where there are several.
+        """
+        metrics.shard(outcome, stats, num_quarantined)
+        self._num_quarantined += num_quarantined
+        self._num_known += outcome == "known"
+        self._stats += stats
+        if worker is not None and stats.seconds:
+            self._workers[worker] = self._workers.get(worker, Stats()) + stats
+        self.advance()
 
     def _has_more_to_say(self) -> bool:
         return self._num_images > 0
 
     def _detail(self) -> str:
         elapsed_s = max(time.monotonic() - self._start_s, 1e-9)
-        return f"{self._num_images} images, {self._num_images / elapsed_s:.1f}/s"
+        said = [f"{self._num_images} images, {self._num_images / elapsed_s:.1f}/s"]
+        if self._num_quarantined:
+            said.append(f"{self._num_quarantined} quarantined")
+        if shares := self._stats.shares():
+            said.append(" ".join(f"{stage} {share:.0%}" for stage, share in shares.items()))
+        return ", ".join([*said, *self._slowest()])
+
+    def _slowest(self) -> list[str]:
+        """The worker with the fewest images a second, where there are several to compare."""
+        rates = {
+            name: stats.counts["decodable"] / sum(stats.seconds.values())
+            for name, stats in self._workers.items()
+        }
+        if len(rates) < 2:
+            return []
+        name = min(rates, key=rates.__getitem__)
+        return [f"slowest {name} {rates[name]:.1f}/s of {max(rates.values()):.1f}"]
 
 
 class JoinProgress(PartProgress):
@@ -128,6 +194,7 @@ class JoinProgress(PartProgress):
     def at(self, num_done: int, num_parts: int) -> None:
         """So many blocks are done, of so many; a screening before the join counts for itself."""
         self._num_done, self._num_parts = num_done, num_parts
+        metrics.parts(self.doing, num_done, num_parts)
         self._bar.update(self._task, completed=num_done, total=num_parts, detail=self._detail())
 
     def image(self) -> None:

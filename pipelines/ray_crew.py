@@ -39,6 +39,7 @@ class Member(Generic[TaskT]):
     """An actor, as the driver knows it.
 
     Attributes:
+        name: what people call it.
         actor: Ray's handle.
         hired_s: when it was asked for.
         opening: the call that tells when its worker is ready; None once it is.
@@ -51,6 +52,7 @@ class Member(Generic[TaskT]):
         in_hand: what it is at, by the calls, in the order of these.
     """
 
+    name: str
     actor: Any
     hired_s: float
     opening: Any
@@ -89,6 +91,7 @@ class Crew(Generic[TaskT, ReportT]):
         self._work = work
         self._looked_s = -LOOK_S
         self._room = 0
+        self._num_hired = 0
         self._num_false_starts = 0
         self._alone_since_s = time.monotonic()
 
@@ -124,8 +127,10 @@ class Crew(Generic[TaskT, ReportT]):
             # Its calls wait for their tasks; others ask how it is meanwhile.
             max_concurrency=IN_HAND + 4,
         ).remote(self._work, needs.num_cores)
+        self._num_hired += 1
         self.members.append(
             Member(
+                name=f"actor {self._num_hired}",
                 actor=actor,
                 hired_s=now_s,
                 opening=actor.open.remote(),

@@ -182,7 +182,7 @@ class _Running(Generic[TaskT, ReportT]):
         assert reply.report is not None
         self._show(member, reply.num_steps)
         member.sign_s = time.monotonic()
-        yield self._attempts.settle(member.in_hand.pop(call), reply.report)
+        yield self._attempts.settle(member.in_hand.pop(call), reply.report, member.name)
 
     def _lose(
         self, member: Member[TaskT], error: BaseException

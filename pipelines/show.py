@@ -52,18 +52,31 @@ def embedded(console: Console, done: Embedded) -> None:
             ("images", f"{done.num_samples - done.num_quarantined} embedded{by}"),
             (
                 "quarantined",
-                f"{done.num_quarantined} of {done.num_samples} samples "
+                f"{done.num_bad} of {done.num_wanted} samples "
                 f"({done.bad_fraction:.2%}, limit {done.max_bad_fraction:.2%})",
             ),
+            *_filtered(done),
             *_time_spent(done.stats),
         ],
     )
+    if done.num_samples and not done.num_wanted:
+        console.print("nothing is left: the filters exclude every sample; quarantine/ says why")
     if done.bad_fraction > done.max_bad_fraction:
         console.print("partial: too many refused; quarantine/*.parquet says which and why")
     for shard_id in done.damaged:
         console.print(f"damaged: {shard_id}; its intact samples were kept, see quarantine/")
     for shard_id, error in done.failed.items():
         console.print(f"failed: {shard_id}: {error}", markup=False)
+
+
+def _filtered(done: Embedded) -> Facts:
+    """What the user's filters left out, and what they could not judge."""
+    if done.excluded:
+        causes = ", ".join(f"{number} {cause}" for cause, number in done.excluded.most_common())
+        yield "excluded", f"{done.excluded.total()} of {done.num_samples} samples: {causes}"
+    if done.unrated:
+        lacking = ", ".join(f"{number} have no {name}" for name, number in done.unrated.items())
+        yield "unrated", f"kept, although {lacking}"
 
 
 def _time_spent(stats: Stats) -> Facts:
@@ -73,7 +86,7 @@ def _time_spent(stats: Stats) -> Facts:
         yield "time", f"{sum(stats.seconds.values()):.1f} s: {shares}"
 
 
-def joined(console: Console, root: Path, record: Json) -> None:
+def joined(console: Console, root: Path | str, record: Json) -> None:
     """How many pairs each step of a join left."""
     counts, selection = record["counts"], record["selection"]["counts"]
     lines = [
@@ -93,7 +106,7 @@ def joined(console: Console, root: Path, record: Json) -> None:
         *_encoded_late(record),
         *([("recall", _recall(record["search"]["knn"]))] if record["impl"] == "knn" else []),
         ("selected", f"{selection.get('kept', 0)}"),
-        ("table", str(root / record["selection"]["file"]["path"])),
+        ("table", f"{root}/{record['selection']['file']['path']}"),
     ]
     facts(console, lines)
 
@@ -132,6 +145,11 @@ def next_step(console: Console, command: str, purpose: str) -> None:
 
 def status(console: Console, store: Store) -> None:
     """What of a run is done, missing and rejected."""
+    with store.remembering():
+        _status(console, store)
+
+
+def _status(console: Console, store: Store) -> None:
     run = store.run()
     stages = [stage for stage in store.stages() if not stage.startswith("blocks/")]
     committed = {stage: set(store.committed(stage)) for stage in stages}
@@ -149,7 +167,7 @@ def status(console: Console, store: Store) -> None:
             continue
         record = store.record("samples", shard_id)
         totals.update(decodable=record["num_decodable"], quarantined=record["num_quarantined"])
-        reasons.update(store.quarantine(shard_id)["reason"].to_pylist())
+        reasons.update(store.reasons(shard_id))
         for found in (found for each in vectors.values() for found in each.records(shard_id)):
             reasons["nonfinite"] += found["num_quarantined"]
         numbers = (str(record["num_decodable"]), str(record["num_quarantined"]))
@@ -158,8 +176,8 @@ def status(console: Console, store: Store) -> None:
     lines = [("decodable", str(totals["decodable"])), ("quarantined", str(totals["quarantined"]))]
     lines += [(f"  {reason}", str(number)) for reason, number in reasons.most_common() if number]
     facts(console, lines)
-    for folder in store.joins():
-        console.print(f"join: {folder.name}", markup=False)
+    for name in store.joins():
+        console.print(f"join: {name}", markup=False)
 
 
 def _parts(vectors: EncoderVectors | None, shard_id: str) -> str:

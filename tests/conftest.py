@@ -4,10 +4,12 @@ from collections.abc import Generator
 
 import pytest
 
+from tests.breaking import server
+from tests.buckets import s3, s3_server
 from tests.commands import commands
 from tests.exports import exported, large_weights
 
-__all__ = ["commands", "exported", "large_weights"]
+__all__ = ["commands", "exported", "large_weights", "s3", "s3_server", "server"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from miner.join import join
 from miner.pairs import Histogram, pair_id
 from miner.publish import publish
 from miner.records import Json, replace_record
+from miner.report import write_report
 from miner.select import select
 from miner.store import Store, table_of, vector_table
 from tests.runs import CLIP, DINO, unit
@@ -117,6 +119,11 @@ def commit_rows(store: Store, stem: str, rows: list[Json], refused: Sequence[str
         )
 
 
+def report_of(store: Store, folder: Path, **wishes: Any) -> Path:
+    """Write the report of the join in a folder; its index.html."""
+    return Path(write_report(store, folder.name, **wishes))
+
+
 def make_run(root: Path, shots: Sequence[Shot], refused: Sequence[str] = ()) -> tuple[Store, Path]:
     """A run whose blind pairs are all pairs of these images; the store and the join's folder."""
     store, tar = Store(root / "run"), root / "corpus" / "00000.tar"
@@ -130,8 +137,8 @@ def select_all(store: Store) -> Path:
     """Join and select without a cap; the join's folder."""
     which = SelectSettings(max_per_image=None)
     join(store, CLIP, DINO, JoinSettings(), which)
-    folder = next(iter(store.joins()))
-    select(store, folder, which)
+    folder = store.root / "pairs" / store.joins()[0]
+    select(store, folder.name, which)
     return folder
 
 
@@ -171,7 +178,7 @@ def make_large_run(root: Path, num_pairs: int) -> tuple[Store, Path]:
     record |= {"lazy": None, "rechecked": None}
     record |= {"max_partners": 1000}
     record = publish(
-        store, folder, [_table(pairs, schema.raw(with_blind=False))], histogram.table(), record
+        store, "many", [_table(pairs, schema.raw(with_blind=False))], histogram.table(), record
     )
     selected = store.write_table(
         _table(pairs, schema.selected(with_blind=False)), "pairs/many", "selected.parquet"

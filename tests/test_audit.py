@@ -7,7 +7,7 @@ from miner.audit import collect_garbage, verify
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
-from miner.records import put_record, read_record
+from miner.records import read_record, replace_record
 from miner.select import select
 from miner.store import Store, vector_table
 from tests.runs import CLIP, DINO, commit_shard, make_store
@@ -18,7 +18,7 @@ def store(tmp_path: Path) -> Store:
     store = make_store(tmp_path)
     settings = JoinSettings(clip_above=0.9, dino_below=0.3)
     join(store, CLIP, DINO, settings, SelectSettings())
-    select(store, next(store.joins()), SelectSettings())
+    select(store, store.joins()[0], SelectSettings())
     return store
 
 
@@ -63,10 +63,9 @@ def test_edited_record_is_named(store: Store, pattern: str) -> None:
 
 
 def change(store: Store, stage: str, **fields: object) -> None:
-    path = store.commit_path(stage, "set.00000")
+    path = store.root / store.commit_path(stage, "set.00000")
     record = read_record(path)
-    path.unlink()
-    put_record(path, {**record, **fields})
+    replace_record(path, {**record, **fields})
 
 
 def test_law_of_the_shard_is_checked(store: Store) -> None:
@@ -104,7 +103,7 @@ def test_wrong_length_and_missing_vectors_are_found(store: Store) -> None:
 
 def test_garbage_is_what_no_commit_names(store: Store) -> None:
     stray = store.root / "samples" / "set.00000.dead.parquet"
-    dead = next(store.joins()) / "raw.dead" / "part-00000.parquet"
+    dead = store.root / "pairs" / store.joins()[0] / "raw.dead" / "part-00000.parquet"
     dead.parent.mkdir()
     for path in (stray, dead):
         path.write_bytes(b"half")

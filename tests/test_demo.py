@@ -30,22 +30,22 @@ from tests.test_join import brute_force
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, Json]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str, Json]:
     """The whole demo, as `blindpairs demo` runs it."""
     out = tmp_path_factory.mktemp("demo")
     embedded, record = run_demo(out)
     assert not embedded.partial
-    return Store(out), out / "pairs" / record["name"], record
+    return Store(out), record["name"], record
 
 
 @pytest.fixture(scope="module")
-def planted(demo: tuple[Store, Path, Json]) -> dict[str, PlantedRow]:
+def planted(demo: tuple[Store, str, Json]) -> dict[str, PlantedRow]:
     """What became of the twins, by attribute."""
     return {row.attribute: row for row in planted_rows(*demo)}
 
 
-def test_raw_is_the_float64_truth_of_at_least_200_pairs(demo: tuple[Store, Path, Json]) -> None:
-    store, folder, record = demo
+def test_raw_is_the_float64_truth_of_at_least_200_pairs(demo: tuple[Store, str, Json]) -> None:
+    store, name, record = demo
     stored = {
         name: [store.vectors(record[name], shard_id) for shard_id in store.committed("samples")]
         for name in ("clip", "dino")
@@ -56,8 +56,8 @@ def test_raw_is_the_float64_truth_of_at_least_200_pairs(demo: tuple[Store, Path,
         tuple(sorted((image_ids[i], image_ids[j])))
         for i, j in brute_force(clip, dino, record["clip_above"], record["dino_below"])
     }
-    parts = [pq.read_table(path) for path in (folder / "raw").glob("*.parquet")]
-    rows = [row for part in parts for row in part.to_pylist()]
+    parts = (store.root / "pairs" / name / "raw").glob("*.parquet")
+    rows = [row for part in parts for row in pq.read_table(part).to_pylist()]
     assert {(row["image_1"], row["image_2"]) for row in rows} == truth
     assert len(truth) >= 200
     assert verify(store) == []
@@ -78,16 +78,16 @@ def test_captioned_twins_are_no_candidates(planted: dict[str, PlantedRow]) -> No
 
 
 def test_table_of_the_report_has_a_row_for_each_attribute(
-    demo: tuple[Store, Path, Json], planted: dict[str, PlantedRow]
+    demo: tuple[Store, str, Json], planted: dict[str, PlantedRow]
 ) -> None:
-    store, folder, _ = demo
-    (table,) = tables_of(store, folder)
+    store, name, _ = demo
+    (table,) = tables_of(store, name)
     assert table == planted_table([*planted.values()])
     assert [row[0] for row in table.rows] == [*HIDDEN, "nuisance", *CAPTIONED]
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 
-def test_demo_is_not_done_twice(demo: tuple[Store, Path, Json]) -> None:
+def test_demo_is_not_done_twice(demo: tuple[Store, str, Json]) -> None:
     store, _, record = demo
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*.parquet")}
     start_s = time.monotonic()
@@ -122,12 +122,12 @@ def test_scenes_that_are_not_whole_are_rendered_again(tmp_path: Path, damage: st
     assert tar.read_bytes() == data
 
 
-def test_planted_pairs_beyond_the_thresholds_are_not_found(demo: tuple[Store, Path, Json]) -> None:
-    store, folder, record = demo
+def test_planted_pairs_beyond_the_thresholds_are_not_found(demo: tuple[Store, str, Json]) -> None:
+    store, name, record = demo
     wide = JoinSettings(**{n: record[n] for n in ("clip_above", "dino_below")}, keep_dino=1.0)
     kept = join(store, record["clip"], record["dino"], wide, SelectSettings())
-    rows = planted_rows(store, store.root / "pairs" / kept["name"], kept)
-    assert rows == planted_rows(store, folder, record)
+    rows = planted_rows(store, kept["name"], kept)
+    assert rows == planted_rows(store, name, record)
     assert all(row.blind <= row.candidates for row in rows)
 
 
@@ -142,7 +142,7 @@ def test_hostile_truths_of_another_corpus_are_left_out(tmp_path: Path) -> None:
     write_tar(tmp_path / "corpus" / "00000.tar", members)
     _, record = mine([str(tmp_path / "corpus")], tmp_path / "run", SETTINGS)
     store = Store(tmp_path / "run")
-    assert tables_of(store, store.root / "pairs" / record["name"]) == []
+    assert tables_of(store, record["name"]) == []
 
 
 def test_run_of_other_encoders_has_no_planted_table(commands: Commands, tmp_path: Path) -> None:
@@ -151,11 +151,11 @@ def test_run_of_other_encoders_has_no_planted_table(commands: Commands, tmp_path
     write_corpus(tmp_path / "corpus", num_shards=1)
     commands.mine(tmp_path / "corpus", "--out", tmp_path / "run")
     (folder,) = (tmp_path / "run" / "pairs").iterdir()
-    assert tables_of(Store(tmp_path / "run"), folder) == []
+    assert tables_of(Store(tmp_path / "run"), folder.name) == []
 
 
 def test_readme_tells_the_demos_own_figures(
-    demo: tuple[Store, Path, Json], planted: dict[str, PlantedRow]
+    demo: tuple[Store, str, Json], planted: dict[str, PlantedRow]
 ) -> None:
     # Within the few pairs that lie so near a threshold that another processor decides otherwise.
     counts = demo[2]["counts"]

@@ -242,9 +242,9 @@ def test_recheck_needs_to_know_the_weights(
     words = (corpus, *THRESHOLDS, "--precision", "bf16", "--out", run)
     assert commands.mine(*words).code == 0
     store = Store(run)
-    text = json.loads(store.run_path.read_text())
+    text = json.loads((store.root / "run.json").read_text())
     text["commands"] = [{"command": "import", "encoders": text["commands"][0]["encoders"]}]
-    store.run_path.write_text(json.dumps(text))
+    (store.root / "run.json").write_text(json.dumps(text))
     assert commands("join", run, *SEEK).code == 0
     ran = commands("join", run, *SEEK, "--recheck")
     assert (ran.code, "does not know their weights" in ran.err) == (4, True)

@@ -17,7 +17,7 @@ from miner.config import JoinSettings, SelectSettings
 from miner.errors import ResourceError, StoreError
 from miner.join import blind_pairs, join
 from miner.pairs import Histogram, join_name, pair_id, random_pairs
-from miner.records import Json, put_record
+from miner.records import Json, replace_record
 from miner.select import select
 from miner.store import Store, vector_table
 from miner.why import explain
@@ -293,7 +293,7 @@ def test_no_pairs_still_leave_one_readable_part(tmp_path: Path) -> None:
 def test_join_leaves_nothing_but_what_it_names(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     record = join(store, CLIP, DINO, SETTINGS, SELECTION)
-    folder = next(store.joins())
+    folder = store.root / "pairs" / store.joins()[0]
     (folder / "raw.deadbeef").mkdir()
     (folder / "raw.deadbeef" / "part-00000.parquet").write_bytes(b"half")
     (folder / "join.json").unlink()
@@ -513,25 +513,25 @@ def test_against_another_run(tmp_path: Path) -> None:
     # The first image is the run's own.
     assert {row["image_1"].split("/")[1] for row in found} <= ours
     folder = store.root / "pairs" / record["name"]
-    chosen = select(store, folder, SELECTION)
+    chosen = select(store, folder.name, SELECTION)
     table = pq.read_table(store.root / chosen["selection"]["file"]["path"])
     assert table.num_rows > 0
     assert all(name is not None for name in table["shard_2"].to_pylist())
     pair = table.to_pylist()[0]
-    said = explain(store, folder, pair["image_1"], pair["image_2"])
+    said = explain(store, folder.name, pair["image_1"], pair["image_2"])
     assert said.verdict.endswith("selected")
     assert said.clip_cos == pytest.approx(pair["clip_cos"])
-    ours_only = explain(store, folder, "set/00000/000000", "set/00002/000000")
+    ours_only = explain(store, folder.name, "set/00000/000000", "set/00002/000000")
     assert ours_only.verdict.startswith("not compared")
     # The other run may move: its join is found again, and knows the new place.
     moved = other.root.with_name("moved") / "theirs"
     moved.parent.mkdir()
     other.root.rename(moved)
     with pytest.raises(StoreError, match="give its new place"):
-        explain(store, folder, pair["image_1"], pair["image_2"])
+        explain(store, folder.name, pair["image_1"], pair["image_2"])
     again = join(store, CLIP, DINO, SETTINGS.model_copy(update={"against": moved}), SELECTION)
     assert again["name"] == record["name"]
-    assert explain(store, folder, pair["image_1"], pair["image_2"]) == said
+    assert explain(store, folder.name, pair["image_1"], pair["image_2"]) == said
 
 
 def test_images_of_both_runs_are_sought_once(tmp_path: Path) -> None:
@@ -631,9 +631,8 @@ def test_vectors_of_shards_that_are_not_joined_change_no_band(tmp_path: Path) ->
     store.withdraw(f"vectors/{DINO}", "set.00001")
     before = join(store, CLIP, DINO, SETTINGS, SELECTION)
     record = store.record(f"vectors/{CLIP}", "set.00001")
-    path = store.commit_path(f"vectors/{CLIP}", "set.00001")
-    path.unlink()
-    put_record(path, record | {"deviation": 0.02})
+    path = store.root / store.commit_path(f"vectors/{CLIP}", "set.00001")
+    replace_record(path, record | {"deviation": 0.02})
     after = join(store, CLIP, DINO, SETTINGS, SELECTION)
     assert (after["fingerprint"], after["borderline_clip"]) == (before["fingerprint"], 1e-3)
 

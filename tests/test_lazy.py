@@ -213,7 +213,7 @@ def test_new_shards_are_screened_with_old_and_new_only(
 
     def seek(self: Any, block: Any, statistics: Any) -> Any:
         # Only the screening has a DINO of width 1.
-        if self.first.dino_NE.shape[1] == 1:
+        if self.first[1].shape[1] == 1:
             sought.append(block)
         return searched(self, block, statistics)
 
@@ -235,11 +235,11 @@ def test_one_join_at_a_time_screens(
     store = corpus.run("clip", tmp_path / "run")
     held = []
 
-    def screened(task: Any, sides: Any, above: float, progress: Any) -> Any:
+    def screened(task: Any, sides: Any, above: float) -> Any:
         with pytest.raises(Timeout), store.lock(screening_name(task, above)).acquire(timeout=0):
             pass
         held.append(above)
-        return screen(task, sides, above, progress)
+        return screen(task, sides, above)
 
     monkeypatch.setattr("miner.lazy.screen", screened)
     lazy_join(store, corpus)
@@ -335,8 +335,8 @@ def test_images_without_a_dino_vector_are_left_out_of_both(corpus: Corpus, tmp_p
     assert record["counts"] == truth["counts"]
     assert raw_bytes(lazy) == raw_bytes(eager)
     assert verify(lazy) == []
-    (folder,) = lazy.joins()
-    select(lazy, folder, NEAR)
+    (name,) = lazy.joins()
+    select(lazy, name, NEAR)
     steps = {step.name: step for step in image_steps(lazy, record)}
     refused = dict(steps["images"].dropped)["nonfinite"]
     # A copy with equal bytes was not looked at, and is left out all the same.
@@ -384,7 +384,7 @@ def test_a_changed_shard_stops_the_join(corpus: Corpus, tmp_path: Path) -> None:
     tar.write_bytes(data)
     with pytest.raises(FingerprintError, match=r"00001.tar: .* has other bytes"):
         lazy_join(store, corpus)
-    assert list(store.joins()) == []
+    assert store.joins() == []
 
 
 def test_knn_and_lazy_do_not_go_together(corpus: Corpus, tmp_path: Path) -> None:
@@ -398,11 +398,11 @@ def test_knn_and_lazy_do_not_go_together(corpus: Corpus, tmp_path: Path) -> None
 def test_why_says_that_dino_did_not_look(corpus: Corpus, tmp_path: Path) -> None:
     store = corpus.run("clip", tmp_path / "run")
     lazy_join(store, corpus)
-    (folder,) = store.joins()
+    (name,) = store.joins()
     dino = EncoderVectors(store, corpus.ids[1])
     seen = set(dino.ids("corpus.00000"))
     names = store.vector_ids(corpus.ids[0], "corpus.00000")
     unseen = [name for name in names if name not in seen]
-    said = explain(store, folder, unseen[0], unseen[1])
+    said = explain(store, name, unseen[0], unseen[1])
     assert said.dino_cos is None
     assert "DINO looked only at images with a candidate" in said.verdict

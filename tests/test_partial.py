@@ -241,8 +241,8 @@ def test_other_bytes_are_refused(store: Store, encoders: list[TorchEncoder]) -> 
 def test_an_image_that_is_no_more_decodable_is_refused(
     store: Store, encoders: list[TorchEncoder]
 ) -> None:
-    run = read_json(store.run_path)
-    replace_json(store.run_path, run | {"reading": run["reading"] | {"max_pixels": 9}})
+    run = read_json(store.root / "run.json")
+    replace_json(store.root / "run.json", run | {"reading": run["reading"] | {"max_pixels": 9}})
     ids = store.vector_ids(encoders[0].encoder_id, SHARD)
     with pytest.raises(FingerprintError, match=r"was decodable when .*too_many_pixels"):
         embed_part(store, SHARD, ids[:4], encoders[1], LAZY, late_of(encoders))

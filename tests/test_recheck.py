@@ -188,9 +188,9 @@ def test_why_tells_the_cosine_that_decided(runs: Runs) -> None:
     found, _, _ = mined(runs, runs.bf16, RECHECK)
     flipped = sorted(truth.keys() - fast.keys())[0]
     folder = runs.bf16.root / "pairs" / join_name(*runs.ids, RECHECK)
-    select(runs.bf16, folder, NEAR)
+    select(runs.bf16, folder.name, NEAR)
     row = found[flipped]
-    said = explain(runs.bf16, folder, row["image_1"], row["image_2"])
+    said = explain(runs.bf16, folder.name, row["image_1"], row["image_2"])
     assert said.clip_cos == pytest.approx(row["clip_cos"], abs=1e-6)
     assert said.dino_cos == pytest.approx(row["dino_cos"], abs=1e-6)
     assert said.verdict.startswith(f"in raw as {flipped}")

@@ -11,11 +11,11 @@ import pytest
 from miner.config import SelectSettings
 from miner.errors import StoreError
 from miner.records import Json
-from miner.report import DEFAULT_LIMIT, ReportTable, content_security_policy, write_report
+from miner.report import DEFAULT_LIMIT, ReportTable, content_security_policy
 from miner.select import select
 from miner.store import Store
 from tests.commands import Commands
-from tests.report_runs import Shot, encoded, make_large_run, make_run, turned
+from tests.report_runs import Shot, encoded, make_large_run, make_run, report_of, turned
 from tests.runs import make_store
 from tests.small import write_corpus
 
@@ -82,7 +82,7 @@ def page(run: tuple[Store, Path]) -> Page:
 
 
 def page_of(store: Store, folder: Path, **wishes: object) -> Page:
-    return Page(write_report(store, folder, **wishes))  # type: ignore[arg-type]
+    return Page(report_of(store, folder, **wishes))  # type: ignore[arg-type]
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -94,7 +94,7 @@ def test_a_mined_run_becomes_a_page(commands: Commands, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", num_shards=2)
     assert commands.mine(*corpus, "--out", tmp_path / "run").code == 0
     store = Store(tmp_path / "run")
-    page = page_of(store, next(iter(store.joins())))
+    page = page_of(store, store.root / "pairs" / store.joins()[0])
     samples = {
         r["image_id"]: r for s in store.committed("samples") for r in store.samples(s).to_pylist()
     }
@@ -242,25 +242,25 @@ def test_equal_runs_give_equal_bytes(run: tuple[Store, Path], page: Page) -> Non
     store, folder = run
     first = tree(page.path.parent)
     shutil.rmtree(folder / "report")
-    assert tree(write_report(store, folder).parent) == first
+    assert tree(report_of(store, folder).parent) == first
     assert {"index.html", "cosines.csv", "cosines-light.svg", "cosines-dark.svg"} < first.keys()
 
 
 def test_a_whole_report_is_left_alone_and_another_one_replaced(tmp_path: Path) -> None:
     store, folder = make_run(tmp_path, [Shot(data=encoded(n)) for n in range(4)])
-    index = write_report(store, folder)
+    index = report_of(store, folder)
     made = index.stat().st_ino
-    assert write_report(store, folder).stat().st_ino == made
-    assert write_report(store, folder, limit=2).stat().st_ino != made
+    assert report_of(store, folder).stat().st_ino == made
+    assert report_of(store, folder, limit=2).stat().st_ino != made
     index.write_text("edited")
-    assert "edited" not in write_report(store, folder, limit=2).read_text("utf-8")
+    assert "edited" not in report_of(store, folder, limit=2).read_text("utf-8")
     stray = folder / "report" / "images" / "stray"
     stray.touch()
-    assert write_report(store, folder, limit=2)
+    assert report_of(store, folder, limit=2)
     assert not stray.exists()
     (folder / "report" / "report.json").write_text("{}")
     made = index.stat().st_ino
-    assert write_report(store, folder, limit=2).stat().st_ino != made
+    assert report_of(store, folder, limit=2).stat().st_ino != made
     assert [path.name for path in folder.glob("report*")] == ["report"]
 
 
@@ -275,14 +275,14 @@ def test_a_report_with_missing_images_is_tried_again(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, folder = make_run(tmp_path, [Shot(data=encoded(n)) for n in range(3)])
-    before = tree(write_report(store, folder).parent)
+    before = tree(report_of(store, folder).parent)
 
     def fail(*_: object, **__: object) -> str:
         raise OSError("disk full")
 
     monkeypatch.setattr("miner.report.draw_cosines", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_report(store, folder, limit=1)
+        report_of(store, folder, limit=1)
     assert tree(folder / "report") == before
     assert [path.name for path in folder.glob("report*")] == ["report"]
 
@@ -304,7 +304,7 @@ def test_the_default_limit_holds(tmp_path: Path) -> None:
 def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
     store, folder = make_run(tmp_path, [Shot(data=encoded(n)) for n in range(2)])
     with pytest.raises(ValueError, match="limit is 0; give at least 1"):
-        write_report(store, folder, limit=0)
+        report_of(store, folder, limit=0)
 
 
 def test_no_selected_pair_is_a_page_too(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_steps_are_counted(tmp_path: Path) -> None:
     refused = ["empty", "empty", "unknown_format"]
     twice = [*SHOTS, dataclasses.replace(SHOTS[0], caption="a copy")]
     store, folder = make_run(tmp_path, twice, refused)
-    select(store, folder, SelectSettings(max_per_image=1))
+    select(store, folder.name, SelectSettings(max_per_image=1))
     text = page_of(store, folder).path.read_text("utf-8")
     steps = {
         name: int(count.replace(",", ""))
@@ -385,16 +385,16 @@ def test_a_join_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     store, folder = make_run(tmp_path, [Shot(data=encoded(n)) for n in range(2)])
     (folder / "selected.parquet").unlink()
     with pytest.raises(StoreError, match="no whole selection; run `blindpairs select"):
-        write_report(store, folder)
+        report_of(store, folder)
     (folder / "histogram.parquet").unlink()
     with pytest.raises(StoreError, match="no whole join; run `blindpairs join"):
-        write_report(store, folder)
+        report_of(store, folder)
 
 
 def test_pairs_of_unknown_images_are_refused(tmp_path: Path) -> None:
     store, folder = make_run(tmp_path, [Shot(data=encoded(n)) for n in range(2)])
     other = make_store(tmp_path / "other", num_shards=1, rows=2)
     shutil.copytree(other.root / "commits", store.root / "commits", dirs_exist_ok=True)
-    (store.commit_path("samples", "set.00000")).unlink()
+    (store.root / store.commit_path("samples", "set.00000")).unlink()
     with pytest.raises(StoreError, match="name 2 images that are no samples"):
-        write_report(store, folder)
+        report_of(store, folder)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
-from miner.report import write_report
-from tests.report_runs import Shot, encoded, make_large_run, make_run, turned
+from tests.report_runs import Shot, encoded, make_large_run, make_run, report_of, turned
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = (
@@ -57,7 +56,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(*make_run(tmp_path_factory.mktemp("browser"), SHOTS))
+    return report_of(*make_run(tmp_path_factory.mktemp("browser"), SHOTS))
 
 
 @pytest.fixture
@@ -252,7 +251,7 @@ def test_a_pair_has_an_address(browser: Browser, index: Path) -> None:
 def test_images_that_are_gone_say_so(browser: Browser, tmp_path: Path) -> None:
     store, folder = make_run(tmp_path, SHOTS[:2])
     (tmp_path / "corpus" / "00000.tar").unlink()
-    report = open_report(browser, write_report(store, folder))
+    report = open_report(browser, report_of(store, folder))
     expect(report.page.locator(".card .missing")).to_have_count(2)
     report.page.locator(".card").click()
     expect(report.page.locator("#stage .missing").first).to_contain_text("00000.tar")
@@ -261,7 +260,7 @@ def test_images_that_are_gone_say_so(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_no_pair_leaves_a_sentence(browser: Browser, tmp_path: Path) -> None:
-    report = open_report(browser, write_report(*make_run(tmp_path, SHOTS[:1])))
+    report = open_report(browser, report_of(*make_run(tmp_path, SHOTS[:1])))
     expect(report.page.locator("#nothing")).to_contain_text("No pair was selected")
     report.page.keyboard.press("j")
     report.page.keyboard.press("Enter")
@@ -271,7 +270,7 @@ def test_no_pair_leaves_a_sentence(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_ten_thousand_pairs_open_in_two_seconds(browser: Browser, tmp_path: Path) -> None:
-    index = write_report(*make_large_run(tmp_path, 10_000), limit=None)
+    index = report_of(*make_large_run(tmp_path, 10_000), limit=None)
     times_ms = []
     # The best of three: what else the machine does is not the page's doing.
     for _ in range(3):

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from miner import schema
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import FingerprintError, StoreError
+from miner.files import LocalFiles
 from miner.join import join
 from miner.select import select
 from miner.store import FileEntry, Store, table_of, vector_table
@@ -52,8 +54,8 @@ def test_loser_of_a_commit_withdraws(tmp_path: Path) -> None:
 def test_leftovers_are_what_no_record_names(tmp_path: Path) -> None:
     store = make_store(tmp_path, num_shards=1)
     join(store, CLIP, DINO, JoinSettings(clip_above=0.9, dino_below=0.3), SelectSettings())
-    folder = next(store.joins())
-    select(store, folder, SelectSettings())
+    (name,) = store.joins()
+    select(store, name, SelectSettings())
     assert store.leftovers() == []
     planted = [
         "samples/set.00000.dead.parquet",
@@ -63,14 +65,13 @@ def test_leftovers_are_what_no_record_names(tmp_path: Path) -> None:
         "samples/set.00001.never-committed.parquet",
         "commits/samples/.set.00000.json.aa.unfinished",
         ".run.json.aa.unfinished",
-        f"pairs/{folder.name}/.join.json.aa.unfinished",
-        f"pairs/{folder.name}/raw.dead/part-00000.parquet",
+        f"pairs/{name}/.join.json.aa.unfinished",
+        f"pairs/{name}/raw.dead/part-00000.parquet",
     ]
-    for name in planted:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    left = [path.relative_to(tmp_path).as_posix() for path in store.leftovers()]
-    assert sorted(left) == sorted(planted)
+    for path in planted:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert sorted(store.leftovers()) == sorted(planted)
 
 
 def test_nobody_is_alone_while_somebody_writes(tmp_path: Path) -> None:
@@ -117,3 +118,72 @@ def test_file_entry_holds_hash_and_rows(tmp_path: Path) -> None:
     assert store.is_whole({"path": entry.path, "sha256": entry.sha256})
     (tmp_path / entry.path).write_bytes(b"other")
     assert not store.is_whole({"path": entry.path, "sha256": entry.sha256})
+
+
+class Counting(LocalFiles):
+    """A folder that counts what is looked for."""
+
+    num_asked = 0
+
+    def read(self, path: str) -> bytes:
+        self.num_asked += 1
+        return super().read(path)
+
+    def exists(self, path: str) -> bool:
+        self.num_asked += 1
+        return super().exists(path)
+
+
+def test_commits_are_read_once_while_they_are_remembered(tmp_path: Path) -> None:
+    make_store(tmp_path, num_shards=2)
+    files = Counting(tmp_path)
+    store = Store(tmp_path, files=files)
+    stages = store.stages()
+    assert len(stages) == 3
+    with store.remembering():
+        assert files.num_asked == 6
+        for _ in range(2):
+            for stage in stages:
+                for shard_id in store.committed(stage):
+                    assert store.is_committed(stage, shard_id)
+                    assert store.record(stage, shard_id)["files"]
+        assert files.num_asked == 6
+        # What is committed meanwhile is found; what is taken back is not there any more.
+        assert not store.is_committed("samples", "set.00007")
+        assert store.commit("samples", "set.00007", [], {})
+        assert store.is_committed("samples", "set.00007")
+        store.withdraw(f"vectors/{CLIP}", "set.00001")
+        assert not store.is_committed(f"vectors/{CLIP}", "set.00001")
+    number = files.num_asked
+    assert store.record("samples", "set.00000")["files"]
+    assert files.num_asked == number + 1
+
+
+def test_records_are_read_once_to_know_what_they_name(tmp_path: Path) -> None:
+    make_store(tmp_path, num_shards=2)
+    files = Counting(tmp_path)
+    store = Store(tmp_path, files=files)
+    named = store.named()
+    number = files.num_asked
+    assert store.named() == named
+    assert files.num_asked == number
+    store.withdraw(f"vectors/{CLIP}", "set.00001")
+    assert len(store.named()) == len(named) - 1
+    assert store.leftovers() == []
+
+
+def test_the_last_join_is_the_one_written_last(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert (store.joins(), store.last_join()) == ([], None)
+    for number, name in enumerate(("b", "c", "a")):
+        store.replace_record(f"pairs/{name}/join.json", {"files": []})
+        os.utime(tmp_path / "pairs" / name / "join.json", (number, number))
+    assert (store.joins(), store.last_join()) == (["a", "b", "c"], "a")
+
+
+def test_refusals_are_counted_without_their_table_where_the_record_says(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    commit_shard(store, "00000", np.ones((2, 2)), np.ones((2, 2)), refused=3)
+    assert store.reasons("set.00000") == {"empty": 3}
+    assert store.commit("samples", "set.00001", [], {"reasons": {"empty": 1, "truncated": 2}})
+    assert store.reasons("set.00001") == {"empty": 1, "truncated": 2}
