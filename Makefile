@@ -58,6 +58,7 @@ bench: $(READY) ## measure encoders, feed and join against their peers on CPU co
 	$(BIN)/python -m bench.join --providers cpu --rows 50000 --without-amx
 	$(BIN)/python -m bench.copies
 	$(BIN)/python -m bench.lazy
+	$(BIN)/python -m bench.scale
 	$(BIN)/python -m bench.lazy --towers small --images 1000 --pairs 50
 	$(BIN)/python -m bench.plot bench/results/join.csv docs/join.png
 	$(BIN)/python -m bench.plot_encode bench/results/encode.csv docs/encode.png

@@ -142,6 +142,16 @@ TARGETS = (
         at_most=1.1,
         said="1.1",
     ),
+    Target(
+        name="scale", provider="ray, 1 worker", metric="time / inline", at_most=1.05, said="1.05"
+    ),
+    Target(
+        name="scale",
+        provider="ray, 2 workers",
+        metric="time / 1 worker",
+        at_most=1 / 1.8,
+        said="1/1.8",
+    ),
 )
 
 

@@ -7,14 +7,24 @@ CODE = """
 import importlib, logging, pkgutil, sys
 handlers = list(logging.root.handlers)
 import export, kernels, miner, pipelines
-for package in (kernels, miner, export, pipelines):
-    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        importlib.import_module(module.name)
+names = [
+    module.name
+    for package in (kernels, miner, export, pipelines)
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + ".")
+]
+# These are imported where --executor ray is given, and nowhere else.
+of_ray = {"pipelines.ray_cluster", "pipelines.ray_crew", "pipelines.ray_executor"}
+for name in names:
+    if name not in of_ray:
+        importlib.import_module(name)
 import torch
 assert not torch.cuda.is_initialized()
 assert logging.root.handlers == handlers
 assert "ray" not in sys.modules
 assert "faiss" not in sys.modules
+for name in of_ray:
+    importlib.import_module(name)
+assert logging.root.handlers == handlers
 """
 
 

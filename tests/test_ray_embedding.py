@@ -19,7 +19,6 @@ from tests.commands import Commands
 from tests.ray_clusters import Watching, cluster
 from tests.small import write_corpus
 from tests.test_kills import committed, raw_parts, work_done
-from tests.towers import write_clip_weights
 
 __all__ = ["cluster"]
 
@@ -29,7 +28,7 @@ WORDS = ("--batch-size", 4, "--max-bad-fraction", 0.5)
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    write_corpus(tmp_path / "corpus", num_shards=6, images=8)
+    write_corpus(tmp_path / "corpus", num_shards=10, images=8)
     return tmp_path / "corpus"
 
 
@@ -53,12 +52,12 @@ def test_mine_on_ray_equals_inline(
     run = tmp_path / "run"
     ran = commands.mine(corpus, *WORDS, *RAY, "--out", run)
     assert ran.code == 0, ran.err
-    assert "42 embedded" in ran.out
+    assert "70 embedded" in ran.out
     assert raw_parts(run) == truth
     assert committed(run).keys() == committed(tmp_path / "inline").keys()
     assert verify(Store(run)) == []
     assert Store(run).leftovers() == []
-    assert len(work_done(run)) == 6
+    assert len(work_done(run)) == 10
     # Neither pixels nor vectors went through Ray.
     assert Watching.most_bytes < 2**16
     # Nothing is left to do, and nobody is hired for that.
@@ -135,7 +134,8 @@ def test_killed_workers_change_no_byte(
     said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 0, said
     assert num_killed >= 1
-    assert "is replaced" in said
+    # A line of the log may be broken anywhere.
+    assert "is replaced" in " ".join(said.split())
     assert raw_parts(run) == truth
     assert verify(Store(run)) == []
     assert Store(run).leftovers() == []
@@ -156,51 +156,12 @@ def test_sigterm_ends_the_driver_and_its_workers_and_the_run_goes_on(
         assert time.monotonic() - start_s < 30
         time.sleep(0.1)
     before = committed(run)
-    assert 1 <= len(before) < 18
+    assert 1 <= len(before) < 30
     ran = commands.mine(corpus, *WORDS, "--decoders", "thread", "--out", run)
     assert ran.code == 0, ran.err
     after = committed(run)
     assert {name: after[name] for name in before} == before
     assert raw_parts(run) == truth
-
-
-def test_a_worker_with_other_weights_is_refused(
-    cluster: Cluster, commands: Commands, corpus: Path, tmp_path: Path
-) -> None:
-    from miner.config import EmbedSettings, ReadSettings
-    from miner.errors import FingerprintError
-    from pipelines.embed_work import EmbedShards
-    from pipelines.loading import Encoders
-
-    clip, dino = (Path(commands.encoders[place]) for place in (3, 7))
-    names = {"clip": "small-clip", "dino": "small-dino"}
-    settings = EmbedSettings(**names, clip_weights=clip, dino_weights=dino)
-    work = EmbedShards(
-        root=tmp_path / "run",
-        read=ReadSettings(),
-        encode=settings,
-        how=None,
-        records=Encoders(settings).records,
-        wanted=[],
-        first_shards=(),
-    )
-    work.open().close()
-    write_clip_weights(clip, seed=9)
-    with pytest.raises(FingerprintError, match="small-clip: a worker has another one than the dr"):
-        work.open()
-
-
-def test_ray_that_is_named_and_not_there(
-    commands: Commands, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    ran = commands.mine(corpus, *RAY, "--out", tmp_path / "run")
-    assert ran.code == 4, ran.err
-    assert "no Ray cluster answers at 127.0.0.1:9" in ran.err
-    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
-    ran = commands.mine(corpus, *RAY, "--out", tmp_path / "run")
-    assert ran.code == 4, ran.err
-    assert "a Ray client's, through which workers cannot be watched" in ran.err
 
 
 def test_settings_of_workers_have_no_effect_inline(commands: Commands, corpus: Path) -> None:
