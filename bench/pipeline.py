@@ -4,9 +4,9 @@
     python -m bench.pipeline --device cuda --towers l14 --images 20000 --batch-size 256
 
 Own run, clip-retrieval-style loop and the encoders on ready pixels take turns in one process on the
-same shards: with the demo's encoders in float32, or with both L/14 towers, seeded, in bfloat16
-(ours compiled, the peer's as their libraries write them). Exit code 1, and no row, where the own
-run lacks an image or its vectors are not the peer's.
+same shards: with the demo's encoders in float32 (`--backend compile`: ours compiled), or with both
+L/14 towers, seeded, in bfloat16 (ours compiled, the peer's as their libraries write them). Exit
+code 1, and no row, where the own run lacks an image or its vectors are not the peer's.
 """
 
 from __future__ import annotations
@@ -140,12 +140,14 @@ def write_shards(folder: Path, pictures: Sequence[bytes], num_shards: int) -> li
 
 
 def encoders_of(
-    towers: str, device: str, batch_size: int, folder: Path
+    towers: str, device: str, batch_size: int, folder: Path, backend: str = "torch"
 ) -> tuple[list[Encoder], list[TorchEncoder]]:
-    """Clip's and dino's encoders of the own run, and the peer's."""
+    """Clip's and dino's encoders of the own run, and the peer's; `backend` is of the own demo's."""
     if towers == "demo":
         demo = [load_encoder(name, device=device) for name in DEMO]
-        return list(demo), demo
+        if backend == "torch":
+            return list(demo), demo
+        return [CompiledEncoder(e, precision="fp32", batch_size=batch_size) for e in demo], demo
     own: list[Encoder] = []
     peers = []
     for name in TOWERS:
@@ -234,6 +236,7 @@ def compare(bench: Bench, blank: Row, repeats: int) -> list[Row]:
 @click.option("--shards", "num_shards", default=4, show_default=True)
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--decoders", type=click.Choice(["process", "thread"]), default="process")
+@click.option("--backend", type=click.Choice(["torch", "compile"]), default="torch")
 @click.option("--num-decoders", type=int, default=None, help="of the own run; default: its own")
 @click.option("--num-workers", type=int, default=None, help="of the peer; default: the cores")
 @click.option("--threads", default=1, show_default=True, help="of an encoder, in every run")
@@ -247,6 +250,7 @@ def main(
     num_shards: int,
     batch_size: int,
     decoders: str,
+    backend: str,
     num_decoders: int | None,
     num_workers: int | None,
     threads: int,
@@ -262,7 +266,7 @@ def main(
     try:
         pictures = pictures_of(data, num_images)
         with tempfile.TemporaryDirectory() as folder:
-            own, peers = encoders_of(towers, device, batch_size, Path(folder))
+            own, peers = encoders_of(towers, device, batch_size, Path(folder), backend)
             bench = Bench(
                 shards=write_shards(Path(folder) / "shards", pictures, num_shards),
                 num_images=num_images,
@@ -275,6 +279,8 @@ def main(
             )
             shape = f"{num_images}x{sum(map(len, pictures)) / len(pictures) / 1000:.0f} kB"
             note = f"{decoders} decoders, {num_cores} cores, encoders on {threads} thread"
+            if towers == "demo" and backend != "torch":
+                note += f", own by {backend}"
             dtype = "fp32" if towers == "demo" else "bf16"
             blank = replace(
                 blank_row(NAME, device), data=f"{data}, {towers}", shape=shape, dtype=dtype

@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     import torch
 
-    from export.cache import Entry
+    from export.cache import EngineCache, Entry
     from export.look import Group
     from miner.engine_tensorrt import Flavour
     from miner.registry import EncoderRecord
@@ -73,6 +73,11 @@ INTERRUPTED = 130
     help="Build for another machine's GPU, such as 8.9, without running it (tensorrt-rtx).",
 )
 @click.option(
+    "--pack",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Then write every proven engine of the cache to this tar, for `mine --engines`.",
+)
+@click.option(
     "--cache",
     type=click.Path(path_type=Path),
     help="Folder of exports and engines.  [default: ~/.cache/blindpairs/engines]",
@@ -87,6 +92,7 @@ def export_engine(
     flavour: Flavour,
     images: tuple[str, ...],
     compute_capability: str | None,
+    pack: Path | None,
     cache: Path | None,
 ) -> int:
     """Export an encoder to ONNX or TensorRT, prove it equal, and keep it for mining."""
@@ -99,6 +105,11 @@ def export_engine(
         raise click.UsageError(
             f"--compute-capability is {compute_capability}, which only --to tensorrt --flavour "
             "tensorrt-rtx builds for; leave it out, or give both"
+        )
+    if compute_capability is not None and pack is not None:
+        raise click.UsageError(
+            "--pack writes what is proven, which --compute-capability leaves to the other machine; "
+            "leave one of them out"
         )
     source = find_source(name, weights, precision)
     engines = EngineCache(cache)
@@ -120,6 +131,8 @@ def export_engine(
         proven = open_onnx(engines, source, where, prove)
     else:
         proven = open_tensorrt(engines, source, where, prove, flavour=flavour, max_batch=batch_size)
+    if pack is not None:
+        _pack(engines, pack)
     _show(proven.entry, f"proven, largest deviation of a pair {proven.encoder.deviation:.1e}")
     return 0
 
@@ -143,6 +156,12 @@ def _images(patterns: tuple[str, ...], record: EncoderRecord, device: torch.devi
             f"{MIN_IMAGES} at least; give more shards, or leave --images out"
         )
     return own
+
+
+def _pack(engines: EngineCache, path: Path) -> None:
+    from export.parcel import pack
+
+    click.echo(f"{'packed':<20} {path}#sha256={pack(engines, path)}")
 
 
 def _auto() -> str:

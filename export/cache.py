@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,15 +109,43 @@ class EngineCache:
             finally:
                 shutil.rmtree(attempt, ignore_errors=True)
 
-    def unproven(self) -> list[Entry]:
-        """What was only built; damaged entries are left out, with a warning."""
+    def entries(self, state: State) -> list[Entry]:
+        """What was published, every hash checked; damaged entries are left out, with a warning."""
         entries = []
-        for folder in sorted((self.root / "unproven").glob("*")):
+        for folder in sorted((self.root / state).glob("*")):
             try:
-                entries.append(_read(folder, "unproven", None))
+                entries.append(_read(folder, state, None))
             except (StoreError, OSError) as error:
                 log.warning("%s is left out: %s", folder, error)
         return entries
+
+    def take(self, parts: Sequence[tuple[State, Path]]) -> None:
+        """Publish folders that hold whole entries, where there is none of the same key.
+
+        Args:
+            parts: in this order; they lie to each other as entries of a cache do.
+
+        Raises:
+            StoreError: a hash in one of them is wrong; then none is published.
+        """
+        for state, folder in parts:
+            _read(folder, state, None)
+        for state, folder in parts:
+            target = self.root / state / folder.name
+            with self._lock(state, folder.name):
+                if target.exists() and not self._is_whole(state, target):
+                    target.rename(folder.with_suffix(".replaced"))
+                if not target.exists():
+                    target.parent.mkdir(exist_ok=True)
+                    folder.rename(target)
+
+    @staticmethod
+    def _is_whole(state: State, folder: Path) -> bool:
+        try:
+            _read(folder, state, None)
+        except (StoreError, OSError):
+            return False
+        return True
 
     @contextmanager
     def _lock(self, state: State, name: str) -> Iterator[None]:

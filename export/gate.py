@@ -20,7 +20,7 @@ from export.look import Group, pick_images
 from export.proofs import prove
 from export.scenes import bundled_scenes
 from export.verify import MIN_IMAGES
-from miner.config import ImageLimits, JoinSettings
+from miner.config import ExcludeSettings, ImageLimits, JoinSettings
 from miner.encoders import Encoder, TorchEncoder
 from miner.engines import halve, release, second_shortage
 from miner.errors import ImageError, ShardError
@@ -164,6 +164,7 @@ def first_images(
     *,
     limits: ImageLimits,
     limit: int | None = None,
+    exclude: ExcludeSettings | None = None,
 ) -> list[Group]:
     """The first images of some shards, cut for each encoder; fewer where there are no more.
 
@@ -178,12 +179,13 @@ def first_images(
         number: of images at most.
         limits: what an image may be.
         limit: of samples that the run reads; no others are looked at.
+        exclude: samples that are not decoded here either.
 
     Returns:
         For each encoder its crops, all of the same images.
     """
     cuts: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = [([], []) for _ in records]
-    samples = chain.from_iterable(_samples(shard, limits) for shard in shards)
+    samples = chain.from_iterable(_samples(shard, limits, exclude) for shard in shards)
     for sample in islice(samples, limit):
         try:
             pixels_HWC = decode(sample.data, limits).pixels_HWC
@@ -202,8 +204,11 @@ def first_images(
     return groups
 
 
-def _samples(shard: Shard, limits: ImageLimits) -> Iterable[Sample]:
+def _samples(
+    shard: Shard, limits: ImageLimits, exclude: ExcludeSettings | None
+) -> Iterable[Sample]:
+    reader = ShardReader(shard, limits, exclude)
     try:
-        yield from (item for item in ShardReader(shard, limits) if isinstance(item, Sample))
+        yield from (item for item in reader if isinstance(item, Sample))
     except ShardError:
         return

@@ -82,9 +82,20 @@ class Batch:
         return [seen for seen in self.samples if seen.found]
 
     def pixels(self, crop: CropSpec) -> torch.Tensor:
-        """[B, 3, S, S] uint8 of the decoded samples; a view where none was refused."""
+        """[B, 3, S, S] uint8 of the decoded samples: a view of the ring, pinned where that is."""
+        self._close_ranks()
         whole_BCHW = self.ring.pixels(self.slot, self.ring.crops.index(crop))
+        return whole_BCHW[: len(self.samples)]
+
+    def _close_ranks(self) -> None:
+        """Give the rows of refused samples to those behind them."""
+        assert self.num_open == 0
         rows = [row for row, seen in enumerate(self.samples) if seen.found]
         if len(rows) == len(self.samples):
-            return whole_BCHW[: len(rows)]
-        return whole_BCHW[rows]
+            return
+        for crop in range(len(self.ring.crops)):
+            pixels_BCHW = self.ring.pixels(self.slot, crop)
+            for new_row, row in enumerate(rows):
+                if new_row != row:
+                    pixels_BCHW[new_row] = pixels_BCHW[row]
+        self.samples = self.decoded

@@ -8,19 +8,18 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from miner import schema
+from miner import exclude, schema
 from miner.batch import Seen
 from miner.batches import Vectors, nonfinite
 from miner.config import ReadSettings
 from miner.decode import Refused
-from miner.encode import image_id_of
 from miner.encoders import Encoder
 from miner.errors import FingerprintError
 from miner.law import Refusal
 from miner.records import Json, new_attempt
 from miner.samples import ShardReport
 from miner.schema import Reason
-from miner.shards import Shard, checksum
+from miner.shards import Shard, checksum, image_id_of
 from miner.store import Store, table_of, vector_table
 from miner.vectors import vectors_record
 from miner.versions import versions
@@ -37,6 +36,20 @@ class Accounts:
 
     decodable: dict[str, Seen]
     refused: list[Json]
+
+    @property
+    def excluded(self) -> Counter[str]:
+        """How many samples the user's filters left out, by cause."""
+        return Counter(
+            row["detail"].partition(":")[0]
+            for row in self.refused
+            if row["reason"] == Reason.EXCLUDED
+        )
+
+    @property
+    def unrated(self) -> Counter[str]:
+        """How many decodable samples lack a rating that a filter asks for, by its name."""
+        return Counter(name for seen in self.decodable.values() for name in seen.sample.unrated)
 
     @property
     def num_samples(self) -> int:
@@ -98,6 +111,8 @@ def commit_samples(
         "num_decodable": len(accounts.decodable),
         "num_quarantined": len(accounts.refused),
         "reasons": dict(sorted(Counter(row["reason"] for row in accounts.refused).items())),
+        "excluded": dict(sorted(accounts.excluded.items())),
+        "unrated": dict(sorted(accounts.unrated.items())),
         "bytes": report.bytes if report.complete else None,
         "damaged": report.damaged,
         "notes": list(report.notes),
@@ -193,6 +208,7 @@ def reading_fingerprint(settings: ReadSettings) -> Json:
         "max_aspect_ratio": settings.max_aspect_ratio,
         "max_member_bytes": settings.max_member_bytes,
         "stem_depth": settings.stem_depth,
+        **exclude.fingerprint(settings),
     }
 
 

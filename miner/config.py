@@ -6,12 +6,27 @@ A command's flags, a YAML file's keys and these fields are the same names (`clip
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
+def _absolute(value: object) -> object:
+    """A path from the root on; a URL, and what is neither, as it is."""
+    if isinstance(value, Path) or (isinstance(value, str) and value and "://" not in value):
+        return os.path.abspath(value)
+    return value
+
+
+FileOrUrl = Annotated[str | None, Field(min_length=1), BeforeValidator(_absolute)]
+"""A local file, or a URL with its `#sha256=` (see `miner/staging.py`).
+
+Made absolute where it is given, since workers and later commands stand in other folders.
+"""
 
 
 class Settings(BaseModel):
@@ -40,7 +55,40 @@ class ImageLimits(Settings):
     """Largest member of a shard that is read, in bytes."""
 
 
-class ReadSettings(ImageLimits):
+class ExcludeSettings(Settings):
+    """Which samples are left out before their image is decoded; they are quarantined."""
+
+    max_punsafe: float | None = Field(default=None, ge=0, le=1)
+    """Exclude samples whose `punsafe` (LAION's probability of unsafe content) is above this."""
+
+    max_pwatermark: float | None = Field(default=None, ge=0, le=1)
+    """Exclude samples whose `pwatermark` (probability of a watermark) is above this."""
+
+    nsfw: str | None = Field(default=None, pattern=r"^\s*\w+(\s*,\s*\w+)*\s*$")
+    """Exclude samples whose `NSFW` is none of these words, with commas: UNLIKELY,UNSURE."""
+
+    unrated: Literal["exclude", "keep"] = "exclude"
+    """What becomes of samples without a rating that one of these filters asks for."""
+
+    exclude_ids: FileOrUrl = None
+    """Exclude samples named here by key, image_id, url or sha256: one a line, or Parquet."""
+
+    @model_validator(mode="after")
+    def _unrated_has_an_effect(self) -> Self:
+        if self.unrated == "keep" and not self.asks_for_ratings:
+            raise ValueError(
+                "--unrated keep has no effect without --max-punsafe, --max-pwatermark or --nsfw; "
+                "give one of them, or leave it out"
+            )
+        return self
+
+    @property
+    def asks_for_ratings(self) -> bool:
+        """Whether a rating decides over some samples."""
+        return (self.max_punsafe, self.max_pwatermark, self.nsfw) != (None, None, None)
+
+
+class ReadSettings(ImageLimits, ExcludeSettings):
     """How shards are read."""
 
     dataset: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -81,11 +129,11 @@ class EmbedSettings(FeedSettings):
     dino: str = "dinov2-vit-l-14"
     """The encoder that sees the difference: a registry name or library:name:weights."""
 
-    clip_weights: Path | None = None
-    """safetensors file with the weights of --clip; default: the hub's local cache."""
+    clip_weights: FileOrUrl = None
+    """safetensors file of --clip, or URL#sha256=HEX; default: the hub's local cache."""
 
-    dino_weights: Path | None = None
-    """safetensors file with the weights of --dino; default: the hub's local cache."""
+    dino_weights: FileOrUrl = None
+    """safetensors file of --dino, or URL#sha256=HEX; default: the hub's local cache."""
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto, cpu, cuda or cuda:N; auto takes the GPU where there is one and says so."""
@@ -96,8 +144,20 @@ class EmbedSettings(FeedSettings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format in which the encoders compute; vectors are always stored as float16."""
 
+    engines: FileOrUrl = None
+    """Engines that `export-engine --pack` wrote, or URL#sha256=HEX; proven here before use."""
+
     dino_mode: Literal["eager", "lazy", "auto"] = "eager"
     """DINO sees every image, or those in a CLIP candidate pair alone, or whichever costs less."""
+
+    @model_validator(mode="after")
+    def _engines_are_loaded(self) -> Self:
+        if self.engines is not None and self.backend in ("torch", "compile"):
+            raise ValueError(
+                f"--engines has no effect with --backend {self.backend}, which loads none; give "
+                "--backend onnx, tensorrt or tensorrt-rtx, or leave it out"
+            )
+        return self
 
 
 class JoinSettings(Settings):
@@ -174,6 +234,9 @@ class SelectSettings(Settings):
 
     max_per_image: int | None = Field(default=2, gt=0)
     """Selected pairs in which one image, with its near-copies, may occur."""
+
+    labels: Literal["any", "same", "different"] = "any"
+    """Select pairs whose images have the same label, or different ones; else of any."""
 
     rank_by: Literal["clip", "gap"] = "clip"
     """Order of the selection: CLIP cosine, or CLIP minus DINO cosine, descending."""

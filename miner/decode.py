@@ -9,18 +9,18 @@ import hashlib
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from miner import images, phash
+from miner.arena import Arena
 from miner.config import ImageLimits
 from miner.errors import ImageError
+from miner.images import CropSpec
 from miner.phash import PHASH_CROP
 from miner.ring import Ring
 from miner.schema import Reason
@@ -43,6 +43,24 @@ class Order(NamedTuple):
     with_phash: bool
     is_second_try: bool = False
     """It is one image, and a worker that had it died."""
+
+
+class Parcel(NamedTuple):
+    """An order as it is sent to a worker process."""
+
+    order: Order
+    place: int | None = None
+    """Where its images lie in the worker's arena; None where the jobs have them."""
+    lengths: tuple[int, ...] = ()
+    """Of these images, in bytes."""
+
+    def unpacked(self, arena: Arena) -> Order:
+        """The order with its images, which are its own."""
+        if self.place is None:
+            return self.order
+        images = arena.take(self.place, self.lengths)
+        pairs = zip(self.order.jobs, images, strict=True)
+        return self.order._replace(jobs=tuple(job._replace(data=data) for job, data in pairs))
 
 
 class Found(NamedTuple):
@@ -80,11 +98,22 @@ Decode = Callable[[Order, Ring, ImageLimits], list[Outcome]]
 
 def decode_order(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
     """Decode the images of an order into the ring."""
-    shrunken: list[npt.NDArray[np.uint8]] = []
-    outcomes = [_decode(job, order, ring, limits, shrunken) for job in order.jobs]
-    if not shrunken:
+    slots = {ring.crops[crop]: ring.pixels(order.slot, crop) for crop in order.crops}
+    to_hash: list[torch.Tensor] = []
+    outcomes: list[Outcome] = []
+    for job in order.jobs:
+        places = {crop: pixels_BCHW[job.row] for crop, pixels_BCHW in slots.items()}
+        if order.with_phash and PHASH_CROP not in places:
+            places[PHASH_CROP] = torch.empty(
+                (3, PHASH_CROP.size, PHASH_CROP.size), dtype=torch.uint8
+            )
+        outcome = _decode(job.data, places, limits)
+        outcomes.append(outcome)
+        if order.with_phash and isinstance(outcome, Found):
+            to_hash.append(places[PHASH_CROP])
+    if not to_hash:
         return outcomes
-    phashes = iter(phash.hashes(np.stack(shrunken)))
+    phashes = iter(phash.hashes(to_hash))
     return [
         outcome._replace(phash=next(phashes)) if isinstance(outcome, Found) else outcome
         for outcome in outcomes
@@ -99,13 +128,19 @@ def answer(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Rep
 
 
 def serve(
-    orders: Connection, replies: Connection, ring: Ring, limits: ImageLimits, decode: Decode
+    parcels: Connection,
+    replies: Connection,
+    arena: Arena,
+    ring: Ring,
+    limits: ImageLimits,
+    decode: Decode,
 ) -> None:
     """Be a decode worker: answer orders until nobody is at the other end any more.
 
     Args:
-        orders: what comes in.
+        parcels: what comes in.
         replies: what goes out; a first None says that the worker is ready.
+        arena: where the images are.
         ring: where the crops go.
         limits: what an image may be.
         decode: `decode_order`.
@@ -116,40 +151,30 @@ def serve(
     with suppress(EOFError, ConnectionError):
         replies.send(None)
         while True:
-            replies.send(_reply(orders.recv(), ring, limits, decode))
+            replies.send(_reply(parcels.recv(), arena, ring, limits, decode))
 
 
-def _reply(order: Order, ring: Ring, limits: ImageLimits, decode: Decode) -> Reply | Exception:
+def _reply(
+    parcel: Parcel, arena: Arena, ring: Ring, limits: ImageLimits, decode: Decode
+) -> Reply | Exception:
     try:
-        return answer(order, ring, limits, decode)
+        return answer(parcel.unpacked(arena), ring, limits, decode)
     except Exception as error:
         # Whatever an image may do is an outcome; this is a mistake of ours and stops the run.
         error.add_note(traceback.format_exc())
         return error
 
 
-def _decode(
-    job: Job,
-    order: Order,
-    ring: Ring,
-    limits: ImageLimits,
-    shrunken: list[npt.NDArray[np.uint8]],
-) -> Outcome:
-    """One image, still without its hash, for which it is added to `shrunken`."""
+def _decode(data: bytes, places: Mapping[CropSpec, torch.Tensor], limits: ImageLimits) -> Outcome:
+    """One image, cut to where each crop [3, S, S] belongs; its perceptual hash is still missing."""
     try:
-        decoded = images.decode(job.data, limits)
+        decoded = images.decode(data, limits)
     except ImageError as error:
         return Refused(error.reason, error.detail)
-    places = {ring.crops[crop]: ring.pixels(order.slot, crop)[job.row] for crop in order.crops}
     for crop, place_CHW in places.items():
         images.cut(decoded.pixels_HWC, crop, out_CHW=place_CHW)
-    if order.with_phash:
-        crop_CHW = places.get(PHASH_CROP)
-        if crop_CHW is None:
-            crop_CHW = images.cut(decoded.pixels_HWC, PHASH_CROP)
-        shrunken.append(phash.shrunk(crop_CHW))
     return Found(
-        sha256=hashlib.sha256(job.data).hexdigest(),
+        sha256=hashlib.sha256(data).hexdigest(),
         phash=None,
         width=decoded.width,
         height=decoded.height,

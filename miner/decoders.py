@@ -12,39 +12,43 @@ always one order in reserve, so that it never waits for that thread's turn.
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing import forkserver
 from typing import Literal, NamedTuple
 
 import torch
 
+from miner.arena import PLACE_BYTES, Arena
 from miner.config import ImageLimits
-from miner.decode import Decode, Order, Outcome, Refused, Reply, answer, decode_order, serve
+from miner.decode import (
+    Decode,
+    Order,
+    Outcome,
+    Parcel,
+    Refused,
+    Reply,
+    answer,
+    decode_order,
+    serve,
+)
 from miner.errors import ResourceError
 from miner.ring import Ring
 from miner.schema import Reason
+from miner.worker_process import WorkerProcess
 
 IN_HAND = 2
 """Orders that a worker process has: the one it is at, and the next."""
-
-PIPE_BYTES = 2**20
-"""Room for orders that a worker has not taken yet; Linux gives everyone so much."""
 
 ORDER_LIMIT_S = 120.0
 """How long a worker may be at an order, in seconds; a slow image takes a thousandth of it."""
 
 KILLED_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM)
 """No fault of a decoder's ends its process like this."""
-
-FRAME_BYTES = 2**13
-"""What an order takes in a pipe besides its images, at most."""
 
 LAST_WORDS_S = 5.0
 """How long a process may take to end, in seconds, once its connection is gone."""
@@ -66,7 +70,10 @@ def default_num_decoders(device: str) -> int:
 
 
 def warm_up() -> None:
-    """Begin to load what worker processes need, in the background; they start at once then."""
+    """Begin to load what worker processes need, in the background; they start at once then.
+
+    Whoever uses multiprocessing's fork server for something else first has each worker load it.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["miner.decode"])
     forkserver.ensure_running()
@@ -169,7 +176,7 @@ class Decoders:
                     if worker and order and (not in_hand or worker.has_room(order)):
                         in_hand.append(order)
                         order = None
-                        worker.orders.send(in_hand[-1])
+                        worker.send(in_hand[-1])
                     elif worker and in_hand:
                         reply = worker.receive()
                         self._on_reply(in_hand.popleft(), reply)
@@ -220,32 +227,45 @@ class _Worker:
     def __init__(self, ring: Ring, limits: ImageLimits, decode: Decode) -> None:
         warm_up()
         context = multiprocessing.get_context("forkserver")
-        orders, self.orders = context.Pipe(duplex=False)
+        parcels, self.parcels = context.Pipe(duplex=False)
         self.replies, replies = context.Pipe(duplex=False)
-        # An order has to fit whole: one that is handed over in parts waits for our turn each time.
-        # Where the system refuses, that is what it costs.
-        with suppress(OSError):
-            fcntl.fcntl(self.orders.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self._room = fcntl.fcntl(self.orders.fileno(), fcntl.F_GETPIPE_SZ) - FRAME_BYTES
+        self._arena = Arena(IN_HAND)
+        self._num_sent = 0
         self._is_late = False
-        args = (orders, replies, ring, limits, decode)
-        self._process = context.Process(target=serve, args=args, name="decoder", daemon=True)
+        args = (parcels, replies, self._arena, ring, limits, decode)
+        self._process = WorkerProcess(target=serve, args=args, name="decoder", daemon=True)
         self._process.start()
         # Only the worker has them now, so that its death ends the connection.
-        orders.close()
+        parcels.close()
         replies.close()
         try:
             self.replies.recv()
         except (EOFError, ConnectionError) as error:
             raise ResourceError(
                 f"a decode process {self.death().how} before it was ready; what it printed says "
-                'why: a script that calls this needs `if __name__ == "__main__":`, or give '
-                "--decoders thread"
+                "why; or give --decoders thread"
             ) from error
 
-    def has_room(self, order: Order) -> bool:
+    @staticmethod
+    def has_room(order: Order) -> bool:
         """Whether a worker that is at another order can be given this one without a wait."""
-        return sum(len(job.data) for job in order.jobs) <= self._room
+        return sum(len(job.data) for job in order.jobs) <= PLACE_BYTES
+
+    def send(self, order: Order) -> None:
+        """Give it an order; one without room waits until the worker takes it.
+
+        Raises:
+            ConnectionError: the process died.
+        """
+        parcel = Parcel(order)
+        if self.has_room(order):
+            # Replies come in the order of what was sent, so this place was given back.
+            place = self._num_sent % IN_HAND
+            lengths = self._arena.put(place, [job.data for job in order.jobs])
+            bare = order._replace(jobs=tuple(job._replace(data=b"") for job in order.jobs))
+            parcel = Parcel(bare, place, lengths)
+        self._num_sent += 1
+        self.parcels.send(parcel)
 
     def receive(self) -> Reply:
         """The next reply.
@@ -285,7 +305,8 @@ class _Worker:
         self._process.kill()
         self._process.join()
         self._process.close()
+        self._arena.close()
 
     def _hang_up(self) -> None:
-        self.orders.close()
+        self.parcels.close()
         self.replies.close()

@@ -23,12 +23,12 @@ from miner.commits import (
     reading_fingerprint,
 )
 from miner.config import FeedSettings, ReadSettings
-from miner.encode import Encoded, Pause, Work, encode_arriving, image_id_of
+from miner.encode import Encoded, Pause, Work, encode_arriving
 from miner.encoders import Encoder
 from miner.errors import ShardError
 from miner.law import Refusal
 from miner.samples import Sample, ShardReader
-from miner.shards import Shard
+from miner.shards import Shard, image_id_of
 from miner.stats import Laps, Stats
 from miner.store import Store
 
@@ -172,7 +172,7 @@ def _works(
             if not store.is_committed(f"vectors/{encoder.encoder_id}", shard.shard_id)
         )
         is_new = not store.is_committed("samples", shard.shard_id)
-        reader = ShardReader(shard, settings)
+        reader = ShardReader(shard, settings, settings)
         yield _ShardWork(
             shard=shard,
             items=_first(reader, quota) if missing or is_new else (),

@@ -22,7 +22,7 @@ from miner.errors import ShardError
 from miner.feed import Feed, Passage
 from miner.law import Refusal
 from miner.samples import Sample
-from miner.shards import Shard
+from miner.shards import Shard, image_id_of
 from miner.stats import Laps
 from miner.trace import Trace
 
@@ -194,11 +194,6 @@ class _Upcoming(Generic[WorkT]):
                     return False
                 self.ahead.append((work, self._opened(work)))
         return True
-
-
-def image_id_of(shard: Shard, key: str) -> str:
-    """`<dataset>/<shard stem>/<key>`."""
-    return f"{shard.dataset}/{shard.stem}/{key}"
 
 
 def _open(feed: Feed, work: Work, encoders: Mapping[str, Encoder]) -> Passage:

@@ -33,11 +33,11 @@ from miner.samples import Sample
 NUM_SLOTS = 4
 """Batches in the ring: one is encoded, one is ready, one is being filled, and one to spare."""
 
-ORDER_IMAGES = 8
+ORDER_IMAGES = 16
 """Most images that a worker is given at once ..."""
 
-ORDER_BYTES = 2**19
-"""... and the bytes from which an order is full; two of them fit into a worker's pipe, about."""
+ORDER_BYTES = 2**20
+"""... and the bytes from which an order is full; its last image may be larger than what is left."""
 
 
 class Passage:

@@ -59,6 +59,7 @@ def read_metadata(
     *,
     other_members: Iterable[str] = (),
     label: str | None = None,
+    split: str | None = None,
 ) -> Metadata:
     """Put together what a sample's members and its sidecar row say.
 
@@ -67,6 +68,7 @@ def read_metadata(
         sidecar_row: fields of the same key in the sidecar; the members' own fields win.
         other_members: extensions of members that are not looked at, recorded by name.
         label: the label where no field says otherwise, such as the class folder's name.
+        split: the split where no field says otherwise, by the shard's name; kept in `meta`.
     """
     problems: list[str] = []
     own = _json_fields(members, problems)
@@ -78,6 +80,8 @@ def read_metadata(
             text = _take(fields, names, text)
         found[column] = text
     rest = beside | own
+    if split is not None:
+        rest.setdefault("split", split)
     if other := sorted(_text(name) for name in other_members):
         rest["_members"] = other
     return Metadata(

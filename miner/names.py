@@ -19,6 +19,7 @@ MAX_NAME_CHARS = 4096
 MAX_STEM_CHARS = 100
 """Longest stem or dataset made from a path: with both, names in a run stay within 255 bytes."""
 
+_SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -44,6 +45,22 @@ def split_name(name: str) -> tuple[str | None, str]:
 def stem_of(parts: Sequence[str], depth: int) -> str:
     """A shard's stem from the last parts of its path, safe in the name of a file."""
     return safe_name(".".join(safe_name(part) for part in parts[-depth:]))
+
+
+def split_of(path: Sequence[str], member: str = "") -> str | None:
+    """The split of a corpus that a shard's name tells: `train`, `val` or `test`.
+
+    Args:
+        path: parts of the path of a tar (`imagenet1k-train-0000.tar`, `train/00000.tar`), or of a
+            folder tree.
+        member: of a tree, whose folders may be splits.
+    """
+    words = re.split(r"[-_.]", path[-1].lower()) if path else []
+    folders = [*path[-2:-1], *path[-1:], *member.split("/")[:-1][:1]]
+    for word in (*words, *(folder.lower() for folder in folders)):
+        if word in _SPLITS:
+            return _SPLITS[word]
+    return None
 
 
 def safe_name(name: str) -> str:

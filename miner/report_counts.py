@@ -13,6 +13,9 @@ from miner.vectors import EncoderVectors
 
 DROPPED = {
     "not_blind": "kept beyond the thresholds only",
+    "no_label": "an image without a label",
+    "same_label": "of the same label",
+    "different_labels": "of different labels",
     "near_copies": "near-copies of each other",
     "near_copy_of_kept": "near-copies of a better pair",
     "cap": "an image has better pairs already",

@@ -19,10 +19,11 @@ from webdataset import DataPipeline
 from webdataset.filters import pipelinefilter
 from webdataset.tariterators import group_by_keys
 
-from miner.config import ImageLimits
+from miner.config import ExcludeSettings, ImageLimits
 from miner.errors import ShardError
+from miner.exclude import Exclusions
 from miner.fetch import ShardFile, sha256_of
-from miner.filesystems import is_file, join_url
+from miner.filesystems import is_file, join_url, path_parts
 from miner.groups import Part, metadata_of
 from miner.law import Judge, Refusal
 from miner.metadata import (
@@ -36,11 +37,12 @@ from miner.names import (
     extension_of,
     shown,
     split_name,
+    split_of,
     tree_key,
     why_unsafe,
 )
 from miner.schema import Reason
-from miner.shards import Shard, tree_line
+from miner.shards import Shard, image_id_of, tree_line
 from miner.tar import BYTE_KINDS, Damage, Member, TarReader
 
 _WEBDATASET_META = re.compile(r"__[^/]*__($|/)")
@@ -60,6 +62,8 @@ class Sample:
     label: str | None
     meta: str
     """JSON text of every other field."""
+    unrated: tuple[str, ...] = ()
+    """Ratings that a filter asked for and the sample does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +92,23 @@ class ShardReader:
     of every key. Only damage that shows up later takes one back (`Refusal.retracts`).
     """
 
-    def __init__(self, shard: Shard, limits: ImageLimits) -> None:
+    def __init__(
+        self, shard: Shard, limits: ImageLimits, exclude: ExcludeSettings | None = None
+    ) -> None:
         """Prepare to read.
 
         Args:
             shard: which one.
             limits: `max_member_bytes` bounds the image that is held.
+            exclude: samples that are refused although they are whole; default: none.
+
+        Raises:
+            ResourceError: a list of ids is missing, or not what it has to be.
         """
         self._shard = shard
         self._limits = limits
+        self._exclusions = Exclusions(exclude or ExcludeSettings())
+        self._excluded: set[str] = set()
         self._oddities: Counter[str] = Counter()
         self._first: dict[str, str] = {}
         self._sidecar: Sidecar | None = None
@@ -151,6 +163,10 @@ class ShardReader:
         )
         for item in stages:
             retracts = isinstance(item, Refusal) and item.retracts
+            if retracts and item.key in self._excluded:
+                # One outcome for a sample: it was never yielded, so nothing is taken back.
+                self._note("excluded sample that is damaged too", item.key)
+                continue
             self._num_samples += not retracts
             yield item
         self._is_complete = True
@@ -266,8 +282,8 @@ class ShardReader:
         self._oddities[what] += 1
         self._first.setdefault(what, name[:200])
 
-    def _sample(self, key: str, image: Part, parts: Sequence[Part]) -> Sample:
-        """A whole sample, with its metadata."""
+    def _sample(self, key: str, image: Part, parts: Sequence[Part]) -> Sample | Refusal:
+        """A whole sample, with its metadata, or why it is not wanted."""
         texts, others = metadata_of(key, image, parts)
         label = None
         if self._shard.files and "/" in image.name:
@@ -278,8 +294,9 @@ class ShardReader:
             self._sidecar.row(key) if self._sidecar else None,
             other_members=others,
             label=label,
+            split=split_of(path_parts(self._shard.url), image.name if self._shard.files else ""),
         )
-        return Sample(
+        sample = Sample(
             key=key,
             member=image.name,
             offset=image.member.offset,
@@ -289,3 +306,8 @@ class ShardReader:
             label=said.label,
             meta=said.meta,
         )
+        opinion = self._exclusions.opinion(sample, image_id_of(self._shard, key))
+        if opinion.excluded is None:
+            return replace(sample, unrated=opinion.unrated)
+        self._excluded.add(key)
+        return Refusal(key=key, member=image.name, reason=Reason.EXCLUDED, detail=opinion.excluded)

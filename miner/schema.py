@@ -35,6 +35,10 @@ class Reason(StrEnum):
     TOO_MANY_BYTES = "too_many_bytes"
     """The member is larger than `max_member_bytes`."""
 
+    # The user: a sample is not wanted, and its image is not decoded.
+    EXCLUDED = "excluded"
+    """A filter leaves it out; the detail says which (`punsafe: 0.8, limit 0.5`)."""
+
     # The image: its bytes do not give trustworthy pixels.
     EMPTY = "empty"
     """The image member has no bytes."""

@@ -27,8 +27,9 @@ def verdicts(store: Store, raw: pa.Table, record: Json, settings: SelectSettings
     """What the selection says of every row of `raw`, and so why a pair is not shown.
 
     Rows are looked at in rank order. A pair is dropped when it is not blind (`raw` may reach
-    beyond the thresholds), when both images are near-copies of one image, when near-copies of
-    the two were kept as a pair already, or when an image has had its share of pairs.
+    beyond the thresholds), when its labels are not as asked for or one is missing, when both images
+    are near-copies of one image, when near-copies of the two were kept as a pair already, or when
+    an image has had its share of pairs.
 
     Args:
         store: the run directory, for the vectors.
@@ -37,10 +38,12 @@ def verdicts(store: Store, raw: pa.Table, record: Json, settings: SelectSettings
         settings: near-copies, cap and ranking.
 
     Returns:
-        [P] words: kept, not_blind, near_copies, near_copy_of_kept, cap.
+        [P] words: kept, not_blind, no_label, same_label, different_labels, near_copies,
+        near_copy_of_kept, cap.
     """
     first, second = raw["image_1"].to_pylist(), raw["image_2"].to_pylist()
     group = _groups(store, record, sorted({*first, *second}), settings)
+    mislabelled = _mislabelled(store, record, first, second, settings)
     blind = raw["blind"].to_pylist() if "blind" in raw.column_names else [True] * len(raw)
     said = [""] * len(raw)
     pairs_of: Counter[int] = Counter()
@@ -49,6 +52,8 @@ def verdicts(store: Store, raw: pa.Table, record: Json, settings: SelectSettings
         a, b = sorted((group[first[row]], group[second[row]]))
         if not blind[row]:
             said[row] = "not_blind"
+        elif fault := mislabelled[row]:
+            said[row] = fault
         elif a == b:
             said[row] = "near_copies"
         elif (a, b) in seen:
@@ -126,6 +131,25 @@ def _groups(
         near_dino=settings.near_dino,
     )
     return dict(zip(image_ids, leaders.tolist(), strict=True))
+
+
+def _mislabelled(
+    store: Store, record: Json, first: list[str], second: list[str], settings: SelectSettings
+) -> list[str | None]:
+    """For each pair why its labels are not as asked for; None where they are."""
+    if settings.labels == "any":
+        return [None] * len(first)
+    samples = samples_of(runs_of(store, record), {*first, *second})
+    said: list[str | None] = []
+    for image_1, image_2 in zip(first, second, strict=True):
+        label_1, label_2 = samples[image_1]["label"], samples[image_2]["label"]
+        if label_1 is None or label_2 is None:
+            said.append("no_label")
+        elif settings.labels == "same":
+            said.append(None if label_1 == label_2 else "different_labels")
+        else:
+            said.append("same_label" if label_1 == label_2 else None)
+    return said
 
 
 def _selected_table(runs: Sequence[Store], raw: pa.Table, rows: list[int]) -> pa.Table:

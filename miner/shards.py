@@ -64,6 +64,11 @@ class Shard:
         return f"{self.dataset}.{self.stem}"
 
 
+def image_id_of(shard: Shard, key: str) -> str:
+    """`<dataset>/<shard stem>/<key>`."""
+    return f"{shard.dataset}/{shard.stem}/{key}"
+
+
 def list_shards(
     patterns: Sequence[str], *, dataset: str | None = None, stem_depth: int = 1
 ) -> list[Shard]:

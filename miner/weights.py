@@ -26,6 +26,7 @@ import torch
 
 from miner.errors import ResourceError
 from miner.registry import BUNDLED, EncoderRecord
+from miner.staging import staged
 
 State = dict[str, torch.Tensor]
 
@@ -45,12 +46,13 @@ _TEXT_TOWER = (
 )
 
 
-def locate(record: EncoderRecord, weights: Path | None) -> tuple[EncoderRecord, Path]:
+def locate(record: EncoderRecord, weights: str | Path | None) -> tuple[EncoderRecord, Path]:
     """Find an encoder's weights file and put its hash into the record. Builds no model.
 
     Args:
         record: from the registry or of one's own.
-        weights: the file; default: bundled with the package, or the hub's local cache, or the hub.
+        weights: the file, or its URL with its sha256 (see `miner.staging.staged`); default: bundled
+            with the package, or the hub's local cache, or the hub.
 
     Returns:
         The record with `weights_sha256`, and the file.
@@ -59,7 +61,7 @@ def locate(record: EncoderRecord, weights: Path | None) -> tuple[EncoderRecord, 
         ResourceError: there is no such file, or it is not what the record wants.
     """
     if weights is not None:
-        path = Path(weights)
+        path = staged(str(weights))
     elif record.bundled is not None:
         path = BUNDLED / record.bundled
     else:

@@ -147,6 +147,9 @@ def _verdict(
         + {
             KEPT: "selected",
             "not_blind": "not selected: kept beyond the thresholds only",
+            "no_label": f"not selected: labels {settings.labels}, and an image has no label",
+            "same_label": "not selected: both images have the same label",
+            "different_labels": "not selected: the images have different labels",
             "near_copies": "not selected: the images are near-copies of each other",
             "near_copy_of_kept": "not selected: near-copies of both were selected at a better rank",
             "cap": f"not selected: an image has {settings.max_per_image} better pairs already",

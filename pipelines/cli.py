@@ -67,6 +67,11 @@ class PlanSettings(ReadSettings, EmbedSettings, JoinSettings):
 @click.version_option(package_name="blindpairs")
 def cli(verbose: bool) -> None:
     """Mine CLIP-blind pairs: images that CLIP calls the same and DINOv2 calls different."""
+    configure_logging(verbose)
+
+
+def configure_logging(verbose: bool) -> None:
+    """Warnings to stderr; with `verbose` what is being done, too."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(message)s",
@@ -89,9 +94,15 @@ def mine(
     **flags: Any,
 ) -> int:
     """Mine the whole way: embed, join, select, report. Run again, it does only what is missing."""
+    return mine_all(patterns, out, share, settings_from(MineSettings, flags, config_file))
+
+
+def mine_all(
+    patterns: Sequence[str], out: Path | str, share: Share | None, settings: MineSettings
+) -> int:
+    """Mine the whole way, or embed a share of the shards, and say what was found; the exit code."""
     from pipelines import driver, show
 
-    settings = settings_from(MineSettings, flags, config_file)
     if share not in (None, WHOLE):
         embedded = driver.mine_share(patterns, out, settings, share)
         show.embedded(out_console, embedded)
@@ -321,21 +332,27 @@ def doctor() -> int:
 cli.add_command(export_engine)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(
+    arguments: list[str] | None = None, command: click.Command = cli, name: str = "blindpairs"
+) -> None:
     """Run the command and exit with its code; SIGTERM ends it as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run(arguments))
+    sys.exit(run(arguments, command, name))
 
 
-def run(arguments: list[str] | None = None) -> int:
+def run(
+    arguments: list[str] | None = None, command: click.Command = cli, name: str = "blindpairs"
+) -> int:
     """Run the command; its exit code: 0, 2, 3, 4, 5 or 130, as in DESIGN.
 
     Args:
         arguments: the words after `blindpairs`; None takes the process's own.
+        command: what is run.
+        name: what it is called in messages.
     """
     error_console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        return int(cli.main(arguments, prog_name="blindpairs", standalone_mode=False) or 0)
+        return int(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
@@ -345,13 +362,13 @@ def run(arguments: list[str] | None = None) -> int:
         error_console.print("interrupted; the same command goes on from here")
         return INTERRUPTED
     except MinerError as error:
-        error_console.print(f"blindpairs: {error}", markup=False)
+        error_console.print(f"{name}: {error}", markup=False)
         return error.exit_code
     except ValueError as error:
-        error_console.print(f"blindpairs: {error}", markup=False)
+        error_console.print(f"{name}: {error}", markup=False)
         return click.UsageError.exit_code
     except OSError as error:
-        error_console.print(f"blindpairs: {error}; see to it and run again", markup=False)
+        error_console.print(f"{name}: {error}; see to it and run again", markup=False)
         return ResourceError.exit_code
 
 

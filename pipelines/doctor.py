@@ -91,7 +91,7 @@ def _engines() -> list[tuple[str, str]]:
             f"{entry.key['encoder_id']} in {entry.key['precision']} for compute capability "
             f"{entry.key['compute_capability']}: built, never executed; {entry.folder}",
         )
-        for entry in EngineCache().unproven()
+        for entry in EngineCache().entries("unproven")
     ]
 
 

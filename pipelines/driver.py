@@ -27,7 +27,7 @@ from pipelines.executors import Executor, open_executor
 from pipelines.join_work import hand_out_by
 from pipelines.joins import join_and_select
 from pipelines.loading import Encoders, append_metrics, device_of
-from pipelines.modes import embedding_of
+from pipelines.modes import embedding_of, reading_of
 from pipelines.shares import WHOLE, Share
 
 __all__ = [
@@ -163,7 +163,8 @@ def _late_as_before(
 
     @cache
     def found() -> Late:
-        encoders = Encoders(settings, committed_shards(store), how=how)
+        read = reading_of(store, *ids)
+        encoders = Encoders(settings, committed_shards(store), read=read, how=how)
         now = tuple(record.encoder_id for record in encoders.records)
         if now != ids:
             raise FingerprintError(

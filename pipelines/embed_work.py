@@ -11,7 +11,7 @@ import torch
 
 from miner.config import EmbedSettings, FeedSettings, JoinSettings, ReadSettings
 from miner.decoders import warm_up
-from miner.embed import ROLES, embed_shards
+from miner.embed import ROLES, embed_shards, reading_fingerprint
 from miner.errors import FingerprintError
 from miner.records import differences
 from miner.registry import EncoderRecord
@@ -72,7 +72,7 @@ class EmbedShards(Work[ShardTask, ShardReport]):
         """Load the encoders here.
 
         Raises:
-            FingerprintError: the weights here are not the driver's.
+            FingerprintError: the weights, or a list of excluded ids, here are not the driver's.
             MinerError: weights or a device are missing here, or an engine is not equal.
         """
         encode = self.encode
@@ -90,7 +90,13 @@ class EmbedShards(Work[ShardTask, ShardReport]):
                     f"{record.name}: a worker has another one than the driver "
                     f"({'; '.join(changed)}); put the same weights file on every node"
                 )
-        return EmbedWorker(Store(self.root), encoders, self.read, encode, self.wanted)
+        store = Store(self.root)
+        if changed := differences(store.run()["reading"], reading_fingerprint(self.read)):
+            raise FingerprintError(
+                f"a worker would read other samples than the driver ({'; '.join(changed)}); put "
+                "the same list for --exclude-ids on every node, or give URL#sha256=HEX"
+            )
+        return EmbedWorker(store, encoders, self.read, encode, self.wanted)
 
 
 class EmbedWorker(Worker[ShardTask, ShardReport]):

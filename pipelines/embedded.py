@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 
 from miner.stats import Stats
@@ -26,6 +27,8 @@ class Embedded:
         damaged: ids of committed shards that are damaged.
         num_samples: over all listed and committed shards.
         num_quarantined: likewise.
+        excluded: of them, those that the user's filters left out, by cause.
+        unrated: embedded images without a rating that a filter asks for, by its name.
         max_bad_fraction: the limit above which a run is partial.
         encoders: both; those that were used are loaded.
         choice: whether DINO saw every image, and why.
@@ -42,12 +45,24 @@ class Embedded:
     damaged: list[str] = field(default_factory=list)
     num_samples: int = 0
     num_quarantined: int = 0
+    excluded: Counter[str] = field(default_factory=Counter)
+    unrated: Counter[str] = field(default_factory=Counter)
     max_bad_fraction: float
 
     @property
+    def num_bad(self) -> int:
+        """Samples that were refused, those aside that were not wanted."""
+        return self.num_quarantined - self.excluded.total()
+
+    @property
+    def num_wanted(self) -> int:
+        """Samples that no filter left out."""
+        return self.num_samples - self.excluded.total()
+
+    @property
     def bad_fraction(self) -> float:
-        """Share of the samples that was refused."""
-        return self.num_quarantined / max(self.num_samples, 1)
+        """Share of the wanted samples that was refused."""
+        return self.num_bad / max(self.num_wanted, 1)
 
     @property
     def partial(self) -> bool:

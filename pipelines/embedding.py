@@ -219,6 +219,9 @@ class _Todo:
         num_quarantined = record["num_quarantined"]
         num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
         done.num_quarantined += num_quarantined
+        # Runs that are older than the filters have neither.
+        done.excluded.update(record.get("excluded", {}))
+        done.unrated.update(record.get("unrated", {}))
         done.damaged += [shard_id] if record["damaged"] else []
         self._left = None if self._left is None else self._left - record["num_samples"]
         self.show(
@@ -317,9 +320,7 @@ def _whereabouts(shard: Shard) -> Json:
 
 
 def command_of(name: str, settings: Json) -> Json:
-    """What run.json remembers of a command; later ones may be given in another folder."""
-    given = {k: settings[k] for k in ("clip_weights", "dino_weights") if settings.get(k)}
-    settings = settings | {name: os.path.abspath(path) for name, path in given.items()}
+    """What run.json remembers of a command."""
     return {
         "command": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -13,12 +13,14 @@ from export.cache import EngineCache
 from export.engines import Source, open_onnx, open_tensorrt
 from export.gate import Gate
 from export.look import Group
+from export.parcel import unpack
 from miner.config import EmbedSettings
 from miner.encoders import Encoder, TorchEncoder, load_encoder
 from miner.engine_compile import CompiledEncoder
 from miner.engines import Guarded
 from miner.records import Json
 from miner.registry import EncoderRecord
+from miner.staging import staged
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,8 @@ def _open(
         )
         # Inductor's kernels on a GPU are Triton's; torch's own version is in every proof.
         return compiled, {"triton": _triton_version()}
+    if settings.engines is not None:
+        unpack(EngineCache(), staged(settings.engines))
     source = Source(record=record, weights=weights, precision=precision)
     if backend == "onnx":
         proven = open_onnx(EngineCache(), source, device, gate)

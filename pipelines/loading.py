@@ -14,6 +14,7 @@ from export.gate import amounts_on, first_images
 from export.look import Group
 from miner.config import (
     EmbedSettings,
+    ExcludeSettings,
     FeedSettings,
     ImageLimits,
     JoinSettings,
@@ -154,6 +155,7 @@ class Encoders:
                 amounts_on(torch.device(self._device)).read,
                 limits=self._read.part(ImageLimits),
                 limit=self._read.limit,
+                exclude=self._read.part(ExcludeSettings),
             )
             ids = [record.encoder_id for record in self.records]
             self._own = dict(zip(ids, groups, strict=True))

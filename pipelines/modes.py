@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from miner.config import EmbedSettings, JoinSettings
+from miner.config import EmbedSettings, JoinSettings, ReadSettings, SettingsT
 from miner.copies import equal_bytes, stand_for
 from miner.implementations import candidates
 from miner.rows import joined_shards, load_rows, vectors_of
@@ -194,13 +194,23 @@ def choose(
 
 def embedding_of(store: Store, clip: str, dino: str) -> tuple[EmbedSettings, Mode] | None:
     """How the last command embedded for two encoders; None where no command did for both."""
+    settings = _settings_of(store, clip, dino, EmbedSettings)
+    if settings is None:
+        return None
+    if settings.dino_mode != "auto":
+        return settings, settings.dino_mode
+    chosen = choice_made(store, clip, dino)
+    return settings, "eager" if chosen is None else chosen.mode
+
+
+def reading_of(store: Store, clip: str, dino: str) -> ReadSettings:
+    """How the last command that embedded for two encoders read its shards."""
+    return _settings_of(store, clip, dino, ReadSettings) or ReadSettings()
+
+
+def _settings_of(store: Store, clip: str, dino: str, of: type[SettingsT]) -> SettingsT | None:
     for command in reversed(store.run()["commands"]):
         if command.get("encoders") == [clip, dino] and command["command"] in ("embed", "mine"):
-            fields = EmbedSettings.model_fields
-            given = {k: v for k, v in command["settings"].items() if k in fields}
-            settings = EmbedSettings.model_validate(given)
-            if settings.dino_mode != "auto":
-                return settings, settings.dino_mode
-            chosen = choice_made(store, clip, dino)
-            return settings, "eager" if chosen is None else chosen.mode
+            given = {k: v for k, v in command["settings"].items() if k in of.model_fields}
+            return of.model_validate(given)
     return None

@@ -7,7 +7,7 @@ and the model's checks. A YAML file given with `--config` holds the same names; 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -42,12 +42,20 @@ class RunDirectory(click.ParamType):  # type: ignore[type-arg]
 RUN = RunDirectory()
 
 
-def settings_options(model: type[Settings]) -> Callable[[Command], Command]:
-    """Decorate a command with an option for each field of a model, and `--config`."""
+def settings_options(
+    model: type[Settings], defaults: Mapping[str, Any] | None = None
+) -> Callable[[Command], Command]:
+    """Decorate a command with an option for each field of a model, and `--config`.
+
+    Args:
+        model: whose fields.
+        defaults: values that the help names in the place of the fields' own.
+    """
+    own = defaults or {}
 
     def decorate(command: Command) -> Command:
         for name, field in reversed(model.model_fields.items()):
-            command = _option(name, field)(command)
+            command = _option(name, field, own.get(name, field.default))(command)
         return click.option(
             "--config",
             "config_file",
@@ -59,14 +67,23 @@ def settings_options(model: type[Settings]) -> Callable[[Command], Command]:
 
 
 def settings_from(
-    model: type[SettingsT], flags: dict[str, Any], config_file: Path | None
+    model: type[SettingsT],
+    flags: dict[str, Any],
+    config_file: Path | None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> SettingsT:
     """The settings that flags and a YAML file give.
+
+    Args:
+        model: of the settings.
+        flags: by name; None where one was not given.
+        config_file: with the same names; flags win over it.
+        defaults: what counts where neither says anything.
 
     Raises:
         click.UsageError: a field is unknown or its value is not allowed; the message names it.
     """
-    given: dict[str, Any] = {}
+    given = dict(defaults or {})
     if config_file is not None:
         try:
             loaded = yaml.safe_load(config_file.read_text("utf-8"))
@@ -91,19 +108,19 @@ def _advice(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
+def _option(name: str, field: FieldInfo, default: Any) -> Callable[[Command], Command]:
     return click.option(
         "--" + name.replace("_", "-"),
         name,
         type=_parameter_type(field.annotation),
         is_flag=field.annotation is bool,
         default=None,
-        help=f"{field.description or ''}{_default(field)}",
+        help=f"{field.description or ''}{_shown(default)}",
     )
 
 
-def _default(field: FieldInfo) -> str:
-    return "" if field.default in (None, False) else f"  [default: {field.default}]"
+def _shown(default: Any) -> str:
+    return "" if default in (None, False) else f"  [default: {default}]"
 
 
 def _parameter_type(annotation: Any) -> Any:

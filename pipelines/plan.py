@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.pace import pair_s
 from kernels.prepare import WIDTHS
-from miner.config import EmbedSettings, JoinSettings, ReadSettings
+from miner.config import EmbedSettings, ExcludeSettings, JoinSettings, ReadSettings
 from miner.copies import equal_bytes, stand_for
 from miner.encoders import EncoderModule, find_record
 from miner.implementations import candidates, implementation, why_chosen
@@ -216,7 +216,10 @@ def _estimate_images(listed: list[Shard], read: ReadSettings) -> tuple[int, str]
     else:
         return num_samples, "counted"
     total = sum(shard.num_bytes for shard in listed)
-    return round(total * num_samples / max(bytes_read, 1)), f"from the first {num_samples} samples"
+    how = f"from the first {num_samples} samples"
+    if ReadSettings().part(ExcludeSettings) != read.part(ExcludeSettings):
+        how += ", those that will be excluded among them"
+    return round(total * num_samples / max(bytes_read, 1)), how
 
 
 def _joining(impl: str, num_pairs: int, dim: int, rate: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from miner.config import ExecutorSettings
 from miner.errors import ResourceError
 
 log = logging.getLogger(__name__)
+
+CONNECT_S = 10.0
+"""How long a cluster's head may take to answer, in seconds."""
 
 MOST_CORES = 8
 """Cores of a worker that computes on CPUs, where the settings say nothing."""
@@ -120,26 +124,54 @@ def _connect() -> bool:
     # Ray says on its own what nobody asked for.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    named = os.environ.get("RAY_ADDRESS")
-    with _signals_kept():
-        try:
-            context, is_ours = _init("auto"), named == "local"
-        except ConnectionError as error:
-            if named is not None:
-                raise ResourceError(
-                    f"--executor ray: no Ray cluster answers at RAY_ADDRESS, {named} ({error}); "
-                    "name one that is up, or unset it to start one on this machine"
-                ) from error
-            context, is_ours = _init("local"), True
+    address = _find()
+    try:
+        with _signals_kept():
+            # Ray finds the same address again, with the token that it takes.
+            context = _init(None if address else "local")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResourceError(
+            f"--executor ray: no Ray cluster can be {'reached' if address else 'started'} "
+            f"({error}); see to it, or set RAY_ADDRESS"
+        ) from error
     log.warning(
         "--executor ray: %s at %s",
-        "a Ray cluster of this machine alone, started for this run," if is_ours else "the cluster",
+        "the cluster" if address else "a Ray cluster of this machine alone, started for this run,",
         context.address_info["gcs_address"],
     )
-    return is_ours
+    return not address
 
 
-def _init(address: str) -> Any:
+def _find() -> str:
+    """Where a cluster is that RAY_ADDRESS names, or that was started on this machine; else empty.
+
+    Raises:
+        ResourceError: it does not answer, which Ray itself would find out after many minutes.
+    """
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named == "local":
+        return ""
+    if "://" in named:
+        raise ResourceError(
+            f"--executor ray: RAY_ADDRESS is {named}, a Ray client's, through which workers cannot "
+            "be watched; run on the cluster (`ray job submit`), or give HOST:PORT of its head"
+        )
+    services: Any = ray._private.services
+    address = named if named not in ("", "auto") else services.find_bootstrap_address(None) or ""
+    if not address and not named:
+        return ""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise ResourceError(
+            f"--executor ray: no Ray cluster answers at {address or 'RAY_ADDRESS=auto'} ({error}); "
+            "set RAY_ADDRESS to HOST:PORT of one that is up, or to `local` to start one here"
+        ) from error
+    return str(address)
+
+
+def _init(address: str | None) -> Any:
     context = ray.init(
         address=address,
         include_dashboard=False,

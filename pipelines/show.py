@@ -52,18 +52,31 @@ def embedded(console: Console, done: Embedded) -> None:
             ("images", f"{done.num_samples - done.num_quarantined} embedded{by}"),
             (
                 "quarantined",
-                f"{done.num_quarantined} of {done.num_samples} samples "
+                f"{done.num_bad} of {done.num_wanted} samples "
                 f"({done.bad_fraction:.2%}, limit {done.max_bad_fraction:.2%})",
             ),
+            *_filtered(done),
             *_time_spent(done.stats),
         ],
     )
+    if done.num_samples and not done.num_wanted:
+        console.print("nothing is left: the filters exclude every sample; quarantine/ says why")
     if done.bad_fraction > done.max_bad_fraction:
         console.print("partial: too many refused; quarantine/*.parquet says which and why")
     for shard_id in done.damaged:
         console.print(f"damaged: {shard_id}; its intact samples were kept, see quarantine/")
     for shard_id, error in done.failed.items():
         console.print(f"failed: {shard_id}: {error}", markup=False)
+
+
+def _filtered(done: Embedded) -> Facts:
+    """What the user's filters left out, and what they could not judge."""
+    if done.excluded:
+        causes = ", ".join(f"{number} {cause}" for cause, number in done.excluded.most_common())
+        yield "excluded", f"{done.excluded.total()} of {done.num_samples} samples: {causes}"
+    if done.unrated:
+        lacking = ", ".join(f"{number} have no {name}" for name, number in done.unrated.items())
+        yield "unrated", f"kept, although {lacking}"
 
 
 def _time_spent(stats: Stats) -> Facts:

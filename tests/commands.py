@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 
 from miner.registry import REGISTRY
-from pipelines.cli import run
+from pipelines.cli import cli, run
 from tests.small import write_weights
 from tests.towers import clip_record, dino_record
 
@@ -34,8 +35,12 @@ class Commands:
         )
 
     def __call__(self, *words: object) -> Ran:
+        return self.run(cli, *words)
+
+    def run(self, command: click.Command, *words: object) -> Ran:
+        """Run another command than `blindpairs`."""
         self._capture.readouterr()
-        code = run([str(word) for word in words])
+        code = run([str(word) for word in words], command, str(command.name))
         captured = self._capture.readouterr()
         return Ran(code=code, out=captured.out, err=captured.err)
 

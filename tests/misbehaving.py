@@ -26,14 +26,17 @@ class Deed:
     takes_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Told:
     """Who did a deed: pid, how many workers that process opened, how many it read ahead."""
 
     pid: int
     num_opened: int
     num_ahead: int
+    more: str = ""
 
+
+STEP_S = 0.1
 
 NUM_OPENED = 0
 
@@ -54,33 +57,42 @@ class Misbehaving(Work[Deed, Told]):
 
 
 class Misbehaver(Worker[Deed, Told]):
+    """Reads one task ahead, as an embedding does: before each task, and between its steps."""
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._ahead: deque[Deed] = deque()
+        self._is_over = False
 
     def stream(
         self, tasks: Iterator[Deed | None], on_progress: OnProgress
     ) -> Generator[tuple[Deed, Told]]:
-        ahead: deque[Deed] = deque()
-        is_over = False
-        while not is_over or ahead:
-            while not is_over and len(ahead) < 2:
-                try:
-                    task = next(tasks)
-                except StopIteration:
-                    is_over = True
-                    break
-                if task is None:
-                    break
-                if task.does.startswith("read ahead "):
-                    act(self._folder, task)
-                ahead.append(task)
-            if ahead:
-                deed = ahead.popleft()
-                act(self._folder, deed)
-                for _ in range(round(deed.takes_s / 0.1)):
-                    time.sleep(0.1)
-                    on_progress(1)
-                yield deed, Told(pid=os.getpid(), num_opened=NUM_OPENED, num_ahead=len(ahead))
+        while not self._is_over or self._ahead:
+            self._look(tasks, 2)
+            if not self._ahead:
+                continue
+            deed = self._ahead.popleft()
+            act(self._folder, deed)
+            for _ in range(round(deed.takes_s / STEP_S)):
+                time.sleep(STEP_S)
+                on_progress(1)
+                self._look(tasks, 1)
+            num_ahead = len(self._ahead)
+            more = "x" * 10**5 if deed.does == "tells much" else ""
+            yield deed, Told(os.getpid(), NUM_OPENED, num_ahead, more)
+
+    def _look(self, tasks: Iterator[Deed | None], most: int) -> None:
+        while not self._is_over and len(self._ahead) < most:
+            try:
+                task = next(tasks)
+            except StopIteration:
+                self._is_over = True
+                return
+            if task is None:
+                return
+            if task.does.startswith("read ahead "):
+                act(self._folder, task)
+            self._ahead.append(task)
 
     def close(self) -> None:
         (self._folder / f"closed {os.getpid()}").touch()
@@ -89,7 +101,7 @@ class Misbehaver(Worker[Deed, Told]):
 def act(folder: Path, deed: Deed) -> None:
     """Do what a deed says, so many times."""
     does = deed.does.removeprefix("read ahead ")
-    if does == "well":
+    if does in ("well", "tells much"):
         return
     marks = len(list(folder.glob(f"{deed.name}.*")))
     if marks >= deed.times:

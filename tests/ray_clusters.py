@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+
+from pipelines.ray_executor import RayExecutor
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +30,24 @@ def cluster() -> Iterator[Cluster]:
         finally:
             ray.shutdown()
             cluster.shutdown()
+
+
+def store_bytes() -> int:
+    """Bytes in the object stores of all nodes, and in files to which these were spilled."""
+    kind = "object_store_memory"
+    held = ray.cluster_resources().get(kind, 0) - ray.available_resources().get(kind, 0)
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    spilled = [path for path in session.glob("ray_spilled*/**/*") if path.is_file()]
+    return round(held) + sum(path.stat().st_size for path in spilled)
+
+
+class Watching(RayExecutor):
+    """Remembers how much the object stores ever held when an outcome came."""
+
+    most_bytes = 0
+
+    def run(self, *args: Any, **kwargs: Any) -> Generator[Any]:
+        Watching.most_bytes = 0
+        for outcome in super().run(*args, **kwargs):
+            Watching.most_bytes = max(Watching.most_bytes, store_bytes())
+            yield outcome

@@ -52,6 +52,7 @@ def commit_shard(
     dino_NE: np.ndarray,
     *,
     contents: Sequence[bytes] | None = None,
+    labels: Sequence[str | None] | None = None,
     refused: int = 0,
     deviation: float = 0.0,
 ) -> list[str]:
@@ -61,6 +62,8 @@ def commit_shard(
     contents = contents or [f"{image_id} bytes".encode() for image_id in image_ids]
     url = f"/corpus/{stem}.tar"
     rows = [sample_row(i, content, url) for i, content in zip(image_ids, contents, strict=True)]
+    for row, label in zip(rows, labels or [], strict=labels is not None):
+        row["label"] = label
     quarantine = [
         {
             "dataset": "set",

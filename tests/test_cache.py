@@ -175,13 +175,13 @@ def test_what_fails_leaves_nothing(cache: EngineCache) -> None:
 def test_unproven_ones_are_listed_without_damaged_ones(
     cache: EngineCache, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert cache.unproven() == []
+    assert cache.entries("unproven") == []
     first = make(cache, "unproven", KEY, Builder())
     second = make(cache, "unproven", {**KEY, "max_batch": 16}, Builder())
     publish(cache)
-    assert {entry.folder for entry in cache.unproven()} == {first.folder, second.folder}
+    assert {entry.folder for entry in cache.entries("unproven")} == {first.folder, second.folder}
     (second.folder / "engine.plan").write_bytes(b"others")
-    assert cache.unproven() == [first]
+    assert cache.entries("unproven") == [first]
     assert "is left out" in caplog.text
 
 

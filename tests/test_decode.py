@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from miner import images
+from miner.arena import Arena
 from miner.config import ImageLimits
-from miner.decode import Found, Job, Order, Refused, Reply, answer, decode_order, serve
+from miner.decode import Found, Job, Order, Parcel, Refused, Reply, answer, decode_order, serve
+from miner.decoders import warm_up
 from miner.images import CropSpec
 from miner.phash import PHASH_CROP, perceptual_hash
 from miner.ring import Ring
@@ -73,34 +75,52 @@ def test_reply_says_how_long_it_took(ring: Ring) -> None:
     assert len(reply.outcomes) == 1
 
 
-def serving(ring: Ring) -> tuple[Connection, Connection, multiprocessing.context.ForkServerProcess]:
+def serving(
+    ring: Ring, arena: Arena
+) -> tuple[Connection, Connection, multiprocessing.context.ForkServerProcess]:
+    warm_up()
     context = multiprocessing.get_context("forkserver")
-    theirs, orders = context.Pipe(duplex=False)
+    theirs, parcels = context.Pipe(duplex=False)
     replies, their_replies = context.Pipe(duplex=False)
-    process = context.Process(target=serve, args=(theirs, their_replies, ring, LIMITS, telling))
+    process = context.Process(
+        target=serve, args=(theirs, their_replies, arena, ring, LIMITS, telling)
+    )
     process.start()
     theirs.close()
     their_replies.close()
     assert replies.recv() is None
-    return orders, replies, process
+    return parcels, replies, process
 
 
 def test_worker_process_answers_until_the_connection_ends(ring: Ring) -> None:
-    orders, replies, process = serving(ring)
-    orders.send(Order(1, (Job(0, b""),), (0,), True))
+    arena = Arena(1)
+    parcels, replies, process = serving(ring, arena)
+    parcels.send(Parcel(Order(1, (Job(0, b""),), (0,), True)))
     error = replies.recv()
     assert isinstance(error, RuntimeError)
     assert "in telling" in error.__notes__[0]
     # An interrupt is for who gives the orders; a mistake ends nothing here.
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
-    orders.send(Order(0, (Job(0, b""),), (0,), True))
+    parcels.send(Parcel(Order(0, (Job(0, b""),), (0,), True)))
     reply = replies.recv()
     assert isinstance(reply, Reply)
     assert reply.outcomes == [Refused(Reason.EMPTY, "1 thread")]
-    orders.close()
+    parcels.close()
     process.join(10)
     assert process.exitcode == 0
+    arena.close()
+
+
+def test_parcel_gives_each_job_its_bytes() -> None:
+    arena = Arena(2)
+    order = Order(3, (Job(7, b""), Job(2, b""), Job(5, b"")), (0,), True)
+    lengths = arena.put(1, [b"first", b"", b"third"])
+    images = (Job(7, b"first"), Job(2, b""), Job(5, b"third"))
+    assert Parcel(order, 1, lengths).unpacked(arena) == order._replace(jobs=images)
+    travelling = order._replace(jobs=images)
+    assert Parcel(travelling).unpacked(arena) == travelling
+    arena.close()
 
 
 def test_threads_may_decode_side_by_side(ring: Ring) -> None:

@@ -76,7 +76,7 @@ def test_an_engine_for_another_machine_says_that_it_was_never_executed(command: 
     assert ran.facts["verdict"] == "built, never executed; mining does not load it"
     assert ran.facts["sha256"] == file_sha256(Path(ran.facts["file"]))
     assert (ran.facts["compute capability"], ran.facts["max batch"]) == ("8.6", "8")
-    (entry,) = EngineCache(command.cache).unproven()
+    (entry,) = EngineCache(command.cache).entries("unproven")
     assert entry.key["precision"] == "bf16"
 
 

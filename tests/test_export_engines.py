@@ -188,7 +188,7 @@ def test_what_was_never_executed_is_kept_apart(cache: EngineCache) -> None:
     source = find_source("demo-dino", None, "fp16")
     entry = build_ahead(cache, source, compute_capability="8.9", max_batch=16)
     assert entry.folder.parent == cache.root / "unproven"
-    assert cache.unproven() == [entry]
+    assert cache.entries("unproven") == [entry]
     assert entry.key["compute_capability"] == "8.9"
     assert (entry.key["flavour"], entry.key["gpu"], entry.key["max_batch"]) == (
         "tensorrt-rtx",

@@ -86,6 +86,20 @@ def test_batches_are_runs_of_consecutive_samples(
     assert (html.num_bytes, html.sample.data) == (15, b"")
 
 
+def test_pixels_of_a_batch_are_the_rings_own_memory() -> None:
+    items = [sample(0, b""), sample(1), sample(2, b"<html>no</html>"), sample(3), sample(4)]
+    with make_feed() as feed:
+        (batch,) = feed.open(items, [SMALL])
+        for _ in range(2):
+            pixels_BCHW = batch.pixels(SMALL)
+            # A copy of it would not be pinned where the ring is.
+            assert pixels_BCHW.data_ptr() == feed.ring.pixels(batch.slot, 0).data_ptr()
+            for pixels_CHW, number in zip(pixels_BCHW, (1, 3, 4), strict=True):
+                pixels_HWC = images.decode(jpeg(number), ImageLimits()).pixels_HWC
+                assert torch.equal(pixels_CHW, images.cut(pixels_HWC, SMALL))
+        feed.release(batch)
+
+
 def test_next_shard_is_decoded_before_the_first_is_taken() -> None:
     with make_feed() as feed:
         first = feed.open([sample(0)], [SMALL])

@@ -12,11 +12,12 @@ import torch
 import export.cache
 from export.gate import AMOUNTS, Gate, amounts_on, first_images, groups_for, usual_threshold
 from export.look import Group
-from miner.config import ImageLimits
+from miner.config import ExcludeSettings, ImageLimits
 from miner.encoders import TorchEncoder, find_record, load_encoder
 from miner.errors import ParityError, ResourceError
+from miner.images import Decoded, decode
 from miner.shards import list_shards
-from tests.small import write_corpus
+from tests.small import jpeg, write_corpus
 
 
 class Planted:
@@ -80,6 +81,25 @@ def test_crops_are_kept_and_the_runs_limits_hold(truth: TorchEncoder, tmp_path: 
     small = ImageLimits(max_pixels=80 * 96 - 1)
     (none,) = first_images(shards, [truth.record], 100, limits=small)
     assert len(none) == 0
+
+
+def test_excluded_images_are_not_decoded(
+    truth: TorchEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = list_shards([str(write_corpus(tmp_path, num_shards=1)[0])])
+    decoded: list[bytes] = []
+
+    def spy(data: bytes, limits: ImageLimits) -> Decoded:
+        decoded.append(data)
+        return decode(data, limits)
+
+    monkeypatch.setattr("export.gate.decode", spy)
+    ids = tmp_path / "ids.txt"
+    ids.write_text("000000001\n000000003\n")
+    exclude = ExcludeSettings(exclude_ids=str(ids))
+    (group,) = first_images(shards, [truth.record], 99, limits=ImageLimits(), exclude=exclude)
+    assert (len(group), len(decoded)) == (9, 10)
+    assert not {jpeg(1), jpeg(3)} & set(decoded)
 
 
 def test_scenes_always_and_own_images_where_they_are_enough(

@@ -63,3 +63,14 @@ def test_first_images_are_read_once_within_the_runs_limits(
     assert [group.pixels_NCHW.shape[-1] for group in groups] == sizes
     # Nothing is kept here.
     assert encoders._own == {}
+
+
+def test_first_images_are_none_that_the_run_excludes(
+    opened: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    write_corpus(tmp_path, num_shards=1)
+    (tmp_path / "ids.txt").write_text("000000000\n000000002\n")
+    read = ReadSettings(exclude_ids=str(tmp_path / "ids.txt"))
+    load_both(Encoders(DEMO, list_shards([str(tmp_path / "00000.tar")]), read=read))
+    # One of the twelve is no image.
+    assert [len(wanted["own"]()) for wanted in opened] == [9, 9]

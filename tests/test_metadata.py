@@ -79,6 +79,11 @@ def test_label_of_the_folder_comes_last() -> None:
     assert read_metadata({"cls": b"8"}, label="hen").label == "8"
 
 
+def test_split_of_the_shard_comes_last() -> None:
+    assert json.loads(read_metadata({}, split="val").meta) == {"split": "val"}
+    assert json.loads(of_json({"split": "dev"}, split="val").meta) == {"split": "dev"}
+
+
 def test_other_members_are_named_only() -> None:
     assert json.loads(read_metadata({}, other_members=["pkl", "npy"]).meta) == {
         "_members": ["npy", "pkl"]

@@ -4,10 +4,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miner.config import JoinSettings
+from miner.config import EmbedSettings, JoinSettings, ReadSettings
 from miner.store import Store
 from pipelines import embedding, modes
-from pipelines.modes import Choice, Sampled, choice_made, choose, costs, sample_candidates
+from pipelines.modes import (
+    Choice,
+    Sampled,
+    choice_made,
+    choose,
+    costs,
+    embedding_of,
+    reading_of,
+    sample_candidates,
+)
 from tests.commands import Commands
 from tests.lazy_runs import raw_bytes
 from tests.near_corpora import THRESHOLDS, write_near_corpus
@@ -114,3 +123,15 @@ def test_auto_chooses_once_and_says_why(
     assert raw_bytes(store) == before
     assert commands.mine(*words, "--out", tmp_path / "eager").code == 0
     assert raw_bytes(Store(tmp_path / "eager")) == before
+
+
+def test_settings_of_the_last_command_that_embedded_for_two_encoders(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.update_run({}, {}, {"command": "select", "encoders": [CLIP, DINO], "settings": {}})
+    assert embedding_of(store, CLIP, DINO) is None
+    assert reading_of(store, CLIP, DINO) == ReadSettings()
+    for limit, encoders in ((3, [CLIP, DINO]), (5, [CLIP, DINO]), (7, [CLIP, CLIP])):
+        settings = {"limit": limit, "max_punsafe": 0.5, "batch_size": limit, "labels": "same"}
+        store.log_command({"command": "mine", "encoders": encoders, "settings": settings})
+    assert embedding_of(store, CLIP, DINO) == (EmbedSettings(batch_size=5), "eager")
+    assert reading_of(store, CLIP, DINO) == ReadSettings(limit=5, max_punsafe=0.5)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from miner.config import ExecutorSettings
@@ -17,7 +18,7 @@ from miner.errors import FingerprintError, ResourceError
 from pipelines.executors import Outcome
 from pipelines.ray_executor import RayExecutor
 from tests.misbehaving import Deed, Misbehaving, Told
-from tests.ray_clusters import cluster
+from tests.ray_clusters import Watching, cluster, store_bytes
 
 __all__ = ["cluster"]
 
@@ -25,11 +26,16 @@ TWO = {"executor": "ray", "num_workers": 2, "cores_per_worker": 1, "worker_start
 
 
 def run(
-    folder: Path, tasks: list[Deed], opens: str = "well", times: int = 10**6, **settings: Any
+    folder: Path,
+    tasks: list[Deed],
+    opens: str = "well",
+    times: int = 10**6,
+    executor_type: type[RayExecutor] = RayExecutor,
+    **settings: Any,
 ) -> dict[str, Outcome[Deed, Told]]:
     folder.mkdir(exist_ok=True)
     work = Misbehaving(folder=folder, opens=opens, times=times)
-    with RayExecutor(ExecutorSettings(**TWO | settings), "cpu") as executor:
+    with executor_type(ExecutorSettings(**TWO | settings), "cpu") as executor:
         outcomes = list(executor.run(work, tasks))
     assert len({outcome.task.name for outcome in outcomes}) == len(outcomes) == len(tasks)
     return {outcome.task.name: outcome for outcome in outcomes}
@@ -39,16 +45,9 @@ def well(number: int, takes_s: float = 0.1) -> list[Deed]:
     return [Deed(name=f"well{place}", takes_s=takes_s) for place in range(number)]
 
 
-def store_bytes() -> tuple[int, int]:
-    """Bytes in the object stores of all nodes, and bytes that were ever spilled."""
-    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
-
-    stats = get_memory_info_reply(get_state_from_address()).store_stats
-    return stats.object_store_bytes_used, stats.spilled_bytes_total
-
-
 def test_two_workers_share_the_tasks_and_open_once(cluster: Cluster, tmp_path: Path) -> None:
-    outcomes = run(tmp_path, well(12))
+    outcomes = run(tmp_path, well(12), executor_type=Watching)
+    assert Watching.most_bytes < 2**16
     told = [outcome.report for outcome in outcomes.values() if outcome.report]
     assert len(told) == 12
     assert len({report.pid for report in told}) == 2
@@ -56,9 +55,23 @@ def test_two_workers_share_the_tasks_and_open_once(cluster: Cluster, tmp_path: P
     # A second task is there while the first is done.
     assert any(report.num_ahead == 1 for report in told)
     assert len(list(tmp_path.glob("closed *"))) == 2
-    used, spilled = store_bytes()
-    assert used < 2**16
-    assert spilled == 0
+
+
+def test_a_report_too_large_for_ray_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    outcomes = run(tmp_path, [Deed(name="chatty", does="tells much"), *well(1)])
+    assert "report of chatty has 100" in str(outcomes["chatty"].error)
+
+
+def test_the_object_store_is_watched(cluster: Cluster, tmp_path: Path) -> None:
+    """What the tests call its use is its use."""
+    with RayExecutor(ExecutorSettings(**TWO), "cpu") as executor:
+        list(executor.run(Misbehaving(folder=tmp_path), well(1)))
+        held = ray.put(bytes(2**20))
+        deadline_s = time.monotonic() + 20
+        while store_bytes() < 2**20:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        del held
 
 
 def test_progress_comes_while_a_task_is_at_work(cluster: Cluster, tmp_path: Path) -> None:

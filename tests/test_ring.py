@@ -4,6 +4,7 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
+from miner.decoders import warm_up
 from miner.errors import ResourceError
 from miner.images import CropSpec
 from miner.ring import Ring
@@ -41,6 +42,7 @@ def test_places_share_no_byte() -> None:
 
 
 def test_another_process_writes_what_this_one_reads() -> None:
+    warm_up()
     context = multiprocessing.get_context("forkserver")
     ring = make_ring()
     ours, theirs = context.Pipe()

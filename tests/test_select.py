@@ -1,4 +1,5 @@
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,13 +63,13 @@ def test_metadata_of_both_images_is_carried(tmp_path: Path) -> None:
             assert (row[f"width_{side}"], row[f"height_{side}"]) == (640, 480)
 
 
-def near_copy_store(root: Path) -> Store:
+def near_copy_store(root: Path, labels: Sequence[str | None] | None = None) -> Store:
     """Images 0 and 1 are near-copies; 2 is their blind partner; 3 is blind to nobody."""
     store = Store(root)
     store.update_run({}, {}, {"command": "test"})
     clip = torch.tensor([[1.0, 0.0, 0], [1.0, 0.01, 0], [1.0, 0.2, 0], [0, 0, 1.0]])
     dino = torch.tensor([[1.0, 0.0], [1.0, 0.05], [0.0, 1.0], [0.0, 1.0]])
-    commit_shard(store, "00000", unit(clip), unit(dino))
+    commit_shard(store, "00000", unit(clip), unit(dino), labels=labels)
     return store
 
 
@@ -133,3 +134,36 @@ def test_other_selection_drops_the_report_of_the_former(tmp_path: Path) -> None:
     assert (folder / "report").exists()
     select(store, folder.name, SelectSettings(max_per_image=1))
     assert not (folder / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels", "counts"),
+    [
+        ("same", "abb", {"different_labels": 1, "kept": 1}),
+        ("different", "abb", {"kept": 1, "same_label": 1}),
+        ("different", "a-b", {"kept": 1, "no_label": 1}),
+        ("same", "aa-", {"no_label": 2}),
+        # Near-copies count once among pairs whose labels are right, as everywhere.
+        ("same", "aaa", {"kept": 1, "near_copy_of_kept": 1}),
+        ("any", "abc", {"kept": 1, "near_copy_of_kept": 1}),
+    ],
+)
+def test_labels_of_both_images(
+    tmp_path: Path, wanted: str, labels: str, counts: dict[str, int]
+) -> None:
+    store = near_copy_store(tmp_path, [None if x == "-" else x for x in f"{labels}z"])
+    folder = joined(store)
+    settings = SelectSettings(max_per_image=None, labels=wanted)  # type: ignore[arg-type]
+    record = select(store, folder.name, settings)
+    assert record["selection"]["counts"] == counts
+    for row in chosen(folder):
+        assert wanted == "any" or (row["label_1"] == row["label_2"]) == (wanted == "same")
+
+
+def test_pairs_of_the_wrong_labels_use_up_nobodys_share(tmp_path: Path) -> None:
+    store = near_copy_store(tmp_path, "abbz")
+    folder = joined(store)
+    settings = SelectSettings(max_per_image=1, near_dino=0.9999, labels="same")
+    assert select(store, folder.name, settings)["selection"]["counts"]["kept"] == 1
+    (row,) = chosen(folder)
+    assert (row["key_1"], row["key_2"]) == ("000001", "000002")

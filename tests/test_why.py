@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,29 @@ def test_verdicts_after_selection(run: tuple[Store, str]) -> None:
         "not selected: near-copies of both were selected at a better rank",
         "selected",
     ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels", "verdict"),
+    [
+        ("same", "ab", "not selected: the images have different labels"),
+        ("different", "aa", "not selected: both images have the same label"),
+        ("different", ["a", None], "not selected: labels different, and an image has no label"),
+        ("different", "ab", "; selected"),
+    ],
+)
+def test_verdicts_on_labels(
+    tmp_path: Path, wanted: str, labels: Sequence[str | None], verdict: str
+) -> None:
+    store = Store(tmp_path)
+    store.update_run({}, {}, {"command": "test"})
+    clip, dino = torch.tensor([[1.0, 0], [1, 0.1]]), torch.tensor([[1.0, 0], [0, 1]])
+    commit_shard(store, "00000", unit(clip), unit(dino), labels=labels)
+    which = SelectSettings(labels=wanted)  # type: ignore[arg-type]
+    join(store, CLIP, DINO, JoinSettings(clip_above=0.9, dino_below=0.3), which)
+    (name,) = store.joins()
+    select(store, name, which)
+    assert explain(store, name, IDS[0], IDS[1]).verdict.endswith(verdict)
 
 
 def test_copy_is_followed_to_the_image_that_stands_for_it(run: tuple[Store, str]) -> None:
