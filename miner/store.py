@@ -254,7 +254,12 @@ class Store:
         return self._records.read(path)
 
     def replace_record(self, path: str, record: Json) -> None:
-        """Write a record, with its hash, in the place of an older one."""
+        """Write a record, with its hash, in the place of an older one.
+
+        Raises:
+            StoreError: this process was taken for dead while it worked (see `Locks.check`).
+        """
+        self._locks.check()
         self._records.replace(path, record)
 
     def join_record(self, name: str) -> Json | None:

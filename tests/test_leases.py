@@ -137,6 +137,8 @@ def test_a_writer_that_was_cut_off_commits_nothing_more(
         time.sleep(0.9)
         with pytest.raises(StoreError, match=r"cut off, for 1 s \(limit 1 s\), and others may"):
             store.commit("samples", "set.0", [], {})
+        with pytest.raises(StoreError, match="others may have removed what it wrote"):
+            store.replace_record("pairs/a/join.json", {})
         files.down = False
         time.sleep(0.3)
         # What was removed meanwhile does not come back with the connection.

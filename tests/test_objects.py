@@ -44,6 +44,17 @@ def test_without_credentials_it_says_which_to_give(
         open_object("s3://bucket/a.tar")
 
 
+def test_what_is_public_is_asked_for_without_a_signature(
+    monkeypatch: pytest.MonkeyPatch, server: Breaking
+) -> None:
+    assert open_object("s3://bucket/a.tar").read(0, 3) == b"\0\1\2"
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    assert open_object("s3://bucket/a.tar").read(0, 3) == b"\0\1\2"
+    assert server.signed == [True, False]
+
+
 def test_a_profile_of_the_user_is_found(
     monkeypatch: pytest.MonkeyPatch, s3: str, tmp_path: object
 ) -> None:
