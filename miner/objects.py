@@ -163,6 +163,8 @@ def _advice(url: str, text: str) -> str:
         return f"there are no credentials: set {_variables(url)}, or give the machine a role"
     if "InvalidAccessKeyId" in text or "SignatureDoesNotMatch" in text:
         return f"the credentials are wrong: see to {_variables(url)}"
+    if "501 Not Implemented" in text:
+        return "the storage knows no conditional requests: use S3, Google Cloud Storage or MinIO"
     return (
         f"see whether the storage can be reached (and {_variables(url)}), then run the same "
         "command again"

@@ -52,6 +52,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = sent < stop + 1 - start
         return None
 
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(self.server.status, 0)
+
     def _answer(self, status: int, length: int, content_range: str | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(length))
