@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu check fmt bench bench-gpu clean
+.PHONY: help setup demo test test-fast test-gpu chaos check fmt bench bench-gpu clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ test-fast: $(READY) ## run the tests that take no minutes
 
 test-gpu: $(READY) ## run the tests that need a GPU; a skip is a failure
 	$(BIN)/python -m pytest -m gpu --no-skips
+
+chaos: $(READY) ## kill, cut and fill up small runs for MINUTES (10) from a SEED on; each has to end as if nothing had been
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 check: $(READY) ## lint, types and layers; edits nothing
 	$(BIN)/ruff check .

@@ -44,6 +44,9 @@ from miner.worker_process import WorkerProcess
 IN_HAND = 2
 """Orders that a worker process has: the one it is at, and the next."""
 
+MOST_BYTES = 2**28
+"""Of images that wait for their workers, or are with them; one larger than that goes alone."""
+
 ORDER_LIMIT_S = 120.0
 """How long a worker may be at an order, in seconds; a slow image takes a thousandth of it."""
 
@@ -112,6 +115,7 @@ class Decoders:
         self._on_reply, self._on_error = on_reply, on_error
         self._most_waiting = 2 * num_decoders
         self._waiting: deque[Order] = deque()
+        self._num_bytes = 0
         self._change = threading.Condition()
         self._is_closed = False
         work = self._in_process if kind == "process" else self._in_thread
@@ -124,10 +128,18 @@ class Decoders:
 
     def submit(self, order: Order) -> bool:
         """Hand over an order; waits while many others wait. False once this is closed."""
+        num_bytes = _num_bytes(order)
         with self._change:
             self._change.wait_for(
-                lambda: self._is_closed or len(self._waiting) < self._most_waiting
+                lambda: (
+                    self._is_closed
+                    or (
+                        len(self._waiting) < self._most_waiting
+                        and (not self._num_bytes or self._num_bytes + num_bytes <= MOST_BYTES)
+                    )
+                )
             )
+            self._num_bytes += num_bytes
             self._waiting.append(order)
             self._change.notify_all()
             return not self._is_closed
@@ -157,9 +169,16 @@ class Decoders:
             self._change.notify_all()
             return order
 
+    def _reply(self, order: Order, reply: Reply) -> None:
+        """Pass on what became of an order; its images are done with."""
+        self._on_reply(order, reply)
+        with self._change:
+            self._num_bytes -= _num_bytes(order)
+            self._change.notify_all()
+
     def _in_thread(self) -> None:
         while (order := self._next(wait=True)) is not None:
-            self._on_reply(order, answer(order, *self._args))
+            self._reply(order, answer(order, *self._args))
 
     def _in_process(self) -> None:
         worker: _Worker | None = None
@@ -179,7 +198,7 @@ class Decoders:
                         worker.send(in_hand[-1])
                     elif worker and in_hand:
                         reply = worker.receive()
-                        self._on_reply(in_hand.popleft(), reply)
+                        self._reply(in_hand.popleft(), reply)
                 except (EOFError, ConnectionError):
                     assert worker is not None
                     dead, worker = worker, None
@@ -206,7 +225,7 @@ class Decoders:
                 )
             detail = f"{num_bytes} bytes; the process that decoded them {death.how}, twice"
             refused: list[Outcome] = [Refused(Reason.CRASHED_DECODER, detail)]
-            self._on_reply(first, Reply(refused, 0.0, 0.0))
+            self._reply(first, Reply(refused, 0.0, 0.0))
             return others
         alone = [first._replace(jobs=(job,), is_second_try=True) for job in first.jobs]
         return [*alone, *others]
@@ -249,7 +268,7 @@ class _Worker:
     @staticmethod
     def has_room(order: Order) -> bool:
         """Whether a worker that is at another order can be given this one without a wait."""
-        return sum(len(job.data) for job in order.jobs) <= PLACE_BYTES
+        return _num_bytes(order) <= PLACE_BYTES
 
     def send(self, order: Order) -> None:
         """Give it an order; one without room waits until the worker takes it.
@@ -310,3 +329,7 @@ class _Worker:
     def _hang_up(self) -> None:
         self.parcels.close()
         self.replies.close()
+
+
+def _num_bytes(order: Order) -> int:
+    return sum(len(job.data) for job in order.jobs)

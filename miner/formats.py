@@ -11,6 +11,7 @@ import io
 import re
 import threading
 import warnings
+import zlib
 from typing import Literal, cast
 
 from PIL import ExifTags, Image, ImageFile
@@ -19,7 +20,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from miner.config import ImageLimits
@@ -48,8 +49,6 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
     # Known and refused: pictures.
-    (b"\0\0\1\0", "ICO"),
-    (b"\0\0\2\0", "CUR"),
     (b"icns", "ICNS"),
     (b"8BPS", "PSD"),
     (b"%!PS", "PostScript"),
@@ -86,6 +85,10 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 _AVIF_EXIF_ITEM = re.compile(rb"(infe.{8}(?:..)?)Exif", re.DOTALL)
 """Box `infe`: version and flags, item (2 or 4 bytes), protection, type (ISO/IEC 14496-12)."""
 
+MAX_SCANS = 100
+"""Most scans of a progressive JPEG; encoders write about ten, and each is a pass over the image."""
+
+_SCAN = b"\xff\xda"
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
@@ -124,6 +127,9 @@ def _by_container(data: bytes) -> str | None:
     """Formats that two letters, or a box's brand, tell from others."""
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADER_BYTES:
         return "BMP"
+    if data[:4] in (b"\0\0\1\0", b"\0\0\2\0") and data[4:6] > b"\0\0":
+        # Their number; what has none may be a TGA, which has no letters at all.
+        return "ICO" if data[2] == 1 else "CUR"
     if data[:4] == b"RIFF":
         return "WEBP" if data[8:12] == b"WEBP" else "RIFF (audio or video)"
     if data[:4] == b"\1\0\0\0" and data[40:44] == b" EMF":
@@ -180,6 +186,13 @@ def open_header(data: bytes, limits: ImageLimits, *, format: str) -> ImageFile.I
             ) from error
         raise
     _check_size(image.size, limits)
+    if isinstance(image, TiffImageFile):
+        # libtiff takes the memory of a whole tile, however little of it the picture fills.
+        _check_tile(image.tag_v2.get(TILEWIDTH), image.tag_v2.get(TILELENGTH), limits)
+    if format == "JPEG" and data.count(_SCAN) > MAX_SCANS:
+        _check_scans(data)
+    if format == "PNG":
+        _check_idat(data)
     return image
 
 
@@ -195,7 +208,14 @@ def _header_is_cut(data: bytes, format: str, *, read_bytes: int) -> bool:
 
 
 def exif_orientation(image: Image.Image) -> int | None:
-    """The orientation tag, 1 to 8; None where it is missing, unreadable or something else."""
+    """The orientation tag, 1 to 8; None where it is missing, unreadable or something else.
+
+    Raises:
+        Exception: a PNG's pixels are broken; behind them its EXIF may be.
+    """
+    if isinstance(image, PngImageFile):
+        # `getexif` would do this, and once it failed the picture counts as loaded: all black.
+        image.load()
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
@@ -214,6 +234,50 @@ def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
     if max(width, height) > limits.max_aspect_ratio * min(width, height):
         raise ImageError(
             Reason.TOO_ELONGATED, f"{width} x {height}, limit {limits.max_aspect_ratio:g} : 1"
+        )
+
+
+def _check_tile(width: object, height: object, limits: ImageLimits) -> None:
+    if not (isinstance(width, int) and isinstance(height, int)):
+        return
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            Reason.TOO_MANY_PIXELS,
+            f"tiles of {width} x {height} = {width * height} pixels, limit {limits.max_pixels}",
+        )
+
+
+def _check_idat(data: bytes) -> None:
+    """The checksums of a PNG's pixels, which Pillow does not look at."""
+    view, position = memoryview(data), 8
+    while position + 12 <= len(data) and (name := data[position + 4 : position + 8]) != b"IEND":
+        end = position + 12 + int.from_bytes(data[position : position + 4])
+        if name == b"IDAT" and end <= len(data):
+            checksum = int.from_bytes(data[end - 4 : end])
+            if zlib.crc32(view[position + 4 : end - 4]) != checksum:
+                raise ImageError(
+                    Reason.UNDECODABLE,
+                    f"PNG of {len(data)} bytes: wrong checksum of the pixels from {position} on",
+                )
+        position = end
+
+
+def _check_scans(data: bytes) -> None:
+    """Count the scans of the first picture: each one costs the time of all of its pixels."""
+    position, num_scans = 2, 0
+    while 0 <= (position := data.find(b"\xff", position)) < len(data) - 1:
+        marker = data[position + 1]
+        if marker == 0xD9:
+            break
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
+            # Bytes of a scan, markers without contents, or filling.
+            position += 1
+            continue
+        num_scans += marker == 0xDA
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    if num_scans > MAX_SCANS:
+        raise ImageError(
+            Reason.UNDECODABLE, f"JPEG of {len(data)} bytes: {num_scans} scans, limit {MAX_SCANS}"
         )
 
 

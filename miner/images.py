@@ -24,6 +24,7 @@ import torch
 from PIL import Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 from pydantic import Field, model_validator
 
 from miner.config import ImageLimits, Settings
@@ -33,6 +34,12 @@ from miner.schema import Reason
 
 _BOX_ABOVE_ASPECT_RATIO = 8
 """Width to height from which Pillow's resize of the middle beats torch's of the whole."""
+
+_PIXELS_MISSING = "premature end of data segment"
+"""What the fast decoder says of a JPEG that goes on with another marker before it is complete."""
+
+_BAND_PIXELS = 2**22
+"""Pixels that are converted to RGB at once."""
 
 _ENDS_EARLY = re.compile("truncat|premature|end of file|not enough|cannot load", re.IGNORECASE)
 """What decoders say when bytes run out; Pillow "cannot load" a header that nothing follows."""
@@ -106,10 +113,10 @@ def decode(data: bytes, limits: ImageLimits, *, reference: bool = False) -> Deco
             header = open_header(data, limits, format=format)
             orientation = exif_orientation(header)
             pixels_HWC = None
-            if format == "JPEG" and not reference:
+            if format == "JPEG":
                 pixels_HWC = _decode_jpeg(data, header)
-            if pixels_HWC is None:
-                pixels_HWC = torch.from_numpy(np.array(rgb(_load(header, data))))
+            if pixels_HWC is None or reference:
+                pixels_HWC = _pixels(_load(header, data))
     except ImageError:
         raise
     except Exception as error:
@@ -234,21 +241,42 @@ def _cut_middle(
     return np.array(image.resize((crop.size, crop.size), _resampling(crop), box=box))
 
 
+def _pixels(image: Image.Image) -> torch.Tensor:
+    """[H, W, 3] pixels of a loaded image; no second picture of that size comes to be."""
+    width, height = image.size
+    pixels_HWC = np.empty((height, width, 3), np.uint8)
+    num_rows = max(_BAND_PIXELS // max(width, 1), 1)
+    for top in range(0, height, num_rows):
+        bottom = min(top + num_rows, height)
+        band = image if num_rows >= height else image.crop((0, top, width, bottom))
+        pixels_HWC[top:bottom] = np.asarray(rgb(band))
+    return torch.from_numpy(pixels_HWC)
+
+
 def _decode_jpeg(data: bytes, header: Image.Image) -> torch.Tensor | None:
-    """[H, W, 3] pixels, or None where Pillow has to judge: CMYK, or any complaint."""
+    """[H, W, 3] pixels, or None where Pillow has to judge: CMYK, or any complaint but one.
+
+    Raises:
+        ImageError: the file has an end but lacks pixels; Pillow would make them gray.
+    """
     if header.mode not in ("L", "RGB"):
         return None
     # A buffer of the size that was checked: a second header in the file gets no more.
     buffer_HWC = np.empty((header.height, header.width, 3), np.uint8)
     try:
         decoded_HWC = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer_HWC)
-    except ValueError:
+    except ValueError as error:
+        if _PIXELS_MISSING in str(error):
+            detail = f"JPEG of {len(data)} bytes: {error}"
+            raise ImageError(Reason.TRUNCATED_IMAGE, detail) from error
         return None
     return torch.from_numpy(buffer_HWC) if decoded_HWC.shape == buffer_HWC.shape else None
 
 
 def _load(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     """Decode the first frame by Pillow, and undo what Pillow gets wrong."""
+    if isinstance(image, WebPImageFile):
+        return _first_frame(image)
     if isinstance(image, PngImageFile):
         _scale_transparency(image, depth=data[24])
     if isinstance(image, TiffImageFile) and image.mode.startswith("I;16"):
@@ -261,6 +289,13 @@ def _load(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
         return image
     # Pillow turned the pixels and took the tag away (TIFF): turn them back.
     return image.transpose(_UNDO[orientation]) if orientation in _UNDO else image
+
+
+def _first_frame(image: WebPImageFile) -> Image.Image:
+    """What `image.load()` gives, with three canvases in memory instead of four."""
+    frame, _, _ = image._get_next()
+    del image._decoder
+    return Image.frombuffer(image.rawmode, image.size, frame, "raw", image.rawmode, 0, 1)
 
 
 _UNDO = {

@@ -63,6 +63,8 @@ class Judge(Generic[S]):
         self._make = make
         self._fates: dict[bytes, _Fate] = {}
         self._usual: Counter[frozenset[str]] = Counter()
+        self._most_usual: frozenset[str] | None = None
+        self._sets: dict[frozenset[str], frozenset[str]] = {}
         self._held: dict[str, Refusal] = {}
         self._losses: list[_Loss] = []
         self._rows: list[Refusal] = []
@@ -94,7 +96,10 @@ class Judge(Generic[S]):
         for group in groups:
             key, _ = group.pop("__key__"), group.pop("__url__")
             yield from self._arrivals()
-            yield from self._weigh(key, list(group.values()), frozenset(group))
+            extensions = frozenset(group)
+            # Samples are alike: one set stands for all that are equal.
+            extensions = self._sets.setdefault(extensions, extensions)
+            yield from self._weigh(key, list(group.values()), extensions)
         yield from self._arrivals()
         yield from self._settle()
         yield from self._held.values()
@@ -140,6 +145,7 @@ class Judge(Generic[S]):
         if fault is None and (fault := self._cut_short(extensions, parts)) is None:
             fate.state = "kept"
             self._usual[extensions] += 1
+            self._most_usual = None
             yield self._make(key, images[0], parts)
             return
         reason, detail, member = fault
@@ -201,7 +207,9 @@ class Judge(Generic[S]):
 
     def _usual_extensions(self) -> frozenset[str]:
         """The most common extensions of a sample; of several, the largest set."""
-        return max(self._usual, key=lambda extensions: (self._usual[extensions], len(extensions)))
+        if self._most_usual is None:
+            self._most_usual = max(self._usual, key=lambda each: (self._usual[each], len(each)))
+        return self._most_usual
 
     def _settle(self) -> Iterator[Refusal]:
         """Damage that no group answered for: its neighbours' loss, or a row of its own."""

@@ -11,12 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from io import BytesIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from dataclasses import dataclass
 
 MAX_TEXT_CHARS = 10_000
 """Longest caption, url or label that is kept, in characters."""
@@ -26,8 +21,6 @@ MAX_METADATA_BYTES = 2**20
 """Largest json, txt, cls or url member that is looked at, in bytes."""
 MAX_DEPTH = 32
 """Deepest nesting of a json member."""
-MAX_SIDECAR_BYTES = 2**30
-"""Largest sidecar table that is loaded, in bytes before compression."""
 
 CAPTION_NAMES = ("caption", "text", "txt", "alt_text", "alt")
 URL_NAMES = ("url", "image_url", "img_url")
@@ -95,47 +88,6 @@ def read_metadata(
 def clean_text(text: str, limit: int = MAX_TEXT_CHARS) -> str:
     """Text that every reader takes: no NUL, no lone surrogate, no longer than the limit."""
     return _SURROGATES.sub("\ufffd", text[: limit + text.count("\0")].replace("\0", ""))[:limit]
-
-
-@dataclass
-class Sidecar:
-    """The rows of the Parquet table beside a tar, by key.
-
-    The table also lists images that were never fetched, and in another order than the tar, so
-    that rows are found by the column `key` only. A table that cannot be used leaves a note.
-    """
-
-    data: bytes
-    notes: list[str] = field(default_factory=list)
-
-    def row(self, key: str) -> Mapping[str, object] | None:
-        """The fields of a key, or None."""
-        return self._rows.get(key)
-
-    @cached_property
-    def _rows(self) -> dict[str, dict[str, object]]:
-        try:
-            file = pq.ParquetFile(BytesIO(self.data))
-            info = file.metadata
-            num_bytes = sum(info.row_group(i).total_byte_size for i in range(info.num_row_groups))
-            if num_bytes > MAX_SIDECAR_BYTES:
-                self.notes.append(f"sidecar not read: {num_bytes} bytes, limit {MAX_SIDECAR_BYTES}")
-                return {}
-            if "key" not in file.schema_arrow.names:
-                self.notes.append("sidecar not read: it has no column `key`")
-                return {}
-            listed = file.read().to_pylist()
-        except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
-            self.notes.append(f"sidecar not read: {clean_text(str(error), 200)}")
-            return {}
-        rows: dict[str, dict[str, object]] = {}
-        for row in listed:
-            rows.setdefault(str(row.pop("key")), row)
-        if len(rows) < len(listed):
-            self.notes.append(
-                f"sidecar: {len(listed) - len(rows)} rows repeat a key; the first one counts"
-            )
-        return rows
 
 
 def _json_fields(members: Mapping[str, bytes | None], problems: list[str]) -> dict[str, object]:

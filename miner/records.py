@@ -102,7 +102,7 @@ def decode_json(data: bytes, place: str) -> Json:
     """
     try:
         value = json.loads(data.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{place} cannot be read ({error}); restore it or remove it") from error
     if not isinstance(value, dict):
         raise StoreError(f"{place} holds no JSON object; restore it or remove it")
@@ -117,9 +117,14 @@ def decode_record(data: bytes, place: str) -> Json:
     """
     record = decode_json(data, place)
     claimed = record.pop("record_sha256", None)
-    if claimed != digest(record):
+    try:
+        found = digest(record)
+    except ValueError as error:
+        # Python's parser takes NaN and 1e999, which are no JSON.
+        raise StoreError(f"{place} cannot be read ({error}); restore it or remove it") from error
+    if claimed != found:
         raise StoreError(
-            f"{place} was cut or edited: its hash is {digest(record)[:12]}, "
+            f"{place} was cut or edited: its hash is {found[:12]}, "
             f"the record says {str(claimed)[:12]}; remove it and run the command again"
         )
     return record

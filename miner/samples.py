@@ -29,7 +29,6 @@ from miner.law import Judge, Refusal
 from miner.metadata import (
     MAX_METADATA_BYTES,
     METADATA_EXTENSIONS,
-    Sidecar,
     read_metadata,
 )
 from miner.names import (
@@ -43,6 +42,7 @@ from miner.names import (
 )
 from miner.schema import Reason
 from miner.shards import Shard, image_id_of, tree_line
+from miner.sidecar import MAX_SIDECAR_BYTES, Sidecar
 from miner.tar import BYTE_KINDS, Damage, Member, TarReader
 
 _WEBDATASET_META = re.compile(r"__[^/]*__($|/)")
@@ -174,6 +174,11 @@ class ShardReader:
     def _load_sidecar(self) -> None:
         if self._shard.sidecar is not None:
             with ShardFile(self._shard.sidecar) as file:
+                if file.num_bytes > MAX_SIDECAR_BYTES:
+                    what = f"{file.num_bytes} bytes, limit {MAX_SIDECAR_BYTES}"
+                    self._reader_notes.append(f"sidecar not read: {what}")
+                    self._sidecar_sha256 = sha256_of(file)
+                    return
                 data = file.read(0, file.num_bytes)
             self._sidecar = Sidecar(data)
             self._sidecar_sha256 = hashlib.sha256(data).hexdigest()
@@ -205,7 +210,7 @@ class ShardReader:
                 part = Part(entry, name, ordinal, name != entry.name)
                 yield {"fname": (key, suffix), "data": part, "__url__": shard.url}
         self._judge.end_of_tar(reader)
-        self._reader_notes = sorted(reader.notes)
+        self._reader_notes += sorted(reader.notes)
         self._sha256, self._bytes = reader.sha256, reader.num_bytes_of
         yield {}
 

@@ -1,8 +1,8 @@
 """A tar reader that accounts for every byte.
 
 `tarfile` and webdataset stop, skip or merge in silence where a tar is damaged. Here the standard
-library parses one header at a time (checksum, PAX records, GNU long names) and this reader decides
-where the next one is: behind a bad header it looks for the next good one in steps of one block, and
+library parses one header block at a time (fields, checksum) and this reader decides where the next
+one is: behind a bad header it looks for the next good one in steps of one block, and
 what lies between is reported as damage. Each byte of the file is hashed and counted once:
 
     headers    header blocks, extension headers with what they carry
@@ -229,7 +229,7 @@ class TarReader:
                 info = parse_block(block)
                 if info.type not in EXTENSION_TYPES:
                     if window:
-                        info = apply_extensions(bytes(window) + block)
+                        info = apply_extensions(bytes(window), block)
                     return info, self._behind_sparse_map(position + BLOCK, block)
                 if info.size > MAX_EXTENSION_BYTES:
                     raise tarfile.HeaderError(
@@ -240,7 +240,7 @@ class TarReader:
                     raise _CutHeader
                 check_extension(info.type, payload[: info.size])
             except tarfile.HeaderError as error:
-                name = extended_name(window) or legible_name(block)
+                name = extended_name(bytes(window)) or legible_name(block)
                 detail = str(error) if block.strip(b"\0") else "one zero block instead of a header"
                 raise _BadHeader(detail, position, block, name) from error
             if info.type == tarfile.XGLTYPE:

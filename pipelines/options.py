@@ -6,6 +6,7 @@ and the model's checks. A YAML file given with `--config` holds the same names; 
 
 from __future__ import annotations
 
+import reprlib
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,14 @@ from pydantic.fields import FieldInfo
 
 from miner.config import Settings
 from miner.objects import is_object_url
+
+_YAML_BREAKS_WITH = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""What the parser throws at scalars that are not what they seem (`!!bool x`, `2001-99-99`)."""
+
+_MAX_SHOWN_CHARS = 200
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = _MAX_SHOWN_CHARS
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -87,11 +96,11 @@ def settings_from(
     if config_file is not None:
         try:
             loaded = yaml.safe_load(config_file.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            if not isinstance(loaded, dict | None):
+                raise click.UsageError(f"{config_file} has to hold `name: value` lines")
+            given |= {str(name).replace("-", "_"): value for name, value in (loaded or {}).items()}
+        except (OSError, yaml.YAMLError, *_YAML_BREAKS_WITH) as error:
             raise click.UsageError(f"{config_file} is no readable YAML: {error}") from error
-        if not isinstance(loaded, dict | None):
-            raise click.UsageError(f"{config_file} has to hold `name: value` lines")
-        given |= {str(name).replace("-", "_"): value for name, value in (loaded or {}).items()}
     given |= {name: value for name, value in flags.items() if value is not None}
     try:
         return model(**given)
@@ -104,8 +113,19 @@ def _advice(error: ValidationError) -> str:
     for problem in error.errors():
         name = "--" + "-".join(str(part) for part in problem["loc"]).replace("_", "-")
         what = problem["msg"].removeprefix("Value error, ")
-        lines.append(what if not problem["loc"] else f"{name}: {what} (got {problem['input']!r})")
+        lines.append(
+            what if not problem["loc"] else f"{name}: {what} (got {_shown(problem['input'])})"
+        )
     return "; ".join(lines)
+
+
+def _shown(value: object) -> str:
+    """A value as it was given, but no more of it than fits a line: aliases may make it endless."""
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:
+        return "an integer of thousands of digits"
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]} ..."
 
 
 def _option(name: str, field: FieldInfo, default: Any) -> Callable[[Command], Command]:
@@ -115,11 +135,11 @@ def _option(name: str, field: FieldInfo, default: Any) -> Callable[[Command], Co
         type=_parameter_type(field.annotation),
         is_flag=field.annotation is bool,
         default=None,
-        help=f"{field.description or ''}{_shown(default)}",
+        help=f"{field.description or ''}{_said(default)}",
     )
 
 
-def _shown(default: Any) -> str:
+def _said(default: Any) -> str:
     return "" if default in (None, False) else f"  [default: {default}]"
 
 

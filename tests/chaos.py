@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -77,16 +77,13 @@ class World:
     environment: dict[str, str]
 
     @classmethod
-    def make(
-        cls, folder: Path, *, num_shards: int = 6, images: int = 8, address: str | None = None
-    ) -> World:
-        """Write a corpus and mine it undisturbed, in this very process's way.
+    def make(cls, folder: Path, *, num_shards: int = 6, images: int = 8) -> World:
+        """Write a corpus and mine it undisturbed, in one process.
 
         Args:
             folder: where to.
             num_shards: of the corpus.
-            images: to a shard; one of them is broken.
-            address: of a Ray cluster for the disturbed commands; None: they are inline.
+            images: to a shard; one of eight is broken.
         """
         write_corpus(folder / "corpus", num_shards=num_shards, images=images)
         clip, dino = write_weights(folder / "weights")
@@ -99,14 +96,13 @@ class World:
         calm = cls(folder=folder, options=options, truth={}, commits=frozenset(), environment={})
         undisturbed = folder / "undisturbed"
         calm.finish(undisturbed)
+        return replace(calm, truth=tables(undisturbed), commits=frozenset(committed(undisturbed)))
+
+    def on_ray(self, address: str) -> World:
+        """The same, but that the commands have two workers of a Ray cluster do their work."""
         on_ray = ("--executor", "ray", "--num-workers", "2", "--cores-per-worker", "1")
-        return cls(
-            folder=folder,
-            options=(*options, *(on_ray if address else ())),
-            truth=tables(undisturbed),
-            commits=frozenset(committed(undisturbed)),
-            environment={"RAY_ADDRESS": address} if address else {},
-        )
+        environment = {"RAY_ADDRESS": address}
+        return replace(self, options=(*self.options, *on_ray), environment=environment)
 
     def start(self, run: Path, *, most_bytes: int = 0) -> BaseProcess:
         """Begin the command on a run."""
@@ -374,7 +370,8 @@ def main(seed: int | None, minutes: float, only: str | None) -> None:
             worlds[False] = World.make(folder / "inline")
         if not ON_RAY.isdisjoint(names):
             address = held.enter_context(ray_cluster())
-            worlds[True] = World.make(folder / "ray", num_shards=24, images=4, address=address)
+            calm = World.make(folder / "ray", num_shards=24, images=4)
+            worlds[True] = calm.on_ray(address)
         end_s = time.monotonic() + 60 * minutes
         while num_done == 0 or time.monotonic() < end_s:
             for kind in names:

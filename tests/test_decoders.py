@@ -99,6 +99,31 @@ def test_every_image_has_one_outcome_in_its_place(kind: Literal["process", "thre
     assert torch.equal(run.ring.pixels(1, 0)[1:10], expected.ring.pixels(0, 0)[:9])
 
 
+def test_images_that_wait_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "MOST_BYTES", 100)
+    may_go = threading.Event()
+
+    def slow(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
+        assert may_go.wait(60)
+        return [Refused(Reason.EMPTY, "") for _ in order.jobs]
+
+    run = Run(kind="thread", decode=slow, num_decoders=2)
+    orders = [Order(0, (Job(row, bytes(60)),), (0,), False) for row in range(2)]
+    assert run.decoders.submit(orders[0])
+    second = threading.Thread(target=run.decoders.submit, args=(orders[1],))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    may_go.set()
+    second.join(60)
+    assert not second.is_alive()
+    run.wait(lambda: len(run.outcomes) == 2)
+    # One that is larger than all of the room goes alone.
+    assert run.decoders.submit(Order(0, (Job(2, bytes(1000)),), (0,), False))
+    run.wait(lambda: len(run.outcomes) == 3)
+    run.decoders.close()
+
+
 def test_image_that_kills_its_worker_twice_is_the_only_one_refused() -> None:
     run = Run(decode=dying)
     pictures = [jpeg(seed) for seed in range(16)]

@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from miner import formats
+from miner import formats, images
 from miner.config import ImageLimits
 from miner.errors import ImageError
 from miner.images import CropSpec, cut, decode, rgb
@@ -152,6 +152,7 @@ def test_every_allowed_format_gives_its_pixels(name: str) -> None:
         (b"%PDF-1.7", "PDF"),
         (b"8BPS\0\1", "PSD"),
         (b"\0\0\1\0\1\0", "ICO"),
+        (b"\0\0\2\0\1\0", "CUR"),
         (b"\1\0\0\0" + bytes(36) + b" EMF", "EMF"),
         (b"\x1f\x8b\x08", "gzip"),
         (b"PK\3\4", "ZIP"),
@@ -221,6 +222,41 @@ def test_limits_are_inclusive() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_pillows_own_pixel_warning_is_not_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 - 1)
+    assert torch.equal(decode(FILES[name], LIMITS).pixels_HWC, WHOLE[name].pixels_HWC)
+
+
+def tiled_tiff(side: int) -> bytes:
+    """A picture of 16 x 16 in one tile, which may be much larger."""
+    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 284: 1, 322: side, 323: side}
+    tile = zlib.compress(bytes(side * side))
+    tags |= {324: 8 + 2 + 12 * 11 + 4, 325: len(tile)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + tile
+
+
+def test_a_tile_may_be_no_larger_than_a_picture() -> None:
+    assert decode(tiled_tiff(256), LIMITS).width == 16
+    with pytest.raises(ImageError, match=r"^too_many_pixels: tiles of 1008 x 1008 = 1016064 pix"):
+        decode(tiled_tiff(1008), LIMITS)
+
+
+def with_scans(num_scans: int) -> bytes:
+    """A progressive JPEG whose last scan comes again and again."""
+    data = FILES["jpeg-progressive"]
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (num_scans - data.count(b"\xff\xda")) + b"\xff\xd9"
+
+
+def test_scans_are_counted_up_to_the_end_of_the_first_picture() -> None:
+    most = formats.MAX_SCANS
+    assert decode(with_scans(most) + with_scans(most), LIMITS).width == 64
+    with pytest.raises(ImageError, match=rf"^undecodable: .*: {most + 1} scans, limit {most}"):
+        decode(with_scans(most + 1), LIMITS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pixels_converted_in_bands_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_BAND_PIXELS", 64 * 7)
     assert torch.equal(decode(FILES[name], LIMITS).pixels_HWC, WHOLE[name].pixels_HWC)
 
 
@@ -304,6 +340,32 @@ def test_flipped_bits_raise_nothing_but_image_errors(name: str, draw: st.DataObj
 def test_random_bytes_raise_nothing_but_image_errors(head: bytes, tail: bytes) -> None:
     with pytest.raises(ImageError, match=": "):
         decode(head + tail, LIMITS)
+
+
+def test_broken_pixels_of_a_png_are_no_black_picture() -> None:
+    """Pillow looks for EXIF behind the pixels; where these are broken it swallows the error."""
+    data = png(8, 0, bytes(8), 8)
+    broken = zlib.compress(bytes(9))[:5] + bytes(9)
+    for body in (b"no zlib stream", broken, zlib.compress(b"\x09" + bytes(8))):
+        at = data.index(b"IDAT")
+        chunk = b"IDAT" + body
+        chunk = struct.pack(">I", len(body)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        with pytest.raises(ImageError, match=r"^undecodable: PNG of .* data stream"):
+            decode(data[: at - 4] + chunk + data[-12:], LIMITS)
+
+
+def test_a_wrong_checksum_of_a_pngs_pixels_is_seen() -> None:
+    data = bytearray(FILES["png"])
+    data[data.index(b"IEND") - 5] ^= 1
+    with pytest.raises(ImageError, match=r"^undecodable: .*wrong checksum of the pixels from \d+"):
+        decode(bytes(data), LIMITS)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_jpeg_with_an_end_that_lacks_pixels_is_truncated(reference: bool) -> None:
+    data = FILES["jpeg"][: len(FILES["jpeg"]) // 2] + b"\xff\xd9"
+    with pytest.raises(ImageError, match=r"^truncated_image: JPEG of .*premature end of data"):
+        decode(data, LIMITS, reference=reference)
 
 
 # Colours.

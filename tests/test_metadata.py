@@ -1,27 +1,17 @@
 from __future__ import annotations
 
-import io
 import json
-from datetime import UTC, datetime
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miner import metadata
-from miner.metadata import Metadata, Sidecar, clean_text, read_metadata
+from miner.metadata import Metadata, clean_text, read_metadata
 
 
 def of_json(value: object, **kwargs) -> Metadata:
     return read_metadata({"json": json.dumps(value).encode()}, **kwargs)
-
-
-def parquet(**columns: list) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    return buffer.getvalue()
 
 
 def test_img2dataset_sample() -> None:
@@ -157,44 +147,6 @@ def test_metadata_is_always_storable(fields: dict, text: bytes) -> None:
     for column in (said.caption, said.url, said.label, said.meta):
         assert "\0" not in (column or "").encode().decode()
     assert isinstance(json.loads(said.meta, parse_constant=pytest.fail), dict)
-
-
-def test_sidecar_rows_go_by_key() -> None:
-    sidecar = Sidecar(parquet(url=["u2", "u1"], key=["0002", "0001"], status=["failed", "success"]))
-    assert sidecar.row("0001") == {"url": "u1", "status": "success"}
-    assert sidecar.row("0003") is None
-    assert sidecar.notes == []
-
-
-def test_sidecar_values_become_json() -> None:
-    when = datetime(2026, 1, 2, tzinfo=UTC)
-    sidecar = Sidecar(parquet(key=["a"], raw=[b"123"], x=[float("nan")], at=[when]))
-    assert json.loads(read_metadata({}, sidecar.row("a")).meta) == {
-        "at": "2026-01-02 00:00:00+00:00",
-        "raw": "<3 bytes>",
-        "x": None,
-    }
-
-
-@pytest.mark.parametrize(
-    ("data", "note"),
-    [
-        (b"no parquet", "sidecar not read: "),
-        (parquet(url=["u"]), "no column `key`"),
-        (parquet(key=["a", "a"]), "1 rows repeat a key"),
-    ],
-)
-def test_a_sidecar_of_no_use_leaves_a_note(data: bytes, note: str) -> None:
-    sidecar = Sidecar(data)
-    sidecar.row("a")
-    assert note in sidecar.notes[0]
-
-
-def test_a_sidecar_larger_than_memory_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "MAX_SIDECAR_BYTES", 10)
-    sidecar = Sidecar(parquet(key=["a"]))
-    assert sidecar.row("a") is None
-    assert "limit 10" in sidecar.notes[0]
 
 
 def test_clean_text_counts_characters_after_cleaning() -> None:

@@ -3,9 +3,12 @@ from typing import Literal
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from miner.config import Settings
+from miner.config import MineSettings, Settings
 from pipelines.options import RUN, settings_from, settings_options
 
 
@@ -86,3 +89,60 @@ def test_a_run_is_a_folder_or_a_url() -> None:
     assert said("s3://bucket//a") == "'s3://bucket//a'\n"
     assert said("gs://bucket") == "'gs://bucket'\n"
     assert "a run lies in a folder, or at s3:// or gs://" in said("https://host/a")
+
+
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n"
+    for before, name in zip("abcdefghijkl", "bcdefghijklm", strict=True)
+)
+"""Aliases of aliases: 9 ** 13 values, if they were written out."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("- a", "clip: [", "\0", "colour: !!python/object/apply:os.system [id]", "<<: 3"),
+        *("width: 2001-99-99", "width: 0x_", "width: " + "9" * 5000, "width: !!int ''"),
+        *("twice: !!bool x", "ratio: !!float x", "width: !!timestamp x", "weights: !!binary ?"),
+        *("width: " + "[" * 1000 + "]" * 1000, "? [a, {b: c}]\n: d", "colour: !!omap 3"),
+        LAUGHS + "colour: *m",
+        "colour: &a [*a]",
+        "width: 3.5",
+        "width: &a {b: *a}",
+        "width: -0x" + "f" * 5000 + "\nratio: [0x" + "f" * 5000 + "]",
+        *("0x" + "f" * 5000 + ": 1", "ratio: .nan", "ratio: -.inf", "colour: purple"),
+    ],
+)
+def test_hostile_config_files_are_usage_errors(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(click.UsageError, match=r"c\.yaml (is no|has to)|--[a-z0-9]") as caught:
+        settings_from(Knobs, {}, path)
+    assert len(str(caught.value)) < 20_000
+
+
+yaml_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(sorted(MineSettings.model_fields)) | st.text(), yaml_values)
+    | st.text()
+    | st.binary()
+)
+def test_any_config_file_gives_settings_or_a_usage_error(
+    tmp_path_factory: pytest.TempPathFactory, content: object
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    if isinstance(content, dict):
+        content = yaml.safe_dump(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    try:
+        found = settings_from(MineSettings, {}, path)
+    except click.UsageError:
+        return
+    assert isinstance(found, MineSettings)

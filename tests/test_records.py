@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from miner.errors import StoreError
 from miner.records import (
@@ -29,7 +31,9 @@ def test_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["record.json"]
 
 
-@pytest.mark.parametrize("damage", ["edit", "cut", "empty", "list"])
+@pytest.mark.parametrize(
+    "damage", ["edit", "cut", "empty", "list", "nan", "infinity", "deep", "digits"]
+)
 def test_damaged_record_is_told(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "record.json"
     replace_record(path, {"rows": 12})
@@ -39,10 +43,54 @@ def test_damaged_record_is_told(tmp_path: Path, damage: str) -> None:
         "cut": text[: len(text) // 2],
         "empty": "",
         "list": "[]",
+        "nan": text.replace("12", "NaN"),
+        "infinity": text.replace("12", "1e999"),
+        "deep": text.replace("12", "[" * 10**5 + "]" * 10**5),
+        "digits": text.replace("12", "9" * 5000),
     }[damage]
     path.write_text(damaged)
     with pytest.raises(StoreError, match=r"record\.json (was cut|cannot be read|holds no)"):
         read_record(path)
+
+
+RECORD = {
+    "shard": {"stem": "00000", "num_bytes": 10240, "url": "/corpus/caf\u00e9.tar"},
+    "files": [{"path": "samples/a.parquet", "rows": 12, "sha256": "ab" * 32}],
+    "bytes": None,
+    "damaged": False,
+    "deviation": 0.00125,
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_damaged_record_passes_for_another(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Cut, bits turned, bytes swapped or inserted: the same content, or an error."""
+    path = tmp_path_factory.getbasetemp() / "fuzzed.json"
+    replace_record(path, RECORD)
+    text = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(text) - 1))
+        how = data.draw(st.sampled_from(["flip", "cut", "insert", "remove", "copy"]))
+        if how == "flip":
+            text[at] ^= 1 << data.draw(st.integers(0, 7))
+        elif how == "cut":
+            del text[max(at, 1) :]
+        elif how == "insert":
+            text[at:at] = data.draw(st.binary(max_size=3) | st.sampled_from([b"NaN", b"1e999,"]))
+        elif how == "remove":
+            del text[at : min(at + data.draw(st.integers(1, 40)), len(text) - 1)]
+        else:
+            start = data.draw(st.integers(0, len(text) - 1))
+            text[at:at] = text[start : start + 60]
+    path.write_bytes(text)
+    try:
+        found = read_record(path)
+    except StoreError:
+        return
+    assert found == RECORD
 
 
 def test_replace_puts_the_new_text_in_place(tmp_path: Path) -> None:

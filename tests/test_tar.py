@@ -4,6 +4,7 @@ import hashlib
 import io
 import struct
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -180,13 +181,51 @@ def test_extension_headers_are_bounded() -> None:
         (b"99 path=a.jpg\n", "do not fit"),
         (b"0 path=a.jpg\n", "do not fit"),
         (b"path=a.jpg\n", "do not fit"),
-        (b"14 size=-1024\n", "gives no member"),
+        (b"14 size=-1024\n", "announces b'-1024' bytes"),
+        (b"12 size=1_0\n", "announces b'1_0' bytes"),
+        (b"5 =a\n", "do not fit"),
+        (b"5 ab\n6 c=d\n", "do not fit"),
     ],
 )
 def test_broken_pax_records_are_damage(payload: bytes, detail: str) -> None:
     header = member("././@PaxHeader", payload, kind=tarfile.XHDTYPE)
     _, _, damaged = read(header + sample("a") + sample("b") + END)
     assert detail in damaged[0].detail
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"1" * MAX_EXTENSION_BYTES,
+        b"5 ab\n" * (MAX_EXTENSION_BYTES // 5 - 1) + b"5 a=\n",
+        b"%d c=%s\n" % (10**6, b"1" * (10**6 - 11)),
+        b"1 path=" * (MAX_EXTENSION_BYTES // 7),
+        b"6 a=b\n" * (MAX_EXTENSION_BYTES // 6),
+    ],
+    ids=["digits", "far equals sign", "digits in a record", "paths", "records"],
+)
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("flipped", [False, True], ids=["", "flipped"])
+def test_a_large_extension_header_takes_no_long_time(
+    payload: bytes, kind: bytes, flipped: bool
+) -> None:
+    """What is not linear takes minutes over a megabyte."""
+    extension = member("././@LongLink", payload, kind=kind)
+    tar = extension + sample("a") + sample("b") + END
+    start_s = time.process_time()
+    read(flip(tar, len(extension) + 101) if flipped else tar)
+    assert time.process_time() - start_s < 10
+
+
+def test_the_first_of_several_extension_headers_has_the_last_word_as_in_tarfile() -> None:
+    long = member("././@LongLink", b"b.jpg\0", kind=tarfile.GNUTYPE_LONGNAME)
+    pax = member("././@PaxHeader", b"14 path=a.jpg\n9 size=2\n", kind=tarfile.XHDTYPE)
+    for chain in (long + pax, pax + long, pax + long + pax, long + long):
+        tar = chain + member("c.jpg", b"xyz") + END
+        _, members, damaged = read(tar)
+        with tarfile.open(fileobj=io.BytesIO(tar)) as file:
+            assert [(m.name, m.num_bytes) for m in members] == [(i.name, i.size) for i in file]
+        assert damaged == []
 
 
 def test_old_sparse_map_blocks_are_headers() -> None:
