@@ -94,7 +94,7 @@ class LeaseLocks:
     def alone(self) -> Iterator[bool]:
         """See `Locks`."""
         with self._own("sweepers") as own:
-            yield self._living("sweepers") == {own.path} and not self._living("writers")
+            yield not self._living("sweepers", but=own.path) and not self._living("writers")
 
     def check(self) -> None:
         """See `Locks`.
@@ -117,13 +117,13 @@ class LeaseLocks:
         with lease.kept():
             yield lease
 
-    def _living(self, kind: str) -> set[str]:
-        """The leases of a kind whose holders live; the others are removed."""
-        ended = self._ended(kind)
+    def _living(self, kind: str, but: str = "") -> set[str]:
+        """The leases of a kind, but one, whose holders live; the others' are removed."""
+        ended = self._ended(kind).keys() - {but}
         for path in ended:
             self._files.delete(path)
         there = {entry.path for entry in self._files.below(f"{FOLDER}/{kind}")}
-        return there - ended.keys()
+        return there - ended - {but}
 
     def _ended(self, kind: str) -> dict[str, bytes]:
         """What stands in the leases of a kind that count no more, by path."""

@@ -39,6 +39,9 @@ WHOLE_BYTES = 16 * 2**20
 MAX_READERS = 64
 """Requests for small files that are under way at once."""
 
+MAX_WRITERS = 16
+"""Files of a folder that are uploaded, or copied, at once."""
+
 MARK = "attempt"
 """The metadata of an object that says which attempt wrote it."""
 
@@ -129,6 +132,10 @@ class ObjectFiles:
         with self._explained(path):
             obstore.put(self._bucket, path, data)
 
+    def _upload(self, path: str, local: Path) -> None:
+        with self._explained(path):
+            obstore.put(self._bucket, path, local)
+
     def update(self, path: str, change: Change) -> None:
         """See `Files`."""
         for attempt in range(MAX_SWAPS):
@@ -199,12 +206,16 @@ class ObjectFiles:
                     self._delete([path])
 
     def move_folder(self, source: str, target: str) -> None:
-        """Copy a folder's files within the storage, one by one, and remove them."""
+        """Copy a folder's files within the storage, and remove them then."""
         paths = [entry.path for entry in self.below(source)]
-        for path in paths:
-            with self._explained(path):
-                obstore.copy(self._bucket, path, target + path.removeprefix(source))
+        targets = [target + path.removeprefix(source) for path in paths]
+        with ThreadPoolExecutor(MAX_WRITERS) as pool:
+            list(pool.map(self._copy, paths, targets))
         self._delete(paths)
+
+    def _copy(self, path: str, target: str) -> None:
+        with self._explained(path):
+            obstore.copy(self._bucket, path, target)
 
     @contextmanager
     def new_folder(self, folder: str) -> Iterator[Path]:
@@ -213,11 +224,10 @@ class ObjectFiles:
         try:
             yield local
             self.delete_folder(folder)
-            for path in sorted(local.rglob("*")):
-                if path.is_file():
-                    name = path.relative_to(local).as_posix()
-                    with self._explained(folder):
-                        obstore.put(self._bucket, f"{folder}/{name}", path)
+            paths = sorted(path for path in local.rglob("*") if path.is_file())
+            names = [f"{folder}/{path.relative_to(local).as_posix()}" for path in paths]
+            with ThreadPoolExecutor(MAX_WRITERS) as pool:
+                list(pool.map(self._upload, names, paths))
         finally:
             shutil.rmtree(local, ignore_errors=True)
 

@@ -32,6 +32,9 @@ SCHEMES = ("s3", "s3a", "gs", "gcs")
 _SETTINGS = ("AWS_", "GOOGLE_", "HTTP", "NO_PROXY", "http", "no_proxy")
 """How variables begin on which it depends how a bucket is reached."""
 
+_ANSWERED = {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"}
+"""Variables that say with what a bucket is opened, so that no profile is looked for."""
+
 MAX_RETRIES = 6
 RETRY_FOR_S = 60
 """A request is tried again so often, and for so long at most, in seconds."""
@@ -98,7 +101,7 @@ def _open_bucket(url: str, settings: tuple[tuple[str, str], ...]) -> S3Store | G
             url,
             client_options=client,
             retry_config=retry,
-            credential_provider=None if "AWS_ACCESS_KEY_ID" in given else _profile(),
+            credential_provider=None if _ANSWERED & given.keys() else _profile(),
         )
     except (obstore.exceptions.BaseError, ValueError) as error:
         raise ResourceError(
@@ -160,6 +163,8 @@ def _advice(url: str, text: str) -> str:
         return f"there are no credentials: set {_variables(url)}, or give the machine a role"
     if "InvalidAccessKeyId" in text or "SignatureDoesNotMatch" in text:
         return f"the credentials are wrong: see to {_variables(url)}"
+    if "501 Not Implemented" in text:
+        return "the storage knows no conditional requests: use S3, Google Cloud Storage or MinIO"
     return (
         f"see whether the storage can be reached (and {_variables(url)}), then run the same "
         "command again"

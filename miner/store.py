@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,22 +18,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from miner import schema
-from miner.bundles import read_records
 from miner.errors import FingerprintError, StoreError
-from miner.files import Entry, Files, LocalFiles, put_own
+from miner.files import Files, LocalFiles, put_own
 from miner.locks import LocalLocks, Locks
 from miner.objects import is_object_url
 from miner.records import (
     Json,
     decode_json,
-    decode_record,
     differences,
     digest,
     encode_json,
     encode_record,
 )
+from miner.run_records import RunRecords, is_record, is_record_name
 
-SCRATCH = Path.home() / ".cache" / "blindpairs" / "scratch"
+SCRATCH = Path("~/.cache/blindpairs/scratch")
 """Where joins map vectors into memory whose runs lie in buckets."""
 
 FOLDERS = ("samples", "quarantine", "vectors", "blocks", "packed", "commits", "pairs")
@@ -78,9 +76,9 @@ class Store:
 
             self.files = files or ObjectFiles(self.root)
             self._locks = LeaseLocks(self.files)
-            self.scratch = SCRATCH / self.identity
-        self._named: dict[tuple[str, str], set[str]] = {}
-        self._remembered: dict[str, bytes] = {}
+            self.scratch = SCRATCH.expanduser() / self.identity
+        in_bucket = isinstance(self.root, str)
+        self._records = RunRecords(self.files, str(self.root), in_bucket=in_bucket)
 
     @property
     def is_local(self) -> bool:
@@ -212,13 +210,12 @@ class Store:
 
     def is_committed(self, stage: str, shard_id: str) -> bool:
         """Whether a stage of a shard is done."""
-        path = self.commit_path(stage, shard_id)
-        return path in self._remembered or self.files.exists(path)
+        return self._records.exists(self.commit_path(stage, shard_id))
 
     def withdraw(self, stage: str, name: str) -> None:
         """Take back a commit that nothing is built on any more, and remove its files."""
         record = self.record(stage, name)
-        self._remembered.pop(self.commit_path(stage, name), None)
+        self._records.forget(self.commit_path(stage, name))
         self.files.delete(self.commit_path(stage, name))
         for file in record["files"]:
             self.files.delete(file["path"])
@@ -241,28 +238,12 @@ class Store:
         """
         return self.read_record(self.commit_path(stage, shard_id))
 
-    @contextmanager
-    def remembering(self) -> Iterator[None]:
+    def remembering(self) -> AbstractContextManager[None]:
         """Read the commits of whole shards at once, and none of them again within the block.
 
         Nobody replaces such a commit; one that is made meanwhile is read when it is asked for.
         """
-        before = self._remembered
-        there = self.files.below("commits/samples") + self.files.below("commits/vectors")
-        # Those with a `~` are parts, which may be taken back.
-        records = [e for e in there if is_record(e.path) and "~" not in e.path.split("/")[-1]]
-        found = self._read_records(records)
-        self._remembered = {e.path: data for e, data in zip(records, found, strict=True)}
-        try:
-            yield
-        finally:
-            self._remembered = before
-
-    def _read_records(self, entries: Sequence[Entry]) -> Iterator[bytes]:
-        """The bytes of many records, in their order."""
-        if isinstance(self.root, Path):
-            return self.files.read_many(entry.path for entry in entries)
-        return read_records(self.files, entries)
+        return self._records.remembering()
 
     def read_record(self, path: str) -> Json:
         """A record of the run, checked against its own hash.
@@ -270,18 +251,16 @@ class Store:
         Raises:
             StoreError: it is missing, cut or edited.
         """
-        try:
-            data = self._remembered.get(path) or self.files.read(path)
-        except OSError as error:
-            place = self.place(path)
-            raise StoreError(
-                f"{place} cannot be read ({error}); restore it or remove it"
-            ) from error
-        return decode_record(data, self.place(path))
+        return self._records.read(path)
 
     def replace_record(self, path: str, record: Json) -> None:
-        """Write a record, with its hash, in the place of an older one."""
-        self.files.write(path, encode_record(record))
+        """Write a record, with its hash, in the place of an older one.
+
+        Raises:
+            StoreError: this process was taken for dead while it worked (see `Locks.check`).
+        """
+        self._locks.check()
+        self._records.replace(path, record)
 
     def join_record(self, name: str) -> Json | None:
         """The content of a join's join.json; None where its files are not whole.
@@ -368,16 +347,7 @@ class Store:
 
     def named(self) -> set[str]:
         """Relative paths of all files that a record names."""
-        records = [entry for entry in self.files.below("commits") if is_record(entry.path)]
-        records += [entry for entry in self.files.below("pairs") if is_record(entry.path)]
-        # A record is put once, so what it names is remembered as long as it is the same.
-        unread = [entry for entry in records if (entry.path, entry.version) not in self._named]
-        for entry, data in zip(unread, self._read_records(unread), strict=True):
-            record = decode_record(data, self.place(entry.path))
-            files = [*record["files"]]
-            files += [record["selection"]["file"]] if "selection" in record else []
-            self._named[entry.path, entry.version] = {file["path"] for file in files}
-        return set().union(*(self._named[entry.path, entry.version] for entry in records))
+        return self._records.named()
 
     def stages(self) -> list[str]:
         """Every stage that has commits: `samples`, vectors of each encoder, blocks of each join."""
@@ -423,19 +393,6 @@ class Store:
         files = self.read_record(f"pairs/{name}/join.json")["files"]
         parts = [file["path"] for file in files if "/raw/" in file["path"]]
         return pa.concat_tables(self.read_table(part) for part in parts)
-
-
-def is_record(path: str) -> bool:
-    """Whether what lies at a path of the run is a record, by its place."""
-    folder, *below = path.split("/")
-    if folder == "commits":
-        return is_record_name(below[-1])
-    return folder == "pairs" and below[1:] == ["join.json"]
-
-
-def is_record_name(name: str) -> bool:
-    """Whether a file among the commits is a record, by its name."""
-    return name.endswith(".json") and not name.startswith(".")
 
 
 def table_of(rows: list[Json], table_schema: pa.Schema) -> pa.Table:

@@ -23,6 +23,7 @@ class Breaking(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.etag, self.sends, self.status = '"one"', [len(DATA)], 206
         self.ranges: list[str] = []
+        self.signed: list[bool] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is part of the plan."""
@@ -38,6 +39,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers["Range"]
         self.server.ranges.append(asked)
+        self.server.signed.append("Authorization" in self.headers)
         if self.headers["If-Match"] not in (None, self.server.etag):
             return self._answer(412, 0)
         if self.server.status != 206:
@@ -49,6 +51,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         self.close_connection = sent < stop + 1 - start
         return None
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(self.server.status, 0)
 
     def _answer(self, status: int, length: int, content_range: str | None = None) -> None:
         self.send_response(status)

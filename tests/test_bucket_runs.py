@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from miner import objects as objects_module
 from miner.audit import verify
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
@@ -15,7 +16,7 @@ from miner.join import join
 from miner.select import select
 from miner.store import Store
 from miner.why import explain
-from tests.buckets import objects, put, upload
+from tests.buckets import free_port, objects, put, reach, upload
 from tests.commands import Commands
 from tests.runs import CLIP, DINO, commit_shard, make_store, unit
 from tests.small import write_corpus
@@ -153,3 +154,21 @@ def test_a_run_in_a_folder_is_joined_against_one_in_a_bucket(s3: str, tmp_path: 
     itself = settings.model_copy(update={"against": f"{s3}/theirs/"})
     with pytest.raises(StoreError, match="is the run itself"):
         join(Store(f"{s3}/theirs"), CLIP, DINO, itself, SelectSettings())
+
+
+def test_what_is_wrong_with_a_bucket_is_an_exit_code_and_advice(
+    commands: Commands, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1, images=2)
+    ran = commands.mine(tmp_path / "corpus", "--out", f"{s3}-gone/run")
+    assert ran.code == 4
+    assert "there is no such bucket; create it" in ran.err
+    ran = commands("status", f"{s3}/nothing")
+    assert ran.code == 4
+    assert "holds no run" in ran.err
+    monkeypatch.setattr(objects_module, "MAX_RETRIES", 1)
+    reach(monkeypatch, f"http://127.0.0.1:{free_port()}")
+    for words in (("status", f"{s3}/run"), ("plan", f"{s3}/laion/*.tar")):
+        ran = commands(*words)
+        assert ran.code == 4
+        assert "see whether the storage can be reached" in ran.err

@@ -3,7 +3,8 @@ from __future__ import annotations
 import obstore
 import pytest
 
-from miner.errors import ResourceError, ShardError
+from miner.errors import ResourceError, ShardError, StoreError
+from miner.object_files import ObjectFiles
 from miner.object_reader import open_object
 from miner.objects import is_object_url, open_bucket
 from tests.breaking import Breaking
@@ -42,6 +43,31 @@ def test_without_credentials_it_says_which_to_give(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(ShardError, match="no credentials: set AWS_ACCESS_KEY_ID"):
         open_object("s3://bucket/a.tar")
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (501, "knows no conditional requests: use S3"),
+        (403, "access is denied .* AWS_ACCESS_KEY_ID"),
+        (500, "see whether the storage can be reached .* run the same command again"),
+    ],
+)
+def test_a_refused_commit_says_what_to_do(server: Breaking, status: int, message: str) -> None:
+    server.status = status
+    with pytest.raises(StoreError, match=message):
+        ObjectFiles("s3://bucket/run").put("commit.json", b"{}")
+
+
+def test_what_is_public_is_asked_for_without_a_signature(
+    monkeypatch: pytest.MonkeyPatch, server: Breaking
+) -> None:
+    assert open_object("s3://bucket/a.tar").read(0, 3) == b"\0\1\2"
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    assert open_object("s3://bucket/a.tar").read(0, 3) == b"\0\1\2"
+    assert server.signed == [True, False]
 
 
 def test_a_profile_of_the_user_is_found(

@@ -9,7 +9,6 @@ import pytest
 from miner import schema
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import FingerprintError, StoreError
-from miner.files import LocalFiles
 from miner.join import join
 from miner.select import select
 from miner.store import FileEntry, Store, table_of, vector_table
@@ -118,58 +117,6 @@ def test_file_entry_holds_hash_and_rows(tmp_path: Path) -> None:
     assert store.is_whole({"path": entry.path, "sha256": entry.sha256})
     (tmp_path / entry.path).write_bytes(b"other")
     assert not store.is_whole({"path": entry.path, "sha256": entry.sha256})
-
-
-class Counting(LocalFiles):
-    """A folder that counts what is looked for."""
-
-    num_asked = 0
-
-    def read(self, path: str) -> bytes:
-        self.num_asked += 1
-        return super().read(path)
-
-    def exists(self, path: str) -> bool:
-        self.num_asked += 1
-        return super().exists(path)
-
-
-def test_commits_are_read_once_while_they_are_remembered(tmp_path: Path) -> None:
-    make_store(tmp_path, num_shards=2)
-    files = Counting(tmp_path)
-    store = Store(tmp_path, files=files)
-    stages = store.stages()
-    assert len(stages) == 3
-    with store.remembering():
-        assert files.num_asked == 6
-        for _ in range(2):
-            for stage in stages:
-                for shard_id in store.committed(stage):
-                    assert store.is_committed(stage, shard_id)
-                    assert store.record(stage, shard_id)["files"]
-        assert files.num_asked == 6
-        # What is committed meanwhile is found; what is taken back is not there any more.
-        assert not store.is_committed("samples", "set.00007")
-        assert store.commit("samples", "set.00007", [], {})
-        assert store.is_committed("samples", "set.00007")
-        store.withdraw(f"vectors/{CLIP}", "set.00001")
-        assert not store.is_committed(f"vectors/{CLIP}", "set.00001")
-    number = files.num_asked
-    assert store.record("samples", "set.00000")["files"]
-    assert files.num_asked == number + 1
-
-
-def test_records_are_read_once_to_know_what_they_name(tmp_path: Path) -> None:
-    make_store(tmp_path, num_shards=2)
-    files = Counting(tmp_path)
-    store = Store(tmp_path, files=files)
-    named = store.named()
-    number = files.num_asked
-    assert store.named() == named
-    assert files.num_asked == number
-    store.withdraw(f"vectors/{CLIP}", "set.00001")
-    assert len(store.named()) == len(named) - 1
-    assert store.leftovers() == []
 
 
 def test_the_last_join_is_the_one_written_last(tmp_path: Path) -> None:
