@@ -32,14 +32,14 @@ def test_a_node_that_sees_only_the_bucket_finds_the_same(
     local = make_store(tmp_path / "run", num_shards=6, rows=40)
     upload(tmp_path / "run", f"{s3}/run")
     expected = raw(local)
-    monkeypatch.setattr("miner.store.SCRATCH", tmp_path / "head")
+    monkeypatch.setattr("miner.run_place.SCRATCH", tmp_path / "head")
     store = Store(f"{s3}/run")
     seen = []
 
     def on_another_node(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
         """A node on which the driver's folder is not there; its own is another."""
         there = tuple(replace(pack, folder=tmp_path / "gone") for pack in work.packs)
-        monkeypatch.setattr("miner.store.SCRATCH", tmp_path / "node")
+        monkeypatch.setattr("miner.run_place.SCRATCH", tmp_path / "node")
         seen.append(sorted(path for path in objects(f"{s3}/run") if path.startswith("packed/")))
         yield from in_turn(replace(work, packs=there), tasks)
 
@@ -56,7 +56,7 @@ def test_a_node_that_finds_no_copy(
 ) -> None:
     make_store(tmp_path / "run")
     upload(tmp_path / "run", f"{s3}/run")
-    monkeypatch.setattr("miner.store.SCRATCH", tmp_path / "head")
+    monkeypatch.setattr("miner.run_place.SCRATCH", tmp_path / "head")
     store = Store(f"{s3}/run")
 
     def too_late(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
@@ -74,7 +74,7 @@ def test_what_was_fetched_for_an_earlier_join_goes(
 ) -> None:
     make_store(tmp_path / "run")
     upload(tmp_path / "run", f"{s3}/run")
-    monkeypatch.setattr("miner.store.SCRATCH", tmp_path / "node")
+    monkeypatch.setattr("miner.run_place.SCRATCH", tmp_path / "node")
     node = Store(f"{s3}/run")
 
     def fetched(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
