@@ -44,6 +44,11 @@ class Order(NamedTuple):
     is_second_try: bool = False
     """It is one image, and a worker that had it died."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Of its images together."""
+        return sum(len(job.data) for job in self.jobs)
+
 
 class Parcel(NamedTuple):
     """An order as it is sent to a worker process."""

@@ -12,7 +12,7 @@ from miner import images
 from miner.arena import Arena
 from miner.config import ImageLimits
 from miner.decode import Found, Job, Order, Parcel, Refused, Reply, answer, decode_order, serve
-from miner.decoders import warm_up
+from miner.decode_process import warm_up
 from miner.images import CropSpec
 from miner.phash import PHASH_CROP, perceptual_hash
 from miner.ring import Ring

@@ -4,7 +4,7 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-from miner.decoders import warm_up
+from miner.decode_process import warm_up
 from miner.errors import ResourceError
 from miner.images import CropSpec
 from miner.ring import Ring
