@@ -26,6 +26,7 @@ from bench.rows import Row, append_rows, blank_row
 from bench.targets import judged
 from bench.terminal import show
 from miner.config import EmbedSettings, ExecutorSettings, ReadSettings
+from miner.embed import reading_fingerprint
 from miner.shards import list_shards
 from miner.store import Store
 from pipelines.embed_work import EmbedShards, EmbedWorker, ShardReport, ShardTask
@@ -71,12 +72,13 @@ def embed(corpus: Path, folder: Path, num_workers: int | None) -> float:
     """One run into a new folder; its seconds from the first worker's readiness on."""
     opened = folder / "opened"
     opened.mkdir(parents=True)
-    (folder / "run" / "commits").mkdir(parents=True)
+    read = ReadSettings()
+    Store(folder / "run").update_run(reading_fingerprint(read), {}, {"command": NAME})
     shards = list_shards([str(corpus)], dataset="scale")
     records = Encoders(SETTINGS).records
     work = EmbedShards(
         root=folder / "run",
-        read=ReadSettings(),
+        read=read,
         encode=SETTINGS,
         how=None,
         records=records,

@@ -96,6 +96,10 @@ class LeaseLocks:
         with self._own("sweepers") as own:
             yield not self._living("sweepers", but=own.path) and not self._living("writers")
 
+    def is_written(self) -> bool:
+        """See `Locks`."""
+        return bool(self._living("writers"))
+
     def check(self) -> None:
         """See `Locks`.
 

@@ -23,6 +23,9 @@ class Locks(Protocol):
     def alone(self) -> AbstractContextManager[bool]:
         """Whether nobody writes; while the block runs, nobody begins to."""
 
+    def is_written(self) -> bool:
+        """Whether somebody writes at this moment."""
+
     def check(self) -> None:
         """Raise where this process was taken for dead while it wrote (never, of local locks)."""
 
@@ -55,6 +58,17 @@ class LocalLocks:
                 yield False
             else:
                 yield True
+
+    def is_written(self) -> bool:
+        """See `Locks`; a folder that may only be read is looked at, too."""
+        try:
+            with (self._folder / "writers").open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def check(self) -> None:
         """See `Locks`."""

@@ -78,6 +78,10 @@ class RunPlace:
         """Whether nobody writes; while the block runs, nobody begins to."""
         return self._locks.alone()
 
+    def is_written(self) -> bool:
+        """Whether some command writes to the run at this moment."""
+        return self._locks.is_written()
+
     # -- run.json ---------------------------------------------------------------------------
 
     def exists(self) -> bool:

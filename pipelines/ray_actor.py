@@ -20,6 +20,7 @@ from typing import Any, Generic
 
 from miner.errors import EngineError, MinerError, ParityError, StoreError
 from pipelines.executors import ReportT, TaskT, Work
+from pipelines.ray_metrics import ActorMetrics
 
 CLOSE_S = 10.0
 """How long a worker may take to close, in seconds."""
@@ -73,6 +74,7 @@ class Actor(Generic[TaskT, ReportT]):
         self._opened: Future[Reply[ReportT]] = Future()
         self._end: Reply[ReportT] | None = None
         self._num_steps = 0
+        self._metrics = ActorMetrics(type(work).__name__)
         self._thread = threading.Thread(target=self._live, name="worker", daemon=True)
         self._thread.start()
 
@@ -133,10 +135,12 @@ class Actor(Generic[TaskT, ReportT]):
 
     def _step(self, number: int) -> None:
         self._num_steps += number
+        self._metrics.step(number)
 
     def _settle(self, task: TaskT, report: ReportT) -> None:
         num_bytes = len(pickle.dumps(report))
         assert num_bytes <= MOST_REPORT_BYTES, f"report of {task.name} has {num_bytes} bytes"
+        self._metrics.task()
         with self._change:
             self._in_hand.pop(task.name).set_result(Reply(report=report, num_steps=self._num_steps))
 

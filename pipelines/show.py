@@ -17,6 +17,9 @@ from miner.vectors import EncoderVectors
 from miner.why import Explanation
 from pipelines.driver import Embedded
 
+MOST_LISTED = 100
+"""Shards that `status` lists; of more it lists those that are not done, or damaged."""
+
 Facts = Iterable[tuple[str, str]]
 """Names and values, one to a line."""
 
@@ -153,27 +156,39 @@ def _status(console: Console, store: Store) -> None:
     run = store.run()
     stages = [stage for stage in store.stages() if not stage.startswith("blocks/")]
     committed = {stage: set(store.committed(stage)) for stage in stages}
-    rows = [("shard", *stages, "decodable", "quarantined", "")]
+    shard_ids = sorted(run["shards"].keys() | committed["samples"])
+    rows = []
     reasons: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     vectors = {stage: EncoderVectors(store, stage.partition("/")[2]) for stage in stages[1:]}
-    for shard_id in sorted(run["shards"].keys() | committed["samples"]):
+    for shard_id in shard_ids:
         marks = [
             "done" if shard_id in committed[stage] else _parts(vectors.get(stage), shard_id)
             for stage in stages
         ]
+        is_done = set(marks) == {"done"}
         if shard_id not in committed["samples"]:
             rows.append((shard_id, *marks, "", "", ""))
             continue
         record = store.record("samples", shard_id)
         totals.update(decodable=record["num_decodable"], quarantined=record["num_quarantined"])
+        totals.update(done=is_done, damaged=record["damaged"])
         reasons.update(store.reasons(shard_id))
         for found in (found for each in vectors.values() for found in each.records(shard_id)):
             reasons["nonfinite"] += found["num_quarantined"]
-        numbers = (str(record["num_decodable"]), str(record["num_quarantined"]))
-        rows.append((shard_id, *marks, *numbers, "damaged" if record["damaged"] else ""))
-    columns(console, rows, header=True)
-    lines = [("decodable", str(totals["decodable"])), ("quarantined", str(totals["quarantined"]))]
+        if len(shard_ids) <= MOST_LISTED or not is_done or record["damaged"]:
+            numbers = (str(record["num_decodable"]), str(record["num_quarantined"]))
+            rows.append((shard_id, *marks, *numbers, "damaged" if record["damaged"] else ""))
+    header = ("shard", *stages, "decodable", "quarantined", "")
+    columns(console, [header, *rows[:MOST_LISTED]], header=True)
+    if len(rows) > MOST_LISTED:
+        console.print(f"... and {len(rows) - MOST_LISTED} further shards that are not done")
+    lines = [
+        ("running", "yes, a command writes to it" if store.is_written() else "no"),
+        ("shards", f"{totals['done']} of {len(shard_ids)} done, {totals['damaged']} damaged"),
+        ("decodable", str(totals["decodable"])),
+        ("quarantined", str(totals["quarantined"])),
+    ]
     lines += [(f"  {reason}", str(number)) for reason, number in reasons.most_common() if number]
     facts(console, lines)
     for name in store.joins():

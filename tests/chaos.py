@@ -22,13 +22,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import click
 
 from miner.audit import verify
+from miner.files import LocalFiles
 from miner.store import Store
+from tests.failing import HOWS, FailingFiles, How
 from tests.small import write_corpus, write_weights
 
 PRELOAD = ("tests.mine_small", "open_clip", "timm")
@@ -41,10 +44,26 @@ WELL = 0
 PARTIAL = 3
 
 
-def command(words: list[str], environment: dict[str, str], errors: str, most_bytes: int) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What goes wrong with a command's storage.
+
+    Attributes:
+        most_bytes: no file may be larger; 0 for any size.
+        k: the k-th operation on the run's files fails; 0 for none.
+        how: it fails, as in `tests.failing`.
+    """
+
+    most_bytes: int = 0
+    k: int = 0
+    how: How = "EIO"
+
+
+def command(words: list[str], environment: dict[str, str], errors: str, trouble: Trouble) -> None:
     """One whole command, in a process of its own."""
     import torch
 
+    import miner.store
     from tests.mine_small import main
 
     os.environ.update(environment)
@@ -52,10 +71,17 @@ def command(words: list[str], environment: dict[str, str], errors: str, most_byt
     with Path(errors).open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if most_bytes:
+    if trouble.most_bytes:
         # Files that would be larger are refused by the system.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (trouble.most_bytes, trouble.most_bytes))
+    if trouble.k:
+        # One storage for all that the command opens on the run.
+        files = cache(lambda root: FailingFiles(LocalFiles(root), trouble.k, trouble.how))
+        vars(miner.store)["LocalFiles"] = files
     main(words)
+
+
+NO_TROUBLE = Trouble()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +130,14 @@ class World:
         environment = {"RAY_ADDRESS": address}
         return replace(self, options=(*self.options, *on_ray), environment=environment)
 
-    def start(self, run: Path, *, most_bytes: int = 0) -> BaseProcess:
+    def start(self, run: Path, trouble: Trouble = NO_TROUBLE) -> BaseProcess:
         """Begin the command on a run."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOAD))
         words = [*self.options, "--out", str(run)]
         run.parent.mkdir(parents=True, exist_ok=True)
         errors = str(run.with_suffix(".err"))
-        process = context.Process(
-            target=command, args=(words, self.environment, errors, most_bytes)
-        )
+        process = context.Process(target=command, args=(words, self.environment, errors, trouble))
         process.start()
         return process
 
@@ -258,7 +282,7 @@ def disk_full(world: World, moments: random.Random, run: Path) -> str:
     """The system refuses to write more to any file than so many bytes."""
     # Its own words have to fit too.
     most_bytes = moments.choice((2500, 4000, 6000))
-    process = world.start(run, most_bytes=most_bytes)
+    process = world.start(run, Trouble(most_bytes=most_bytes))
     process.join(FINISHED_S)
     assert process.exitcode not in (None, WELL), "it went well without writing its files"
     told = run.with_suffix(".err").read_text()
@@ -266,6 +290,19 @@ def disk_full(world: World, moments: random.Random, run: Path) -> str:
     assert "File too large" in told, told
     world.finish_and_check(run)
     return f"no file over {most_bytes} bytes; exit code {process.exitcode}"
+
+
+@fault("storage-fails")
+def storage_fails(world: World, moments: random.Random, run: Path) -> str:
+    """Some operation on the run's files fails, or its answer is lost."""
+    trouble = Trouble(k=moments.randrange(1, 160), how=moments.choice(HOWS))
+    process = world.start(run, trouble)
+    process.join(FINISHED_S)
+    told = run.with_suffix(".err").read_text()
+    assert process.exitcode in (WELL, PARTIAL, 4), (process.exitcode, told)
+    assert "Traceback" not in told, told
+    world.finish_and_check(run)
+    return f"operation {trouble.k}: {trouble.how}; exit code {process.exitcode}"
 
 
 @fault("file-damaged")

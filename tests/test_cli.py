@@ -6,6 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from miner.store import Store
+from pipelines import show
 from tests.commands import Commands
 from tests.small import jpeg, write_corpus, write_tar
 
@@ -151,7 +153,16 @@ def test_shard_that_cannot_be_read_does_not_stop_the_others(
     ran = commands.mine(tmp_path / "corpus", "--out", run)
     assert ran.code == 3
     assert "failed: corpus.00001: the disk is on fire" in ran.out
-    assert "corpus.00001  missing" in commands("status", run).out
+    told = commands("status", run).out
+    assert "corpus.00001  missing" in told
+    assert re.search(r"shards\s+2 of 3 done, 0 damaged", told)
+    assert re.search(r"running\s+no", told)
+    with Store(run).writing():
+        assert re.search(r"running\s+yes, a command writes to it", commands("status", run).out)
+    monkeypatch.setattr(show, "MOST_LISTED", 1)
+    told = commands("status", run).out
+    assert "corpus.00001  missing" in told
+    assert "corpus.00000" not in told
     monkeypatch.undo()
 
 

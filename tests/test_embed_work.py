@@ -2,12 +2,14 @@
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from miner.config import EmbedSettings, ReadSettings
+from miner.embed import reading_fingerprint
 from miner.errors import FingerprintError
 from miner.shards import list_shards
 from miner.store import Store
@@ -30,11 +32,12 @@ def work(commands: Commands, tmp_path: Path) -> EmbedShards:
         decoders="thread",
         device="cpu",
     )
-    (tmp_path / "run" / "commits").mkdir(parents=True)
+    read = ReadSettings()
+    Store(tmp_path / "run").update_run(reading_fingerprint(read), {}, {"command": "embed"})
     records = Encoders(settings).records
     return EmbedShards(
         root=tmp_path / "run",
-        read=ReadSettings(),
+        read=read,
         encode=settings,
         how=None,
         records=records,
@@ -77,3 +80,9 @@ def test_a_worker_with_other_weights_is_refused(work: EmbedShards) -> None:
     os.utime(work.encode.clip_weights, ns=(1, 1))
     with pytest.raises(FingerprintError, match="small-clip: a worker has another one than the dr"):
         work.open()
+
+
+def test_a_worker_that_would_read_other_samples_is_refused(work: EmbedShards) -> None:
+    other = replace(work, read=ReadSettings(max_pixels=10**6))
+    with pytest.raises(FingerprintError, match="a worker would read other samples than the driver"):
+        other.open()

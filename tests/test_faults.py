@@ -115,3 +115,9 @@ def test_settings_of_reading_that_change_are_named(world: World, tmp_path: Path)
     told = run.with_suffix(".err").read_text()
     assert "max_pixels: 100000000 recorded, 5000 now" in told
     world.finish_and_check(run)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whichever_operation_of_the_storage_fails(world: World, tmp_path: Path, seed: int) -> None:
+    """`tests/test_failing.py` goes through every one of them, below the command."""
+    chaos.storage_fails(world, random.Random(seed), tmp_path / "run")

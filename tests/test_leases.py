@@ -34,6 +34,8 @@ def test_nobody_is_alone_while_somebody_writes(files: ObjectFiles) -> None:
         with one.alone() as alone:
             assert not alone
         one.check()
+        assert other.is_written()
+    assert not other.is_written()
     with one.alone() as alone:
         assert alone
         with other.alone() as second:
