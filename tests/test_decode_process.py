@@ -10,10 +10,10 @@ import pytest
 from miner import decode_process
 from miner.arena import PLACE_BYTES
 from miner.config import ImageLimits
+from miner.crops import CropSpec
 from miner.decode import Decode, Found, Job, Order, Outcome, decode_order
 from miner.decode_process import IN_HAND, Death, DecodeProcess
 from miner.errors import ResourceError
-from miner.images import CropSpec
 from miner.ring import Ring
 from tests.dying import HANGS, KILLS, MURDERS, dying, leaving, mistaken
 from tests.tars import jpeg

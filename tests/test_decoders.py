@@ -14,10 +14,10 @@ import torch
 from miner import decode_process, decoders
 from miner.arena import PLACE_BYTES
 from miner.config import ImageLimits
+from miner.crops import CropSpec
 from miner.decode import Decode, Found, Job, Order, Outcome, Refused, Reply, decode_order
 from miner.decoders import Decoders, default_num_decoders
 from miner.errors import ResourceError
-from miner.images import CropSpec
 from miner.ring import Ring
 from miner.schema import Reason
 from tests.dying import HANGS, KILLS, KILLS_ONCE, MURDERS, dying, mistaken
