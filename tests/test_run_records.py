@@ -101,6 +101,7 @@ def test_leftovers_are_what_no_record_names(tmp_path: Path) -> None:
         "commits/samples/.set.00000.json.aa.unfinished",
         ".run.json.aa.unfinished",
         f"pairs/{name}/.join.json.aa.unfinished",
+        f"pairs/{name}/report/.index.html.aa.unfinished",
         f"pairs/{name}/raw.dead/part-00000.parquet",
     ]
     for path in planted:
