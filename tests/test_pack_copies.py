@@ -32,7 +32,7 @@ def test_a_node_that_sees_only_the_bucket_finds_the_same(
     local = make_store(tmp_path / "run", num_shards=6, rows=40)
     upload(tmp_path / "run", f"{s3}/run")
     expected = raw(local)
-    monkeypatch.setattr("miner.store.SCRATCH", tmp_path / "head")
+    monkeypatch.setattr("miner.run_place.SCRATCH", tmp_path / "head")
     store = Store(f"{s3}/run")
     seen = []
     fetched: set[str] = set()
@@ -40,7 +40,7 @@ def test_a_node_that_sees_only_the_bucket_finds_the_same(
     def on_another_node(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
         """A node on which the driver's folder is not there; its own is another."""
         there = tuple(replace(pack, folder=tmp_path / "gone") for pack in work.packs)
-        monkeypatch.setattr("miner.store.SCRATCH", tmp_path / "node")
+        monkeypatch.setattr("miner.run_place.SCRATCH", tmp_path / "node")
         seen.append(sorted(path for path in objects(f"{s3}/run") if path.startswith("packed/")))
         for name in in_turn(replace(work, packs=there), tasks):
             fetched.update(path.name for path in (tmp_path / "node").rglob("*.npy"))
@@ -59,7 +59,7 @@ def test_a_node_that_finds_no_copy(
 ) -> None:
     make_store(tmp_path / "run")
     upload(tmp_path / "run", f"{s3}/run")
-    monkeypatch.setattr("miner.store.SCRATCH", tmp_path / "head")
+    monkeypatch.setattr("miner.run_place.SCRATCH", tmp_path / "head")
     store = Store(f"{s3}/run")
 
     def too_late(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
