@@ -143,8 +143,8 @@ class World:
         return process
 
     def finish(self, run: Path) -> int:
-        """The command, to its end; run again where a shard was given up, it has to end well."""
-        for _ in range(3):
+        """The command, to its end; on Ray again where a shard was given up, it has to end well."""
+        for _ in range(3 if "ray" in self.options else 1):
             process = self.start(run)
             process.join(FINISHED_S)
             told = run.with_suffix(".err").read_text()
