@@ -84,6 +84,11 @@ def embed(
             num_shards=len(shards),
             max_bad_fraction=read.max_bad_fraction,
         )
+        if elsewhere and read.limit is not None:
+            log.warning(
+                "--limit counts samples over the shards in their order: they go one at a time, so "
+                "that one Ray worker alone is busy"
+            )
         task = _Embedding(
             store=store,
             shards=shards,
