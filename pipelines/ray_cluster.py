@@ -23,7 +23,7 @@ CONNECT_S = 10.0
 """How long a cluster's head may take to answer, in seconds."""
 
 STORE_BYTES = 200 * 2**20
-"""Object store of a cluster that is started here."""
+"""Object store of a cluster that is started here; Ray would set a share of the memory aside."""
 
 MOST_CORES = 8
 """Cores of a worker that computes on CPUs, where the settings say nothing."""
@@ -201,12 +201,12 @@ def _find() -> str:
 
 
 def _init(address: str | None) -> Any:
+    # A new cluster takes a token by Ray's own default; RAY_AUTH_MODE set here would only undo that.
     context = ray.init(
         address=address,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        # Counts and error texts go through it; Ray would set a share of the memory aside.
         object_store_memory=STORE_BYTES if address == "local" else None,
     )
     # Ray prints on stdout what becomes of its processes, whatever it was told; we log it ourselves.
