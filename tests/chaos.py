@@ -391,18 +391,22 @@ def workers_killed(
 @fault("rpc-failures", on_ray=True)
 def rpc_failures(world: World, moments: random.Random, run: Path) -> str:
     """Calls between the processes of a Ray cluster of the command's own fail, or their answers."""
-    share = {"num_failures": 20, "req_failure_prob": 5, "resp_failure_prob": 5}
-    share["in_flight_failure_prob"] = 5
     method = moments.choice(RPC_METHODS)
-    environment = {"RAY_ADDRESS": "local", "RAY_testing_rpc_failure": json.dumps({method: share})}
+    # The first of every kind for certain, then by chance, so many in each process.
+    failures = {"num_failures": 20}
+    for kind in ("req", "resp", "in_flight"):
+        failures |= {f"{kind}_failure_prob": 5, f"num_lower_bound_{kind}_failures": 1}
+    environment = {"RAY_ADDRESS": "local", "RAY_testing_rpc_failure": json.dumps({method: failures})}
     disturbed = replace(world, environment=environment)
     process = disturbed.start(run)
     process.join(FINISHED_S)
     told = run.with_suffix(".err").read_text()
     assert process.exitcode in (WELL, PARTIAL, 4), (process.exitcode, told)
     assert "Traceback" not in told, told
+    num_lost = " ".join(told.split()).count("a Ray worker was taken away")
+    assert num_lost > 0 or "PushTask" not in method, told
     world.finish_and_check(run)
-    return f"{method}; exit code {process.exitcode}"
+    return f"{method}; {num_lost} workers lost, exit code {process.exitcode}"
 
 
 # ---- the command
