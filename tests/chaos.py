@@ -396,7 +396,8 @@ def rpc_failures(world: World, moments: random.Random, run: Path) -> str:
     failures = {"num_failures": 20}
     for kind in ("req", "resp", "in_flight"):
         failures |= {f"{kind}_failure_prob": 5, f"num_lower_bound_{kind}_failures": 1}
-    environment = {"RAY_ADDRESS": "local", "RAY_testing_rpc_failure": json.dumps({method: failures})}
+    told_ray = {"RAY_testing_rpc_failure": json.dumps({method: failures})}
+    environment = {"RAY_ADDRESS": "local", **told_ray}
     disturbed = replace(world, environment=environment)
     process = disturbed.start(run)
     process.join(FINISHED_S)
