@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,25 @@ from pipelines.loading import Encoders, device_of
 
 FIRST_SHARDS = 100
 """Shards on whose first images a worker's engines prove themselves, at most."""
+
+FIRST_FILES = 1024
+"""Files of folder trees among them, at most: four for each image that a proof takes on a GPU."""
+
+
+def first_shards(shards: Sequence[Shard]) -> list[Shard]:
+    """The first shards as a proof needs them, small enough to travel to every worker.
+
+    Slices of a folder tree name all their files; those beyond what is read are left out.
+    """
+    first = []
+    num_left = FIRST_FILES
+    for shard in shards[:FIRST_SHARDS]:
+        if shard.files and not num_left:
+            break
+        cut = shard.files[:num_left]
+        num_left -= len(cut)
+        first.append(replace(shard, files=cut))
+    return first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

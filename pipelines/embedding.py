@@ -21,7 +21,7 @@ from miner.stats import Stats
 from miner.store import Store
 from miner.vectors import EncoderVectors
 from miner.versions import versions
-from pipelines.embed_work import FIRST_SHARDS, EmbedHere, EmbedShards, ShardTask
+from pipelines.embed_work import EmbedHere, EmbedShards, ShardTask, first_shards
 from pipelines.embedded import Embedded
 from pipelines.executors import Executor, Inline
 from pipelines.joins import with_own_thresholds
@@ -84,6 +84,11 @@ def embed(
             num_shards=len(shards),
             max_bad_fraction=read.max_bad_fraction,
         )
+        if elsewhere and read.limit is not None:
+            log.warning(
+                "--limit counts samples over the shards in their order: they go one at a time, so "
+                "that one Ray worker alone is busy"
+            )
         task = _Embedding(
             store=store,
             shards=shards,
@@ -138,7 +143,7 @@ def _embed_all(
         how=task.how,
         records=task.encoders.records,
         wanted=wanted,
-        first_shards=task.shards[:FIRST_SHARDS],
+        first_shards=first_shards(task.shards),
     )
     here = EmbedHere(work=there, encoders=task.encoders)
     work = here if isinstance(task.executor, Inline) else there

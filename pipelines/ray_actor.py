@@ -18,7 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from miner.errors import EngineError, MinerError, ParityError, StoreError
+from miner.errors import EngineError, FingerprintError, MinerError, ParityError
 from pipelines.executors import ReportT, TaskT, Work
 from pipelines.ray_metrics import ActorMetrics
 
@@ -29,10 +29,10 @@ MOST_REPORT_BYTES = 2**16
 """What a report may take, pickled; Ray keeps larger things in its object store."""
 
 GRAVE_WHEN_OPENING = (MinerError, ValueError)
-"""Errors with which the whole run ends: a worker cannot be opened with these settings ..."""
+"""Errors with which the whole run ends: the first worker cannot be opened by these settings ..."""
 
-GRAVE = (StoreError, EngineError, ParityError)
-"""... or finds that the run directory or an engine is not as it has to be."""
+GRAVE = (FingerprintError, EngineError, ParityError)
+"""... or one finds that the run or an engine is another one. Storage may fail one node alone."""
 
 MOST_ERROR_CHARS = 1000
 """What is told of an error, at most."""

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 CONNECT_S = 10.0
 """How long a cluster's head may take to answer, in seconds."""
 
+STORE_BYTES = 200 * 2**20
+"""Object store of a cluster that is started here; Ray would set a share of the memory aside."""
+
 MOST_CORES = 8
 """Cores of a worker that computes on CPUs, where the settings say nothing."""
 
@@ -53,7 +56,7 @@ class Cluster:
 
     Attributes:
         is_ours: whether it was started here, and ends with the run; then it does not grow.
-        needs: of each worker.
+        needs: of each worker; guessed until a node comes that has room for one.
     """
 
     def __init__(self, settings: ExecutorSettings, device: str) -> None:
@@ -69,8 +72,11 @@ class Cluster:
         self._is_connected_here = not ray.is_initialized()
         self.is_ours = self._is_connected_here and _connect()
         try:
+            self._settings, self._device = settings, device
             self.needs = self._needs_of(settings, device)
+            self._is_guessed = self.room() == 0
             self._check_room(device)
+            self._say_device()
         except BaseException:
             self.close()
             raise
@@ -83,6 +89,23 @@ class Cluster:
     def room(self) -> int:
         """How many workers the nodes are enough for, if nobody else used them."""
         return sum(self.needs.fits(resources) for resources in self.nodes().values())
+
+    def free(self) -> int:
+        """How many further workers there is room for, as others use it now."""
+        if self.is_ours:
+            return self.room()
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        return self.needs.fits(free)
+
+    def update_needs(self) -> bool:
+        """Find out what a worker needs where that was a guess; whether it is something else."""
+        if not self._is_guessed:
+            return False
+        before, self.needs = self.needs, self._needs_of(self._settings, self._device)
+        self._is_guessed = self.room() == 0
+        if not self._is_guessed:
+            self._say_device()
+        return self.needs != before
 
     def describe(self) -> str:
         """What there is, in words."""
@@ -117,6 +140,12 @@ class Cluster:
                 "--cores-per-worker, or start a cluster with such nodes and set RAY_ADDRESS"
             )
         log.warning("%s: waiting for nodes to be added", lacks)
+
+    def _say_device(self) -> None:
+        if self._device == "auto" and not self.needs.num_gpus and not self._is_guessed:
+            log.warning(
+                "--device auto: no node of the Ray cluster has a GPU, so workers compute on CPUs"
+            )
 
 
 def _connect() -> bool:
@@ -172,11 +201,13 @@ def _find() -> str:
 
 
 def _init(address: str | None) -> Any:
+    # A new cluster takes a token by Ray's own default; RAY_AUTH_MODE set here would only undo that.
     context = ray.init(
         address=address,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
+        object_store_memory=STORE_BYTES if address == "local" else None,
     )
     # Ray prints on stdout what becomes of its processes, whatever it was told; we log it ourselves.
     told: Any = ray._private.worker

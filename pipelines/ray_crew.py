@@ -19,6 +19,9 @@ from pipelines.ray_cluster import Cluster
 
 log = logging.getLogger(__name__)
 
+TICK_S = 0.5
+"""How long the driver waits at once, in seconds; signals are seen in between."""
+
 IN_HAND = 2
 """Tasks that an actor has at once: the one it is at, and the next, which is read ahead."""
 
@@ -29,7 +32,10 @@ ASK_S = 1.0
 """How often an actor is asked for a sign of life, in seconds."""
 
 MOST_FALSE_STARTS = 5
-"""So many actors in a row may end before they are ready."""
+"""So many actors in a row may end before they are ready ..."""
+
+PAUSE_S = 60.0
+"""... and where others are at work, the next one is hired so many seconds later."""
 
 NODE_DEATH = ("node has died", "node is dead", "node was terminated", "node is terminated")
 
@@ -45,8 +51,9 @@ class Member(Generic[TaskT]):
         opening: the call that tells when its worker is ready; None once it is.
         asking: the call for a sign of life that is on its way.
         asked_s: when that was made.
-        is_placed: whether it runs on some node yet.
-        node_id: which.
+        placing: the call that tells where it runs; None once that is known.
+        node_id: the node on which it runs; empty before.
+        placed_s: since when, as far as is known.
         num_steps: of which it told so far.
         sign_s: when it last showed progress.
         in_hand: what it is at, by the calls, in the order of these.
@@ -60,6 +67,7 @@ class Member(Generic[TaskT]):
     asked_s: float = 0.0
     placing: Any = None
     node_id: str = ""
+    placed_s: float = 0.0
     num_steps: int = 0
     sign_s: float = 0.0
     in_hand: dict[Any, Attempt[TaskT]] = field(default_factory=dict)
@@ -80,6 +88,7 @@ class Crew(Generic[TaskT, ReportT]):
 
     Attributes:
         members: those that live, as far as is known.
+        was_ready: whether any worker ever was.
     """
 
     def __init__(
@@ -87,16 +96,19 @@ class Crew(Generic[TaskT, ReportT]):
     ) -> None:
         self.members: list[Member[TaskT]] = []
         self._cluster, self._settings = cluster, settings
-        # Once for all actors; Ray would pickle it for each.
         self._work = work
         self._looked_s = -LOOK_S
-        self._room = 0
+        self._room = self._num_more = 0
         self._num_hired = 0
+        self.was_ready = False
         self._num_false_starts = 0
-        self._alone_since_s = time.monotonic()
+        self._pause_until_s = 0.0
+        self._alone_since_s = self._round_s = time.monotonic()
 
     def hire(self, num_wanted: int) -> None:
-        """Have as many actors as are wanted and have room, and no more that are not placed.
+        """Have as many actors as are wanted and have room, and one more where others may free it.
+
+        As many as `--num-workers` says are asked for at once, also where no node is there for them.
 
         Raises:
             ResourceError: for too long no worker has become ready.
@@ -104,17 +116,35 @@ class Crew(Generic[TaskT, ReportT]):
         now_s = time.monotonic()
         if now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
-            room = max(self._cluster.room(), 1)
-            if room != self._room and self._room:
-                log.warning("the cluster has room for %d workers now", room)
-            self._room = room
+            self._look()
         most = self._settings.num_workers or self._room
         for member in [m for m in self.members if not m.node_id][::-1]:
             if len(self.members) > most:
                 self.dismiss(member)
-        while len(self.members) < min(most, num_wanted):
+        while len(self.members) < min(most, num_wanted) and self._may_hire(now_s):
             self._hire_one(now_s)
         self._check_start(now_s)
+
+    def _look(self) -> None:
+        """See what the cluster has room for."""
+        if self._cluster.update_needs():
+            # They were asked for with too few cores.
+            for member in [member for member in self.members if not member.is_ready]:
+                self.dismiss(member)
+        # One beyond those that are placed, so that a cluster that can grow does.
+        beyond = 0 if self._cluster.is_ours else 1
+        room = self._cluster.room()
+        if room + beyond != self._room and self._room:
+            log.warning("the cluster has room for %d workers now", room)
+        self._room = room + beyond
+        num_unplaced = sum(not member.node_id for member in self.members)
+        self._num_more = self._cluster.free() + beyond - num_unplaced
+
+    def _may_hire(self, now_s: float) -> bool:
+        """Whether one more has room; beyond that one alone may wait, for each buys a node."""
+        if now_s < self._pause_until_s and any(member.is_ready for member in self.members):
+            return False
+        return self._settings.num_workers is not None or self._num_more > 0
 
     def _hire_one(self, now_s: float) -> None:
         needs = self._cluster.needs
@@ -128,6 +158,7 @@ class Crew(Generic[TaskT, ReportT]):
             max_concurrency=IN_HAND + 4,
         ).remote(self._work, needs.num_cores)
         self._num_hired += 1
+        self._num_more -= 1
         self.members.append(
             Member(
                 name=f"actor {self._num_hired}",
@@ -150,10 +181,21 @@ class Crew(Generic[TaskT, ReportT]):
                 "use, or give other --cores-per-worker, --device or a longer --worker-start-s"
             )
 
+    def note_absence(self) -> None:
+        """Begin a round; time for which the driver itself was away speaks against nobody."""
+        now_s = time.monotonic()
+        away_s = now_s - self._round_s - 2 * TICK_S
+        self._round_s = now_s
+        if away_s > 0:
+            self._alone_since_s += away_s
+            for member in self.members:
+                member.sign_s += away_s
+                member.placed_s += away_s
+
     def is_silent(self, member: Member[TaskT]) -> bool:
         """Whether a member has shown no progress for too long."""
         if not member.is_ready:
-            return member.node_id != "" and self._is_late(member.hired_s, "worker_start_s")
+            return member.node_id != "" and self._is_late(member.placed_s, "worker_start_s")
         return bool(member.in_hand) and self._is_late(member.sign_s, "worker_silence_s")
 
     def _is_late(self, since_s: float, limit: str) -> bool:
@@ -166,8 +208,13 @@ class Crew(Generic[TaskT, ReportT]):
             if member.is_ready and member.asking is None and now_s - member.asked_s > ASK_S:
                 member.asking, member.asked_s = member.actor.num_steps.remote(), now_s
 
-    def is_ready(self, member: Member[TaskT]) -> None:
+    def placed(self, member: Member[TaskT], node_id: str) -> None:
+        """A member runs on some node."""
+        member.placing, member.node_id, member.placed_s = None, node_id, time.monotonic()
+
+    def ready(self, member: Member[TaskT]) -> None:
         """A member's worker is open."""
+        self.was_ready = True
         self._num_false_starts = 0
         member.opening, member.sign_s = None, time.monotonic()
 
@@ -175,11 +222,14 @@ class Crew(Generic[TaskT, ReportT]):
         """A member ended before it was ready.
 
         Raises:
-            ResourceError: so did too many before it.
+            ResourceError: so did too many before it, and nobody else is at work.
         """
         self._num_false_starts += 1
         log.warning("a Ray worker ended before it was ready: %s", why)
-        if self._num_false_starts >= MOST_FALSE_STARTS:
+        if self._num_false_starts < MOST_FALSE_STARTS:
+            return
+        self._pause_until_s = time.monotonic() + PAUSE_S
+        if not any(member.is_ready for member in self.members):
             raise ResourceError(
                 f"{MOST_FALSE_STARTS} Ray workers in a row ended before they were ready; of the "
                 f"last one: {why}; see Ray's logs on that node"
@@ -196,6 +246,7 @@ class Crew(Generic[TaskT, ReportT]):
     def dismiss(self, member: Member[TaskT]) -> None:
         """End a member at once, whatever it is at."""
         self.members.remove(member)
+        self._num_more += 1
         ray.kill(member.actor, no_restart=True)
 
     def close(self, *, gently: bool) -> None:

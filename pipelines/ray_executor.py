@@ -15,19 +15,17 @@ from typing import Any, Generic
 import ray
 
 from miner.config import ExecutorSettings
+from miner.errors import MinerError
 from pipelines.attempts import Attempts
 from pipelines.executors import Executor, OnProgress, Outcome, ReportT, TaskT, Work
 from pipelines.ray_actor import Reply
 from pipelines.ray_cluster import Cluster
-from pipelines.ray_crew import IN_HAND, Crew, Member
+from pipelines.ray_crew import IN_HAND, TICK_S, Crew, Member
 
 log = logging.getLogger(__name__)
 
 MOST_REASON_CHARS = 400
 """What is told of Ray's account of an actor's end, at most."""
-
-TICK_S = 0.5
-"""How long the driver waits at once, in seconds; signals are seen in between."""
 
 
 class RayExecutor(Executor):
@@ -101,6 +99,9 @@ class _Running(Generic[TaskT, ReportT]):
         """What becomes of every task."""
         crew, attempts = self._crew, self._attempts
         while True:
+            crew.note_absence()
+            for member in [member for member in crew.members if crew.is_silent(member)]:
+                yield from self._lose_silent(member)
             attempts.look_ahead(IN_HAND * (len(crew.members) + 1))
             if attempts.is_done:
                 return
@@ -110,9 +111,6 @@ class _Running(Generic[TaskT, ReportT]):
             crew.ask()
             for member, call in self._answered():
                 yield from self._take(member, call)
-            for member in list(crew.members):
-                if crew.is_silent(member):
-                    yield from self._lose_silent(member)
 
     def _hand_out(self) -> None:
         """Give tasks to those that have room for one, the idlest first."""
@@ -141,7 +139,10 @@ class _Running(Generic[TaskT, ReportT]):
         try:
             found = ray.get(call)
         except ray.exceptions.RayTaskError as error:
-            raise RuntimeError(f"a mistake in the Ray actor: {error}") from error
+            raise MinerError(
+                f"a Ray actor's own code failed ({_reason_of(error)}), which is no shard's fault; "
+                "see that every node has the driver's version of blindpairs, or report it"
+            ) from error
         except ray.exceptions.RayError as error:
             yield from self._lose(member, error)
             return
@@ -149,7 +150,7 @@ class _Running(Generic[TaskT, ReportT]):
             member.asking = None
             self._show(member, found)
         elif call == member.placing:
-            member.placing, member.node_id = None, found.node_id
+            self._crew.placed(member, found.node_id)
         elif call == member.opening:
             yield from self._opened(member, found)
         else:
@@ -164,12 +165,13 @@ class _Running(Generic[TaskT, ReportT]):
     def _opened(
         self, member: Member[TaskT], reply: Reply[ReportT]
     ) -> Iterator[Outcome[TaskT, ReportT]]:
-        if reply.error is not None:
+        if reply.error is not None and not self._crew.was_ready:
             raise reply.error
         if reply.failure:
+            # Where others got ready it is this one's node, not the settings.
             yield from self._fail(member, reply.failure)
         else:
-            self._crew.is_ready(member)
+            self._crew.ready(member)
 
     def _done(
         self, member: Member[TaskT], call: Any, reply: Reply[ReportT]
@@ -199,7 +201,7 @@ class _Running(Generic[TaskT, ReportT]):
             yield from self._fail(member, f"its worker died: {why}")
 
     def _lose_silent(self, member: Member[TaskT]) -> Iterator[Outcome[TaskT, ReportT]]:
-        since_s = member.sign_s if member.is_ready else member.hired_s
+        since_s = member.sign_s if member.is_ready else member.placed_s
         silent_s = time.monotonic() - since_s
         yield from self._fail(member, f"its worker showed no progress for {silent_s:.0f} s")
 

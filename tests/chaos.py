@@ -40,6 +40,14 @@ PRELOAD = ("tests.mine_small", "open_clip", "timm")
 FINISHED_S = 180.0
 """Nothing here takes so long, in seconds; what does, hangs."""
 
+RPC_METHODS = (
+    "CoreWorkerService.grpc_client.PushTask",
+    "NodeManagerService.grpc_client.RequestWorkerLease",
+    "ActorInfoGcsService.grpc_client.CreateActor",
+    "*",
+)
+"""What fails: Ray's core knows its calls by these names."""
+
 WELL = 0
 PARTIAL = 3
 
@@ -381,6 +389,28 @@ def workers_killed(
     assert process.exitcode in (WELL, PARTIAL), run.with_suffix(".err").read_text()
     world.finish_and_check(run)
     return f"{len(killed)} processes killed, {num_driver_kills} of them drivers"
+
+
+@fault("rpc-failures", on_ray=True)
+def rpc_failures(world: World, moments: random.Random, run: Path) -> str:
+    """Calls between the processes of a Ray cluster of the command's own fail, or their answers."""
+    method = moments.choice(RPC_METHODS)
+    # The first of every kind for certain, then by chance, so many in each process.
+    failures = {"num_failures": 20}
+    for kind in ("req", "resp", "in_flight"):
+        failures |= {f"{kind}_failure_prob": 5, f"num_lower_bound_{kind}_failures": 1}
+    told_ray = {"RAY_testing_rpc_failure": json.dumps({method: failures})}
+    environment = {"RAY_ADDRESS": "local", **told_ray}
+    disturbed = replace(world, environment=environment)
+    process = disturbed.start(run)
+    process.join(FINISHED_S)
+    told = run.with_suffix(".err").read_text()
+    assert process.exitcode in (WELL, PARTIAL, 4), (process.exitcode, told)
+    assert "Traceback" not in told, told
+    num_lost = " ".join(told.split()).count("a Ray worker was taken away")
+    assert num_lost > 0 or "PushTask" not in method, told
+    world.finish_and_check(run)
+    return f"{method}; {num_lost} workers lost, exit code {process.exitcode}"
 
 
 # ---- the command

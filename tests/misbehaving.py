@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.errors import FingerprintError, ResourceError
+from miner.errors import FingerprintError, ResourceError, StoreError
 from pipelines.executors import OnProgress, Work, Worker
 
 
@@ -123,6 +123,11 @@ def act(folder: Path, deed: Deed) -> None:
         raise FingerprintError("the run is another one")
     elif does == "lacks":
         raise ResourceError("there is no such thing here")
+    elif does == "lacks the second time":
+        if marks == 1:
+            raise ResourceError("there is no such thing here")
+    elif does == "cannot reach":
+        raise StoreError("the storage cannot be reached")
     elif does == "hangs":
         time.sleep(3600)
     elif does == "freezes":

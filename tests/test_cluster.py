@@ -53,6 +53,9 @@ def settings_of(script: click.Command, words: list[str]) -> tuple[MineSettings, 
     """What a script would do with some words."""
     context = script.make_context("script", list(words))
     flags = {n: v for n, v in context.params.items() if n in MineSettings.model_fields}
+    if "--num-workers" in words:
+        # Their default where Ray has set RAY_ADDRESS; elsewhere such words are refused.
+        flags["executor"] = "ray"
     return settings_from(MineSettings, flags, None), context.params
 
 
@@ -72,6 +75,12 @@ def test_ray_takes_the_aws_file() -> None:
             validate_config(prepare_config(load("aws.yaml") | broken))
 
 
+def check_workers(settings: MineSettings, num_nodes: int, num_cores: int = 8) -> None:
+    """The head has no GPU, and no node has come: nothing may be left to what is there."""
+    assert (settings.device, settings.join) == ("cuda", "triton")
+    assert (settings.num_workers, settings.cores_per_worker) == (num_nodes, num_cores)
+
+
 def test_aws_nodes() -> None:
     config = load("aws.yaml")
     head, gpu = (config["available_node_types"][name] for name in ("head", "gpu"))
@@ -83,6 +92,8 @@ def test_aws_nodes() -> None:
     options = config["docker"]["run_options"]
     assert "--env RAY_AUTH_MODE=token" in options
     assert "--env RAY_ADDRESS=auto" in config["docker"]["head_run_options"]
+    _, _, _, _, _, *words = commands_in((CLUSTER / "aws.yaml").read_text("utf-8"), "ray submit")[0]
+    check_workers(settings_of(mine_laion, words)[0], gpu["max_workers"])
     # What is mounted exists on the node before its container does.
     prepared = " ".join(config["initialization_commands"])
     mounted = [option.split()[1].split(":") for option in options if "--volume" in option]
@@ -142,7 +153,12 @@ def test_kuberay_job() -> None:
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
         assert mounts["scratch"] == "/scratch"
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    limits = container["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == "1"
+    # A run with one damaged shard ends with exit code 3, and is not run again and again.
+    assert spec["backoffLimit"] == 0
+    settings, _ = settings_of(mine_laion, shlex.split(spec["entrypoint"])[3:])
+    check_workers(settings, workers["maxReplicas"], int(limits["cpu"]))
 
 
 def test_kuberay_entrypoint_is_a_command_of_ours() -> None:

@@ -8,16 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from miner.config import EmbedSettings, ReadSettings
+from export.gate import AMOUNTS, first_images
+from miner.config import EmbedSettings, ImageLimits, ReadSettings
 from miner.embed import reading_fingerprint
 from miner.errors import FingerprintError
-from miner.shards import list_shards
+from miner.shards import Shard, list_shards
 from miner.store import Store
-from pipelines.embed_work import EmbedShards, ShardTask
+from pipelines.embed_work import (
+    FIRST_FILES,
+    FIRST_SHARDS,
+    EmbedShards,
+    ShardTask,
+    first_shards,
+)
 from pipelines.executors import Inline
 from pipelines.loading import Encoders
 from tests.commands import Commands
-from tests.small import write_corpus
+from tests.small import jpeg, write_corpus
 from tests.towers import write_clip_weights
 
 
@@ -57,6 +64,38 @@ def test_it_travels_and_does_the_same_there(work: EmbedShards, tmp_path: Path) -
     # What is committed meanwhile is reported too, with nothing done.
     outcomes = list(Inline().run(work, tasks))
     assert [dict(o.report.stats.counts) for o in outcomes if o.report] == [{}, {}]
+
+
+def test_a_million_files_of_a_tree_do_not_travel_to_every_worker(work: EmbedShards) -> None:
+    files = tuple(f"n01440764/n01440764_{number:05d}.JPEG" for number in range(10_000))
+    tree = [
+        Shard(
+            dataset="tree", stem=f"{place:05d}", url="/tree", num_bytes=1, modified="1", files=files
+        )
+        for place in range(FIRST_SHARDS)
+    ]
+    cut = first_shards(tree)
+    assert [shard.files for shard in cut] == [files[:FIRST_FILES]]
+    assert len(pickle.dumps(replace(work, first_shards=cut))) < 2**16
+    # Two small slices, with tars beside them, are whole.
+    few = [replace(tree[0], files=files[:500]), replace(tree[1], files=()), tree[2]]
+    assert first_shards(few) == [*few[:2], replace(tree[2], files=files[: FIRST_FILES - 500])]
+    assert max(amounts.read for amounts in AMOUNTS.values()) * 4 == FIRST_FILES
+
+
+def test_a_proof_sees_the_first_images_of_a_tree(work: EmbedShards, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    for number in range(6):
+        (tmp_path / "tree" / f"{number}.jpg").write_bytes(jpeg(number))
+    (shard,) = list_shards([str(tmp_path / "tree")])
+    limits = work.read.part(ImageLimits)
+    groups = [
+        first_images(shards, work.records, 3, limits=limits)
+        for shards in ([shard], [replace(shard, files=shard.files[:3])])
+    ]
+    for whole, cut in zip(*groups, strict=True):
+        assert len(whole.pixels_NCHW) == 3
+        assert torch.equal(whole.pixels_NCHW, cut.pixels_NCHW)
 
 
 def test_a_worker_keeps_to_its_cores_and_says_that_it_writes(work: EmbedShards) -> None:

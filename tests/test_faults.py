@@ -59,6 +59,15 @@ def test_fault(world: World, tmp_path: Path, name: str) -> None:
     assert chaos.FAULTS[name](world, random.Random(0), tmp_path / "run")
 
 
+def test_calls_of_ray_fail(
+    world: World, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those by which the driver hands tasks to its workers."""
+    monkeypatch.setattr(chaos, "RPC_METHODS", chaos.RPC_METHODS[:1])
+    on_ray = world.on_ray(cluster.address)
+    assert chaos.rpc_failures(on_ray, random.Random(0), tmp_path / "run")
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_is_damaged_is_named(world: World, tmp_path: Path, seed: int) -> None:
     chaos.file_damaged(world, random.Random(seed), tmp_path / "run")

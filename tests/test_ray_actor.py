@@ -37,6 +37,7 @@ def test_calls_overlap_and_each_gets_its_own_report(tmp_path: Path) -> None:
         ("raises", "the worker raised RuntimeError: a mistake at this task ("),
         ("tells much", "AssertionError: report of bad has 100"),
         ("lacks", "the worker raised miner.errors.ResourceError: there is no such thing here"),
+        ("cannot reach", "the worker raised miner.errors.StoreError: the storage cannot be reach"),
     ],
 )
 def test_what_ends_a_worker_is_told_to_all_who_wait(tmp_path: Path, does: str, says: str) -> None:

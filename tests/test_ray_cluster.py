@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 from miner.config import ExecutorSettings
 from miner.errors import ResourceError
 from pipelines import ray_cluster
-from pipelines.ray_cluster import Cluster, Needs
+from pipelines.ray_cluster import STORE_BYTES, Cluster, Needs
 from tests.commands import Commands
 from tests.small import write_corpus
 
@@ -76,6 +79,29 @@ def test_a_cluster_that_is_named_and_not_there(
     ran = commands.mine(*words)
     assert ran.code == 4, ran.err
     assert "a Ray client's, through which workers cannot be watched" in ran.err
+
+
+def test_a_cluster_of_this_machine_takes_a_token_and_little_memory(tmp_path: Path) -> None:
+    script = (
+        "import os, ray\n"
+        "from miner.config import ExecutorSettings\n"
+        "from pipelines.ray_cluster import Cluster\n"
+        "cluster = Cluster(ExecutorSettings(executor='ray', cores_per_worker=1), 'auto')\n"
+        "print(cluster.is_ours, os.environ['RAY_AUTH_MODE'])\n"
+        "print(round(ray.cluster_resources()['object_store_memory']))\n"
+        "cluster.close()\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env=env | {"RAY_ADDRESS": "local", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["True", "token", str(STORE_BYTES)]
+    assert "no node of the Ray cluster has a GPU, so workers compute on CPUs" in ran.stderr
 
 
 def test_errors_of_ray_are_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

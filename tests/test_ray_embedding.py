@@ -74,6 +74,8 @@ def test_a_limit_counts_on_ray_as_inline(
     for name, how in (("inline", ()), ("ray", RAY)):
         ran = commands.mine(corpus, *limited, *how, "--out", tmp_path / name)
         assert ran.code == 0, ran.err
+        told = "they go one at a time, so that one Ray worker alone is busy"
+        assert " ".join(ran.err.split()).count(told) == (name == "ray")
     assert raw_parts(tmp_path / "ray") == raw_parts(tmp_path / "inline")
     assert committed(tmp_path / "ray").keys() == committed(tmp_path / "inline").keys()
 

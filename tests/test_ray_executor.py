@@ -15,8 +15,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from miner.config import ExecutorSettings
-from miner.errors import FingerprintError, ResourceError
+from miner.errors import FingerprintError, MinerError, ResourceError
 from pipelines.executors import Outcome
+from pipelines.ray_crew import Crew, Member
 from pipelines.ray_executor import RayExecutor
 from tests.misbehaving import Deed, Misbehaving, Told
 from tests.ray_clusters import Watching, cluster, store_bytes
@@ -162,6 +163,46 @@ def test_errors_of_the_whole_run_are_raised(cluster: Cluster, tmp_path: Path) ->
         run(tmp_path / "c", well(1), opens="leaves", num_workers=1)
     outcomes = run(tmp_path / "d", well(1), opens="exits", times=2, num_workers=1)
     assert outcomes["well0"].num_attempts == 1
+
+
+def test_one_sick_worker_does_not_end_the_run(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = [Deed(name="unlucky", does="cannot reach", times=1), *well(2)]
+    outcomes = run(tmp_path / "a", tasks)
+    assert all(outcome.report for outcome in outcomes.values())
+    assert outcomes["unlucky"].num_attempts == 2
+    # A worker was ready before: that the next one cannot be opened is its node's fault.
+    tasks = [Deed(name="unlucky", does="is killed", times=1)]
+    outcomes = run(tmp_path / "b", tasks, opens="lacks the second time", num_workers=1)
+    assert outcomes["unlucky"].report is not None
+    assert outcomes["unlucky"].num_attempts == 2
+    assert "ended before it was ready: there is no such thing here" in caplog.text
+
+
+def test_a_driver_that_was_away_blames_nobody(cluster: Cluster, tmp_path: Path) -> None:
+    """Whoever takes the outcomes may take his time, or the driver may be stopped."""
+    tasks = [Deed(name="quick"), *(Deed(name=f"slow{n}", takes_s=9.0) for n in range(2))]
+    settings = ExecutorSettings(**TWO | {"worker_silence_s": 4.0})
+    with RayExecutor(settings, "cpu") as executor:
+        outcomes = executor.run(Misbehaving(folder=tmp_path), tasks)
+        assert next(outcomes).task.name == "quick"
+        time.sleep(6.0)
+        assert [(o.num_attempts, o.error) for o in outcomes] == [(1, None), (1, None)]
+
+
+def test_a_mistake_of_the_actor_itself_is_said_to_be_one(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An actor asks for fewer words than the driver has: another version is on its node.
+    monkeypatch.setattr(Crew, "ask", lambda crew: [ask_wrongly(m) for m in crew.members])
+    with pytest.raises(MinerError, match=r"a Ray actor's own code failed .* every node has the dr"):
+        run(tmp_path, well(1, 2.0))
+
+
+def ask_wrongly(member: Member[Deed]) -> None:
+    if member.asking is None:
+        member.asking = member.actor.do.remote(None)
 
 
 def test_nobody_waits_for_ever_for_a_worker(
