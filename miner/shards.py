@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -114,6 +114,14 @@ def list_shards(
                 "check the path (tars in subfolders need a pattern such as FOLDER/*/*.tar)"
             )
     return sorted(shards.values(), key=lambda shard: shard.shard_id)
+
+
+def absolute(shard: Shard) -> Shard:
+    """The same shard, found from whatever folder a process stands in; its name stays."""
+    if not is_local_url(shard.url):
+        return shard
+    sidecar = None if shard.sidecar is None else os.path.abspath(shard.sidecar)
+    return replace(shard, url=os.path.abspath(shard.url), sidecar=sidecar)
 
 
 def _find(url: str, dataset: str | None, stem_depth: int) -> Iterator[Shard]:

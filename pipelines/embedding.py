@@ -16,7 +16,7 @@ from miner.errors import FingerprintError
 from miner.partial import embed_rests
 from miner.records import Json
 from miner.rows import joined_shards
-from miner.shards import Shard, list_shards
+from miner.shards import Shard, absolute, list_shards
 from miner.stats import Stats
 from miner.store import Store
 from miner.vectors import EncoderVectors
@@ -65,7 +65,8 @@ def embed(
     """
     executor = executor or Inline()
     _check_share(share, read, encode)
-    listed = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
+    found = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
+    listed = [absolute(shard) for shard in found]
     root = store.files.address
     if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
