@@ -9,10 +9,12 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import torch
+
 from miner.audit import collect_garbage
 from miner.config import EmbedSettings, JoinSettings, ReadSettings
 from miner.embed import reading_fingerprint
-from miner.errors import FingerprintError
+from miner.errors import FingerprintError, ResourceError
 from miner.partial import embed_rests
 from miner.records import Json
 from miner.rows import joined_shards
@@ -60,7 +62,8 @@ def embed(
 
     Raises:
         ValueError: `share` is given together with what needs all shards in their order.
-        MinerError: shards cannot be listed or were changed, or weights or a device are missing. A
+        MinerError: shards cannot be listed or were changed, or weights or a device are missing (of
+            the driver, too, where it has to encode some images late). A
             shard that cannot be read does not raise; it is reported in `failed`.
     """
     executor = executor or Inline()
@@ -71,6 +74,8 @@ def embed(
     if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
     elsewhere = not isinstance(executor, Inline)
+    if elsewhere:
+        _check_driver_sees(encode, how)
     encoders = Encoders(encode, listed, read=read, how=how, elsewhere=elsewhere)
     with store.remembering():
         shards = settle(listed, store, dataset_given=read.dataset is not None)
@@ -172,6 +177,18 @@ def _check_share(share: Share, read: ReadSettings, encode: EmbedSettings) -> Non
             "--dino-mode auto chooses by the first of all shards, which a --part does not see; "
             "give eager or lazy"
         )
+
+
+def _check_driver_sees(encode: EmbedSettings, how: JoinSettings | None) -> None:
+    """Refuse to leave to this machine's cores, in the join, what workers may have GPUs for."""
+    late = "--recheck" if how is not None and how.recheck else f"--dino-mode {encode.dino_mode}"
+    if encode.device == "cpu" or torch.cuda.is_available() or late == "--dino-mode eager":
+        return
+    raise ResourceError(
+        f"{late} has images encoded by this machine during the join, and it has no GPU, while Ray "
+        f"workers may (--device {encode.device}); run it on a machine with a GPU, leave it out, or "
+        "give --device cpu for all"
+    )
 
 
 class _Todo:

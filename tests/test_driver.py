@@ -164,6 +164,41 @@ def test_other_weights_do_not_go_on_with_a_lazy_run(
     assert "their weights files are those of small-clip-" in ran.err
 
 
+@pytest.mark.parametrize("late", [("--dino-mode", "lazy"), ("--dino-mode", "auto"), ("--recheck",)])
+def test_no_driver_without_a_gpu_encodes_for_workers_that_may_have_some(
+    commands: Commands,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    late: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = tmp_path / "run"
+    words = (corpus, *THRESHOLDS, "--precision", "bf16", "--executor", "ray", *late, "--out", run)
+    ran = commands.mine(*words)
+    assert ran.code == 4
+    assert f"{' '.join(late)} has images encoded by this machine" in ran.err
+    assert not run.exists()
+
+
+def test_a_driver_without_a_gpu_does_not_choose_the_join_of_workers_with_some(
+    commands: Commands,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("miner.implementations.gpu.available", lambda: "there is no GPU")
+    words = (corpus, *THRESHOLDS, "--executor", "ray", "--out", tmp_path / "run")
+    ran = commands.mine(*words, "--device", "cuda")
+    assert (ran.code, "give --join triton, or --join cpu" in ran.err) == (2, True)
+    assert not (tmp_path / "run").exists()
+    # With other devices it is said; the wrong shard ends the command before a cluster is sought.
+    ran = commands.mine(tmp_path / "none.tar", *words[1:], "--device", "cpu")
+    assert "none.tar" in ran.err
+    said = " ".join(ran.err.split())
+    assert "--join auto: cpu for all workers, exact; there is no GPU" in said
+
+
 @pytest.mark.parametrize("is_tree", [False, True])
 def test_a_join_proves_engines_on_the_images_of_the_run(
     commands: Commands,
