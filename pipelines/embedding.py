@@ -27,7 +27,7 @@ from pipelines.embed_work import FIRST_SHARDS, EmbedHere, EmbedShards, ShardTask
 from pipelines.embedded import Embedded
 from pipelines.executors import Executor, Inline
 from pipelines.joins import with_own_thresholds
-from pipelines.loading import Encoders, append_metrics
+from pipelines.loading import Encoders, append_failure, append_metrics
 from pipelines.modes import AUTO_SAMPLES, Choice, choice_made, choose
 from pipelines.progress import ShardOutcome, ShardProgress
 from pipelines.settle import settle
@@ -75,7 +75,7 @@ def embed(
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
     elsewhere = not isinstance(executor, Inline)
     if elsewhere:
-        _check_driver_sees(encode, how)
+        _check_elsewhere(encode, how)
     encoders = Encoders(encode, listed, read=read, how=how, elsewhere=elsewhere)
     with store.remembering():
         shards = settle(listed, store, dataset_given=read.dataset is not None)
@@ -155,6 +155,7 @@ def _embed_all(
             error = outcome.error if report is None else report.error
             stats = Stats() if report is None else report.stats
             if error is not None:
+                append_failure(task.store, shard.shard_id, error)
                 done.fail(shard.shard_id, error, stats)
                 todo.show("failed", stats, worker=outcome.worker)
                 continue
@@ -179,8 +180,13 @@ def _check_share(share: Share, read: ReadSettings, encode: EmbedSettings) -> Non
         )
 
 
-def _check_driver_sees(encode: EmbedSettings, how: JoinSettings | None) -> None:
-    """Refuse to leave to this machine's cores, in the join, what workers may have GPUs for."""
+def _check_elsewhere(encode: EmbedSettings, how: JoinSettings | None) -> None:
+    """Refuse what workers cannot do, or what this machine would do badly in their place."""
+    if encode.profile is not None:
+        raise ValueError(
+            "--profile traces one process, and with --executor ray there are several; leave out "
+            "one of them"
+        )
     late = "--recheck" if how is not None and how.recheck else f"--dino-mode {encode.dino_mode}"
     if encode.device == "cpu" or torch.cuda.is_available() or late == "--dino-mode eager":
         return
@@ -281,6 +287,7 @@ def _embed_rests(
             encoder = task.encoders.load(encoder_id)
             for shard_id, stats, error in embed_rests(store, shard_ids, encoder, late):
                 if error is not None:
+                    append_failure(store, shard_id, str(error))
                     done.fail(shard_id, str(error), stats)
                     continue
                 append_metrics(store, shard_id, stats)

@@ -14,7 +14,7 @@ from tests.small import jpeg, write_corpus, write_tar
 
 def work_done(run: Path) -> list[dict[str, int]]:
     """Counts of every shard on which a command worked, in order."""
-    path = run / "metrics" / "embed.jsonl"
+    (path,) = run.glob("metrics/embed.*.jsonl")
     return [json.loads(line)["counts"] for line in path.read_text().splitlines()]
 
 
@@ -155,6 +155,7 @@ def test_shard_that_cannot_be_read_does_not_stop_the_others(
     assert "failed: corpus.00001: the disk is on fire" in ran.out
     told = commands("status", run).out
     assert "corpus.00001  missing" in told
+    assert told.count("failed: corpus.00001: the disk is on fire; put it out") == 1
     assert re.search(r"shards\s+2 of 3 done, 0 damaged", told)
     assert re.search(r"running\s+no", told)
     with Store(run).writing():
