@@ -58,11 +58,35 @@ class EmbedOnly(ReadSettings, EmbedSettings, ExecutorSettings):
     """What `embed` may be told."""
 
 
-class PlanSettings(ReadSettings, EmbedSettings, JoinSettings):
-    """What `plan` may be told."""
+class Commands(click.Group):
+    """Commands that take `-v` before their name or after it."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command, with `-v`."""
+        cmd.params.append(verbose_option())
+        super().add_command(cmd, name)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def verbose_option() -> click.Option:
+    """`-v` of a command."""
+
+    def say_more(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
+        if verbose:
+            configure_logging(verbose)
+
+    return click.Option(
+        ["-v", "--verbose"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=say_more,
+        help="Say what is being done.",
+    )
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say what is being done.")
 @click.version_option(package_name="blindpairs")
 def cli(verbose: bool) -> None:
@@ -246,7 +270,7 @@ def select(folder: Path | str, name: str | None, config_file: Path | None, **fla
 @cli.command()
 @shards
 @click.option("--out", type=RUN, help="A run on the same corpus, to learn from.")
-@settings_options(PlanSettings)
+@settings_options(MineSettings)
 def plan(
     patterns: Sequence[str], out: Path | str | None, config_file: Path | None, **flags: Any
 ) -> int:
@@ -255,7 +279,7 @@ def plan(
     from pipelines import show
     from pipelines.plan import make_plan
 
-    settings = settings_from(PlanSettings, flags, config_file)
+    settings = settings_from(MineSettings, flags, config_file)
     store = Store(out) if out else None
     show.facts(out_console, make_plan(patterns, settings, settings, settings, store))
     return 0
