@@ -31,6 +31,7 @@ from miner.filesystems import (
 )
 from miner.metadata import METADATA_EXTENSIONS
 from miner.names import IMAGE_EXTENSIONS, extension_of, safe_name, stem_of, tree_key
+from miner.urls import check_has_no_secret
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def list_shards(
     shards: dict[str, Shard] = {}
     for pattern in patterns:
         found = False
+        check_has_no_secret(pattern)
         for url in expand(pattern):
             for shard in _find(url, dataset, stem_depth):
                 found = True

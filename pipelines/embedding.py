@@ -21,6 +21,7 @@ from miner.rows import joined_shards
 from miner.shards import Shard, absolute, list_shards
 from miner.stats import Stats
 from miner.store import Store
+from miner.urls import shown
 from miner.vectors import EncoderVectors
 from miner.versions import versions
 from pipelines.embed_work import FIRST_SHARDS, EmbedHere, EmbedShards, ShardTask
@@ -345,7 +346,8 @@ def _whereabouts(shard: Shard) -> Json:
 
 
 def command_of(name: str, settings: Json) -> Json:
-    """What run.json remembers of a command."""
+    """What run.json remembers of a command; of URLs no user, password or query."""
+    settings = {k: shown(v) if isinstance(v, str) else v for k, v in settings.items()}
     return {
         "command": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
