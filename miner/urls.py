@@ -44,6 +44,6 @@ def check_has_no_secret(url: str) -> None:
     if parts.scheme.lower() in ("http", "https") and _SECRET.search(parts.query):
         raise ValueError(
             f"{shown(url)}: a signature or token in the URL of a shard would be written into "
-            "tables and logs, and ends before the images are read again; give s3:// or gs:// with the "
-            "environment's credentials, or download the shard"
+            "tables and logs, and ends before the images are read again; give s3:// or gs:// with "
+            "the environment's credentials, or download the shard"
         )
