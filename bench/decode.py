@@ -31,9 +31,9 @@ from bench.pictures import pictures_of
 from bench.rows import Row, append_rows, blank_row
 from bench.targets import judged
 from bench.terminal import show
-from miner import images
+from miner import crops, images
 from miner.config import ImageLimits
-from miner.images import CropSpec
+from miner.crops import CropSpec
 from miner.phash import PHASH_CROP, perceptual_hash
 from miner.registry import REGISTRY
 
@@ -69,15 +69,15 @@ class Decoder:
 def own(data: bytes) -> Crops:
     """What a decode worker does, without the hashes."""
     decoded = images.decode(data, ImageLimits())
-    return [images.cut(decoded.pixels_HWC, crop).numpy() for crop in CROPS]
+    return [crops.cut(decoded.pixels_HWC, crop).numpy() for crop in CROPS]
 
 
 def own_with_hashes(data: bytes) -> Crops:
     """All that a decode worker does, though it takes the perceptual hashes of an order at once."""
     decoded = images.decode(data, ImageLimits())
-    perceptual_hash(images.cut(decoded.pixels_HWC, PHASH_CROP))
+    perceptual_hash(crops.cut(decoded.pixels_HWC, PHASH_CROP))
     hashlib.sha256(data).hexdigest()
-    return [images.cut(decoded.pixels_HWC, crop).numpy() for crop in CROPS]
+    return [crops.cut(decoded.pixels_HWC, crop).numpy() for crop in CROPS]
 
 
 def all_pillow(data: bytes) -> Crops:

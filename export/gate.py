@@ -21,10 +21,11 @@ from export.proofs import prove
 from export.scenes import bundled_scenes
 from export.verify import MIN_IMAGES
 from miner.config import ExcludeSettings, ImageLimits, JoinSettings
+from miner.crops import cut
 from miner.encoders import Encoder, TorchEncoder
 from miner.engines import halve, release, second_shortage
 from miner.errors import ImageError, ShardError
-from miner.images import cut, decode
+from miner.images import decode
 from miner.registry import EncoderRecord
 from miner.samples import Sample, ShardReader
 from miner.shards import Shard

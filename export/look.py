@@ -17,8 +17,8 @@ from typing import Self
 
 import torch
 
+from miner.crops import CropSpec, cut
 from miner.encoders import check_pixels
-from miner.images import CropSpec, cut
 from miner.registry import EncoderRecord
 
 Cut = Callable[[torch.Tensor, CropSpec], torch.Tensor]

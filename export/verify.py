@@ -35,7 +35,7 @@ from miner.engines import PAIR_LIMITS, PairLimits
 from miner.errors import ParityError
 
 PIXEL_LIMIT = 2
-"""What the fast crop may differ from Pillow's by, of 255; `miner.images` promises it."""
+"""What the fast crop may differ from Pillow's by, of 255; `miner.crops` promises it."""
 
 NORM_LIMIT = 1e-5
 """A float32 sum of 1,024 squares errs by less; a sum in a 16-bit format by 100 times more."""

@@ -9,7 +9,7 @@ A and B rows of the two sides of a tile, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -108,6 +108,7 @@ def search(
     clip_above: float,
     threads: int | None = None,
     statistics: Statistics | None = None,
+    on_tile: Callable[[], None] = lambda: None,
 ) -> Iterator[Pairs]:
     """`candidates` over rows that were prepared before.
 
@@ -119,6 +120,7 @@ def search(
         clip_above: the threshold.
         threads: cores to use.
         statistics: added to.
+        on_tile: called after every tile; bands without a candidate are not heard of otherwise.
 
     Yields:
         As `candidates` does.
@@ -139,6 +141,7 @@ def search(
             survivors.add(i, j)
             # What one band of tiles left is refined before the next begins.
             refined = survivors.take(all_of_them=columns.stop == len(other))
+        on_tile()
         for i, j in refined:
             with exact_products(threads):
                 stats.num_rechecked += len(i)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from miner.crops import CropSpec
 from miner.decode import Found, Outcome
-from miner.images import CropSpec
 from miner.ring import Ring
 from miner.samples import Sample
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from miner.batch import Batch
+from miner.crops import CropSpec
 from miner.encoders import Encoder
 from miner.engines import Guarded
 from miner.feed import Feed
-from miner.images import CropSpec
 from miner.stats import Laps
 from miner.trace import Trace
 

@@ -7,12 +7,13 @@ order and by whomever, and a block holds the same pairs whoever searched it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from miner.blocks import Block, BlockSearch, is_committed
 from miner.codes import CodeShelf
-from miner.pack_copies import nearby, put_copies
+from miner.pack_copies import Copy, put_copies
 from miner.packs import PackedVectors
 from miner.store import Store
 
@@ -46,6 +47,7 @@ class BlockWork:
         commit: what is done with a block; a function of a module, so that it may travel.
         join: the name of the join whose packs they are; None where one process does all the work,
             and keeps to itself what it needs for that.
+        scratch: a local folder of each node's, for rows of a run in a bucket; None: the usual one.
     """
 
     root: Path | str
@@ -55,6 +57,7 @@ class BlockWork:
     clip_above: float
     commit: Commit
     join: str | None = None
+    scratch: Path | None = None
 
     def open(self) -> BlockWorker:
         """Map the rows, and choose how they are screened.
@@ -71,16 +74,26 @@ class BlockWorker:
     def __init__(self, work: BlockWork) -> None:
         self._work, self._store = work, Store(work.root)
         packs, shelf = work.packs, None
-        if work.join is not None:
-            packs = tuple(nearby(self._store, work.join, pack) for pack in packs)
-            shelf = CodeShelf(packs[0].folder / "codes")
-        vectors = [pack.open() for pack in packs]
-        self._search = BlockSearch(vectors, work.impl, work.clip_above, shelf)
+        with ExitStack() as held:
+            if work.join is not None:
+                copies = [Copy(self._store, work.join, pack, work.scratch) for pack in packs]
+                for copy in copies:
+                    held.callback(copy.close)
+                packs = tuple(copy.pack for copy in copies)
+                shelf = CodeShelf(packs[0].folder / "codes")
+            vectors = [pack.open() for pack in packs]
+            self._search = BlockSearch(vectors, work.impl, work.clip_above, shelf)
+            self._held = held.pop_all()
 
-    def commit(self, task: BlockTask) -> None:
-        """Search a block and commit what was found."""
+    def commit(self, task: BlockTask, on_tile: Callable[[], None] = lambda: None) -> None:
+        """Search a block and commit what was found; `on_tile` is a sign of life meanwhile."""
         work = self._work
+        self._search.on_tile = on_tile
         work.commit(self._store, work.stage, task.name, task.block, self._search)
+
+    def close(self) -> None:
+        """Remove what was fetched for this worker alone."""
+        self._held.close()
 
 
 HandOut = Callable[[BlockWork, Sequence[BlockTask]], Iterator[object]]
@@ -91,10 +104,10 @@ def in_turn(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
     """Search blocks here, one after the other; without any, nothing is opened."""
     if not tasks:
         return
-    worker = work.open()
-    for task in tasks:
-        worker.commit(task)
-        yield task.name
+    with closing(work.open()) as worker:
+        for task in tasks:
+            worker.commit(task)
+            yield task.name
 
 
 Progress = Callable[[int, int], None]
@@ -108,6 +121,8 @@ def search_blocks(
     todo = [task for task in tasks if not is_committed(store, work.stage, task.name)]
     if todo and work.join is not None:
         put_copies(store, work.join, work.packs)
+        # Chooses how to screen, for all who share the folder.
+        work.open().close()
     done = len(tasks) - len(todo)
     progress(done, len(tasks))
     for _ in hand_out(work, todo):

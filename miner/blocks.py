@@ -5,8 +5,9 @@ Shape suffixes: P pairs.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from kernels import cpu
+from kernels.pace import is_trusted
 from kernels.prepare import Plan, Prepared, make_plan, prepare
 from kernels.reference import Pairs
 from kernels.screens import exact_products
@@ -27,6 +29,8 @@ from miner.pairs import Histogram
 from miner.partners import Partners
 from miner.records import Json, digest, new_attempt
 from miner.store import Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,11 @@ def blocks_of(first: Pack, second: Pack | None) -> list[Block]:
 
 
 class BlockSearch:
-    """Finds the candidates of blocks; what a segment needs for that is made once."""
+    """Finds the candidates of blocks; what a segment needs for that is made once.
+
+    Attributes:
+        on_tile: called after every tile that was multiplied on CPU cores.
+    """
 
     def __init__(
         self,
@@ -96,13 +104,23 @@ class BlockSearch:
         self._shelf = shelf
         self._prepared: OrderedDict[str, Prepared] = OrderedDict()
         self._plan: Plan | None = None
-        if impl == "cpu":
-            self._plan = self._make_plan() if shelf is None else shelf.plan(self._make_plan)
+        self.on_tile: Callable[[], None] = lambda: None
+        if impl == "cpu" and shelf is not None:
+            self._plan = shelf.plan(self._make_plan)
+            if not is_trusted(self._plan.format):
+                log.warning(
+                    "this machine adds %s products too coarsely for the join to be exact; it "
+                    "multiplies in float32 what other workers screen by codes",
+                    self._plan.format,
+                )
+                self._plan, self._shelf = self._make_plan("float32"), None
+        elif impl == "cpu":
+            self._plan = self._make_plan()
 
-    def _make_plan(self) -> Plan:
+    def _make_plan(self, screen: str = "auto") -> Plan:
         other_ND = None if self.second is self.first else self.second[0]
         with exact_products(None):
-            return make_plan(self.first[0], other_ND, self.clip_above)
+            return make_plan(self.first[0], other_ND, self.clip_above, screen=screen)
 
     def candidates(self, block: Block, statistics: cpu.Statistics) -> Iterator[Pairs]:
         """Candidates of a block, numbered within its segments; statistics are for `cpu` alone."""
@@ -121,6 +139,7 @@ class BlockSearch:
             self._plan,
             clip_above=self.clip_above,
             statistics=statistics,
+            on_tile=self.on_tile,
         )
 
     def _ready(self, name: str, rows_ND: torch.Tensor) -> Prepared:

@@ -1,14 +1,16 @@
-"""What a join's screen needs of its rows, in a folder that all of its workers see.
+"""What a join's screen needs of its rows, in a folder that its workers share.
 
-The plan is made once, by whoever hands out the blocks. A segment's codes are made by whoever needs
-them first and memory-mapped by all, so a worker reads codes of both segments of its block, and of
-the rows themselves only those of the pairs that survive.
+The plan is made once for a folder. A segment's codes are made by whoever needs them first and
+memory-mapped by all, so a worker reads codes of both segments of its block, and of the rows
+themselves only those of the pairs that survive. Codes lie by the plan that made them: codes of two
+plans have no products, and a worker of a driver that is dead may still put some.
 
 Shape suffixes: N rows, D row width.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -35,6 +37,7 @@ class CodeShelf:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._codes = folder
 
     def plan(self, make: Callable[[], Plan]) -> Plan:
         """The plan of the join; made and put there if there is none yet."""
@@ -53,6 +56,7 @@ class CodeShelf:
             _put(path, tensors, numbers)
         # Read again, since another's may have been first, and codes have to be of one plan.
         tensors, numbers = _read(path)
+        self._codes = self.folder / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         axes = None
         if "turned_DK" in tensors:
             rest_K, error = tensors.get("rest_K"), numbers["axes_error"]
@@ -72,13 +76,13 @@ class CodeShelf:
         Args:
             name: of the segment.
             rows_ND: [N, D] its rows; read whole only where nobody made their codes yet.
-            plan: from `plan`.
+            plan: what `plan` gave last.
         """
         if plan.format != "int8":
             # Rounded rows would be as large as the rows are.
             with exact_products(None):
                 return prepare(rows_ND, plan)
-        path = self.folder / f"{name}.safetensors"
+        path = self._codes / f"{name}.safetensors"
         if not path.exists():
             with exact_products(None):
                 made = prepare(rows_ND, plan)

@@ -20,7 +20,8 @@ from miner.records import Json, new_attempt
 from miner.samples import ShardReport
 from miner.schema import Reason
 from miner.shards import Shard, checksum, image_id_of
-from miner.store import Store, table_of, vector_table
+from miner.store import Store
+from miner.tables import table_of, vector_table
 from miner.vectors import vectors_record
 from miner.versions import versions
 

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import torch
 
-from miner import images, phash
+from miner import crops, images, phash
 from miner.arena import Arena
 from miner.config import ImageLimits
+from miner.crops import CropSpec
 from miner.errors import ImageError
-from miner.images import CropSpec
 from miner.phash import PHASH_CROP
 from miner.ring import Ring
 from miner.schema import Reason
@@ -43,6 +43,11 @@ class Order(NamedTuple):
     with_phash: bool
     is_second_try: bool = False
     """It is one image, and a worker that had it died."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its images together."""
+        return sum(len(job.data) for job in self.jobs)
 
 
 class Parcel(NamedTuple):
@@ -172,7 +177,7 @@ def _decode(data: bytes, places: Mapping[CropSpec, torch.Tensor], limits: ImageL
     except ImageError as error:
         return Refused(error.reason, error.detail)
     for crop, place_CHW in places.items():
-        images.cut(decoded.pixels_HWC, crop, out_CHW=place_CHW)
+        crops.cut(decoded.pixels_HWC, crop, out_CHW=place_CHW)
     return Found(
         sha256=hashlib.sha256(data).hexdigest(),
         phash=None,

@@ -12,49 +12,23 @@ always one order in reserve, so that it never waits for that thread's turn.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable
-from multiprocessing import forkserver
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 
-from miner.arena import PLACE_BYTES, Arena
 from miner.config import ImageLimits
-from miner.decode import (
-    Decode,
-    Order,
-    Outcome,
-    Parcel,
-    Refused,
-    Reply,
-    answer,
-    decode_order,
-    serve,
-)
+from miner.decode import Decode, Order, Outcome, Refused, Reply, answer, decode_order
+from miner.decode_process import IN_HAND, Death, DecodeProcess
 from miner.errors import ResourceError
 from miner.ring import Ring
 from miner.schema import Reason
-from miner.worker_process import WorkerProcess
-
-IN_HAND = 2
-"""Orders that a worker process has: the one it is at, and the next."""
 
 MOST_BYTES = 2**28
 """Of images that wait for their workers, or are with them; one larger than that goes alone."""
-
-ORDER_LIMIT_S = 120.0
-"""How long a worker may be at an order, in seconds; a slow image takes a thousandth of it."""
-
-KILLED_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM)
-"""No fault of a decoder's ends its process like this."""
-
-LAST_WORDS_S = 5.0
-"""How long a process may take to end, in seconds, once its connection is gone."""
 
 
 def default_num_decoders(device: str) -> int:
@@ -70,16 +44,6 @@ def default_num_decoders(device: str) -> int:
         return num_cores
     # One process for each GPU; its encoding and its reading thread take a core each.
     return max(num_cores // max(torch.cuda.device_count(), 1) - 2, 1)
-
-
-def warm_up() -> None:
-    """Begin to load what worker processes need, in the background; they start at once then.
-
-    Whoever uses multiprocessing's fork server for something else first has each worker load it.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["miner.decode"])
-    forkserver.ensure_running()
 
 
 class Decoders:
@@ -128,7 +92,7 @@ class Decoders:
 
     def submit(self, order: Order) -> bool:
         """Hand over an order; waits while many others wait. False once this is closed."""
-        num_bytes = _num_bytes(order)
+        num_bytes = order.num_bytes
         with self._change:
             self._change.wait_for(
                 lambda: (
@@ -173,7 +137,7 @@ class Decoders:
         """Pass on what became of an order; its images are done with."""
         self._on_reply(order, reply)
         with self._change:
-            self._num_bytes -= _num_bytes(order)
+            self._num_bytes -= order.num_bytes
             self._change.notify_all()
 
     def _in_thread(self) -> None:
@@ -181,7 +145,7 @@ class Decoders:
             self._reply(order, answer(order, *self._args))
 
     def _in_process(self) -> None:
-        worker: _Worker | None = None
+        worker: DecodeProcess | None = None
         order: Order | None = None
         in_hand: deque[Order] = deque()
         again: deque[Order] = deque()
@@ -191,7 +155,7 @@ class Decoders:
                     idle = not in_hand and not again
                     order = again.popleft() if again else self._next(wait=idle)
                 try:
-                    worker = worker or (_Worker(*self._args) if order else None)
+                    worker = worker or (DecodeProcess(*self._args) if order else None)
                     if worker and order and (not in_hand or worker.has_room(order)):
                         in_hand.append(order)
                         order = None
@@ -207,7 +171,7 @@ class Decoders:
             if worker is not None:
                 worker.close()
 
-    def _after_death(self, in_hand: deque[Order], death: _Death) -> list[Order]:
+    def _after_death(self, in_hand: deque[Order], death: Death) -> list[Order]:
         """What is to be done again after a worker died; answers for an image that killed two.
 
         Raises:
@@ -229,107 +193,3 @@ class Decoders:
             return others
         alone = [first._replace(jobs=(job,), is_second_try=True) for job in first.jobs]
         return [*alone, *others]
-
-
-class _Death(NamedTuple):
-    """How a worker process ended."""
-
-    how: str
-    """A part of a sentence."""
-    by_others: bool
-    """Somebody killed it, and no image."""
-
-
-class _Worker:
-    """One worker process, from here."""
-
-    def __init__(self, ring: Ring, limits: ImageLimits, decode: Decode) -> None:
-        warm_up()
-        context = multiprocessing.get_context("forkserver")
-        parcels, self.parcels = context.Pipe(duplex=False)
-        self.replies, replies = context.Pipe(duplex=False)
-        self._arena = Arena(IN_HAND)
-        self._num_sent = 0
-        self._is_late = False
-        args = (parcels, replies, self._arena, ring, limits, decode)
-        self._process = WorkerProcess(target=serve, args=args, name="decoder", daemon=True)
-        self._process.start()
-        # Only the worker has them now, so that its death ends the connection.
-        parcels.close()
-        replies.close()
-        try:
-            self.replies.recv()
-        except (EOFError, ConnectionError) as error:
-            raise ResourceError(
-                f"a decode process {self.death().how} before it was ready; what it printed says "
-                "why; or give --decoders thread"
-            ) from error
-
-    @staticmethod
-    def has_room(order: Order) -> bool:
-        """Whether a worker that is at another order can be given this one without a wait."""
-        return _num_bytes(order) <= PLACE_BYTES
-
-    def send(self, order: Order) -> None:
-        """Give it an order; one without room waits until the worker takes it.
-
-        Raises:
-            ConnectionError: the process died.
-        """
-        parcel = Parcel(order)
-        if self.has_room(order):
-            # Replies come in the order of what was sent, so this place was given back.
-            place = self._num_sent % IN_HAND
-            lengths = self._arena.put(place, [job.data for job in order.jobs])
-            bare = order._replace(jobs=tuple(job._replace(data=b"") for job in order.jobs))
-            parcel = Parcel(bare, place, lengths)
-        self._num_sent += 1
-        self.parcels.send(parcel)
-
-    def receive(self) -> Reply:
-        """The next reply.
-
-        Raises:
-            EOFError: the process died, or takes too long and is killed; a ConnectionError says that
-                it died, too.
-            Exception: what a mistake of ours raised there.
-        """
-        if not self.replies.poll(ORDER_LIMIT_S):
-            self._is_late = True
-            self._process.kill()
-            raise EOFError
-        reply: Reply | Exception = self.replies.recv()
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    def death(self) -> _Death:
-        """How the process ended."""
-        self._hang_up()
-        self._process.join(LAST_WORDS_S)
-        code = self._process.exitcode
-        self.close()
-        if self._is_late:
-            return _Death(f"took longer than {ORDER_LIMIT_S:g} s", by_others=False)
-        if code is None:
-            return _Death("closed its connection", by_others=False)
-        if code >= 0:
-            return _Death(f"ended with exit code {code}", by_others=False)
-        number = signal.Signals(-code)
-        return _Death(f"was ended by {number.name}", by_others=number in KILLED_BY_OTHERS)
-
-    def close(self) -> None:
-        """End the process; whatever it is at is not wanted any more."""
-        self._hang_up()
-        self._process.kill()
-        self._process.join()
-        self._process.close()
-        self._arena.close()
-
-    def _hang_up(self) -> None:
-        self.parcels.close()
-        self.replies.close()
-
-
-def _num_bytes(order: Order) -> int:
-    return sum(len(job.data) for job in order.jobs)

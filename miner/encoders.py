@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from miner.crops import cut
 from miner.errors import ResourceError
-from miner.images import cut, rgb
+from miner.images import rgb
 from miner.libraries import build_tower, check_activation, open_clip_record, timm_record
 from miner.registry import REGISTRY, EncoderRecord
 from miner.weights import fit_state, locate

@@ -23,9 +23,9 @@ import torch
 
 from miner.batch import Batch, Busy, Seen
 from miner.config import FeedSettings, ImageLimits
+from miner.crops import CropSpec
 from miner.decode import Decode, Job, Order, Reply, decode_order
 from miner.decoders import Decoders, default_num_decoders
-from miner.images import CropSpec
 from miner.law import Refusal
 from miner.ring import Ring
 from miner.samples import Sample

@@ -243,6 +243,7 @@ def _search(task: JoinTask, joined: Joined, settings: JoinSettings) -> tuple[lis
         clip_above=settings.keep_clip_above,
         commit=partial(commit_block, settings=settings),
         join=task.shared,
+        scratch=task.settings.scratch,
     )
     tasks = [BlockTask(name=name, block=block) for name, block in zip(names, blocks, strict=True)]
     search_blocks(store, work, tasks, task.hand_out, task.progress)

@@ -107,6 +107,7 @@ def screen(task: JoinTask, sides: list[Rows], above: float) -> list[np.ndarray]:
         clip_above=above,
         commit=_commit,
         join=task.shared,
+        scratch=task.settings.scratch,
     )
     tasks = [BlockTask(name=name, block=block) for name, block in zip(names, blocks, strict=True)]
     search_blocks(store, work, tasks, task.hand_out, task.progress)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from miner.images import CropSpec
+from miner.crops import CropSpec
 from miner.registry import EncoderRecord
 
 

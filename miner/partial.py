@@ -22,7 +22,8 @@ from miner.errors import ShardError
 from miner.records import Json, new_attempt
 from miner.reread import committed_shard, encode_again, samples_of
 from miner.stats import Stats
-from miner.store import Store, table_of, vector_table
+from miner.store import Store
+from miner.tables import table_of, vector_table
 from miner.vectors import EncoderVectors, part_name, shard_of, vectors_record
 
 

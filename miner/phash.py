@@ -18,7 +18,7 @@ import numpy.typing as npt
 import scipy.fftpack
 import torch
 
-from miner.images import CropSpec
+from miner.crops import CropSpec
 
 PHASH_CROP = CropSpec(mode="shortest", resize_to=64, size=64)
 """The crop that the hash is defined on; the demo's encoders take it too, so that it is cut once."""

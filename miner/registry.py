@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from miner.config import Settings
-from miner.images import CropSpec
+from miner.crops import CropSpec
 
 Triple = tuple[float, float, float]
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from miner.crops import CropSpec
 from miner.errors import ResourceError
-from miner.images import CropSpec
 
 PAGE_BYTES = 4096
 

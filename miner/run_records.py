@@ -10,6 +10,9 @@ from miner.errors import StoreError
 from miner.files import Entry, Files
 from miner.records import Json, decode_record, encode_record
 
+FOLDERS = ("samples", "quarantine", "vectors", "blocks", "packed", "commits", "pairs")
+"""Folders of a run in which nothing lies that no record names, once a command has ended well."""
+
 
 class RunRecords:
     """Records by their paths in a run."""
@@ -80,6 +83,14 @@ class RunRecords:
             self._named[entry.path, entry.version] = {file["path"] for file in files}
         return set().union(*(self._named[entry.path, entry.version] for entry in records))
 
+    def leftovers(self) -> list[str]:
+        """Files that no record names."""
+        there = [name for name in self._files.names("") if name.endswith(".unfinished")]
+        there += [entry.path for folder in FOLDERS for entry in self._files.below(folder)]
+        # Read after the files were listed, so that what is committed meanwhile is named.
+        named = self.named()
+        return [path for path in there if _is_leftover(path, named)]
+
     def _read_many(self, entries: Sequence[Entry]) -> Iterator[bytes]:
         """The bytes of many records, in their order."""
         if self._in_bucket:
@@ -98,3 +109,10 @@ def is_record(path: str) -> bool:
 def is_record_name(name: str) -> bool:
     """Whether a file among the commits is a record, by its name."""
     return name.endswith(".json") and not name.startswith(".")
+
+
+def _is_leftover(path: str, named: set[str]) -> bool:
+    if path.endswith(".unfinished"):
+        return True
+    is_report = path.startswith("pairs/") and path.split("/")[2] == "report"
+    return not is_record(path) and not is_report and path not in named

@@ -8,55 +8,25 @@ Readers follow records, never globs.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from miner import schema
-from miner.errors import FingerprintError, StoreError
-from miner.files import Files, LocalFiles, put_own
-from miner.locks import LocalLocks, Locks
-from miner.objects import is_object_url
-from miner.records import (
-    Json,
-    decode_json,
-    differences,
-    digest,
-    encode_json,
-    encode_record,
-)
+from miner.errors import StoreError
+from miner.files import Files, put_own
+from miner.records import Json, encode_record
+from miner.run_place import RunPlace
 from miner.run_records import RunRecords, is_record, is_record_name
-
-SCRATCH = Path("~/.cache/blindpairs/scratch")
-"""Where joins map vectors into memory whose runs lie in buckets."""
-
-FOLDERS = ("samples", "quarantine", "vectors", "blocks", "packed", "commits", "pairs")
-"""Folders of a run in which nothing lies that no record names, once a command has ended well."""
+from miner.tables import FileEntry, encode_table, vectors_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileEntry:
-    """A file that a commit record names: path relative to the run, rows, sha256 (hex)."""
-
-    path: str
-    rows: int
-    sha256: str
-
-
-class Store:
-    """A run directory; made on first use.
-
-    Attributes:
-        root: its folder, or its URL; every path in a record is relative to it.
-        files: what reads and writes there.
-        scratch: a local folder for what a join maps into memory.
-    """
+class Store(RunPlace):
+    """A run directory with its commits, tables and joins; made on first use."""
 
     def __init__(self, root: Path | str, *, files: Files | None = None) -> None:
         """Take a run, be it there already or not.
@@ -65,123 +35,14 @@ class Store:
             root: a folder, or a URL as `s3://bucket/run` or `gs://bucket/run`.
             files: what reads and writes there; default: what the root stands for.
         """
-        # Absolute, since workers stand in other folders.
-        self.root = str(root).rstrip("/") if is_object_url(root) else Path(os.path.abspath(root))
-        if isinstance(self.root, Path):
-            self.files: Files = files or LocalFiles(self.root)
-            self._locks: Locks = LocalLocks(self.root)
-            self.scratch = self.root / "packed"
-        else:
-            # Not at the top: who works on a local folder does not wait for it.
-            from miner.leases import LeaseLocks
-            from miner.object_files import ObjectFiles
-
-            self.files = files or ObjectFiles(self.root)
-            self._locks = LeaseLocks(self.files)
-            self.scratch = SCRATCH.expanduser() / self.identity
-        in_bucket = isinstance(self.root, str)
-        self._records = RunRecords(self.files, str(self.root), in_bucket=in_bucket)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is a folder, which every process that works on it sees."""
-        return isinstance(self.root, Path)
-
-    @property
-    def name(self) -> str:
-        """The last part of the run's folder."""
-        return self.files.address.rstrip("/").rpartition("/")[2]
-
-    @property
-    def identity(self) -> str:
-        """A hash of where the run lies, as a name."""
-        return digest(self.files.address)[:16]
-
-    def place(self, path: str) -> str:
-        """Where a file of the run lies, for people."""
-        return f"{self.root}/{path}"
-
-    # -- locks ------------------------------------------------------------------------------
-
-    def lock(self, name: str) -> AbstractContextManager[object]:
-        """A lock for what is replaced and not put once: a join's name."""
-        return self._locks.lock(name)
-
-    def writing(self) -> AbstractContextManager[None]:
-        """Held by everyone who writes, so that nobody takes an attempt at work for a dead one."""
-        return self._locks.writing()
-
-    def alone(self) -> AbstractContextManager[bool]:
-        """Whether nobody writes; while the block runs, nobody begins to."""
-        return self._locks.alone()
-
-    def is_written(self) -> bool:
-        """Whether some command writes to the run at this moment."""
-        return self._locks.is_written()
-
-    # -- run.json ---------------------------------------------------------------------------
-
-    def exists(self) -> bool:
-        """Whether there is a run."""
-        return self.files.exists("run.json")
-
-    def run(self) -> Json:
-        """The content of run.json.
-
-        Raises:
-            StoreError: there is no run, or run.json is damaged.
-        """
-        try:
-            data = self.files.read("run.json")
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"{self.root} holds no run (there is no run.json); "
-                "give the folder that `blindpairs mine --out` wrote"
-            ) from error
-        return decode_json(data, self.place("run.json"))
-
-    def update_run(self, reading: Json, shards: Json, command: Json) -> None:
-        """Log a command and the shards it was given; make the run if it is new.
-
-        Raises:
-            FingerprintError: the run was made with other reading settings.
-        """
-
-        def change(data: bytes | None) -> bytes:
-            run: Json = {"format": 1, "reading": reading, "shards": {}, "commands": []}
-            if data is not None:
-                run = decode_json(data, self.place("run.json"))
-            if changed := differences(run["reading"], reading):
-                raise FingerprintError(
-                    f"{self.root} was read with other settings ({'; '.join(changed)}); "
-                    "give the same ones, or another --out"
-                )
-            run["shards"].update(shards)
-            run["commands"].append(command)
-            return encode_json(run)
-
-        with self.writing():
-            self.files.update("run.json", change)
-
-    def log_command(self, command: Json) -> None:
-        """Log a command that reads no shards."""
-        run = self.run()
-        self.update_run(run["reading"], {}, command)
+        super().__init__(root, files=files)
+        self._records = RunRecords(self.files, str(self.root), in_bucket=not self.is_local)
 
     # -- writing ----------------------------------------------------------------------------
 
     def write_table(self, table: pa.Table, folder: str, name: str) -> FileEntry:
         """Write a table whole under `folder/name`; it stays invisible until it is committed."""
-        is_vectors = "vector" in table.column_names
-        sink = pa.BufferOutputStream()
-        pq.write_table(
-            table,
-            sink,
-            compression="none" if is_vectors else "zstd",
-            use_dictionary=not is_vectors,
-            column_encoding={"vector.list.element": "PLAIN"} if is_vectors else None,
-        )
-        data = memoryview(sink.getvalue()).cast("B")
+        data = encode_table(table)
         self.files.write(f"{folder}/{name}", data)
         sha256 = hashlib.sha256(data).hexdigest()
         return FileEntry(path=f"{folder}/{name}", rows=table.num_rows, sha256=sha256)
@@ -338,10 +199,7 @@ class Store:
     def vectors(self, encoder_id: str, shard_id: str) -> tuple[list[str], np.ndarray]:
         """The committed vectors of a shard: image_ids [N] and float16 [N, D]."""
         table = self.table(self.record(f"vectors/{encoder_id}", shard_id), "vectors")
-        column = table["vector"].combine_chunks()
-        dim = table.schema.field("vector").type.list_size
-        vectors_ND = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-        return table["image_id"].to_pylist(), vectors_ND
+        return table["image_id"].to_pylist(), vectors_of(table)
 
     def vector_ids(self, encoder_id: str, shard_id: str) -> list[str]:
         """The image_ids of a shard's committed vectors, in their order."""
@@ -350,10 +208,6 @@ class Store:
         return ids
 
     # -- leftovers --------------------------------------------------------------------------
-
-    def named(self) -> set[str]:
-        """Relative paths of all files that a record names."""
-        return self._records.named()
 
     def stages(self) -> list[str]:
         """Every stage that has commits: `samples`, vectors of each encoder, blocks of each join."""
@@ -365,18 +219,7 @@ class Store:
 
     def leftovers(self) -> list[str]:
         """Files that no record names: dead attempts, unless somebody writes (see `alone`)."""
-        there = [name for name in self.files.names("") if name.endswith(".unfinished")]
-        there += [entry.path for folder in FOLDERS for entry in self.files.below(folder)]
-        # Read after the files were listed, so that what is committed meanwhile is named.
-        named = self.named()
-        return [path for path in there if self._is_leftover(path, named)]
-
-    @staticmethod
-    def _is_leftover(path: str, named: set[str]) -> bool:
-        if path.endswith(".unfinished"):
-            return True
-        is_report = path.startswith("pairs/") and path.split("/")[2] == "report"
-        return not is_record(path) and not is_report and path not in named
+        return self._records.leftovers()
 
     def joins(self) -> list[str]:
         """Names of the finished joins."""
@@ -399,18 +242,3 @@ class Store:
         files = self.read_record(f"pairs/{name}/join.json")["files"]
         parts = [file["path"] for file in files if "/raw/" in file["path"]]
         return pa.concat_tables(self.read_table(part) for part in parts)
-
-
-def table_of(rows: list[Json], table_schema: pa.Schema) -> pa.Table:
-    """Rows (dicts) as a table of a schema."""
-    return pa.Table.from_pylist(rows, schema=table_schema)
-
-
-def vector_table(image_ids: list[str], vectors_ND: np.ndarray) -> pa.Table:
-    """Image ids [N] and vectors [N, D] as the table that the store keeps (float16)."""
-    num_rows, dim = vectors_ND.shape
-    flat = pa.array(np.ascontiguousarray(vectors_ND, dtype=np.float16).reshape(-1))
-    target = schema.vectors(dim)
-    vectors = pa.FixedSizeListArray.from_arrays(flat, type=target.field("vector").type)
-    assert len(vectors) == num_rows
-    return pa.Table.from_arrays([pa.array(image_ids, pa.string()), vectors], schema=target)

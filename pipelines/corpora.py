@@ -11,8 +11,10 @@ from typing import Any
 import click
 
 from miner.config import MineSettings
-from pipelines.cli import configure_logging, mine_all, out
+from pipelines.cli import configure_logging
+from pipelines.command_line import out
 from pipelines.metrics import metrics_options
+from pipelines.mining_commands import mine_all
 from pipelines.options import settings_from, settings_options
 from pipelines.shares import Share, part_option
 

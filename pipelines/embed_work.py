@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from miner.config import EmbedSettings, FeedSettings, JoinSettings, ReadSettings
-from miner.decoders import warm_up
+from miner.decode_process import warm_up
 from miner.embed import ROLES, embed_shards, reading_fingerprint
 from miner.errors import FingerprintError
 from miner.records import differences

@@ -49,12 +49,12 @@ class SearchWorker(Worker[BlockTask, str]):
         """Search blocks; nothing is in hand when the next is asked for."""
         for task in tasks:
             if task is not None:
-                self._blocks.commit(task)
-                on_progress(1)
+                self._blocks.commit(task, on_tile=lambda: on_progress(1))
                 yield task, task.name
 
     def close(self) -> None:
         """Say that nothing more is written."""
+        self._blocks.close()
         self._held.close()
 
 
@@ -74,7 +74,8 @@ def hand_out_by(executor: Executor) -> HandOut:
         if failed:
             raise ResourceError(
                 f"{len(failed)} of {len(tasks)} blocks of the join could not be searched; the "
-                f"others are committed, and the same command goes on from there ({failed[0]})"
+                "others are committed, and the same command goes on from there; blocks that only "
+                f"take long want a longer --worker-silence-s ({failed[0]})"
             )
 
     return hand_out

@@ -63,7 +63,7 @@ def command(words: list[str], environment: dict[str, str], errors: str, trouble:
     """One whole command, in a process of its own."""
     import torch
 
-    import miner.store
+    import miner.run_place
     from tests.mine_small import main
 
     os.environ.update(environment)
@@ -77,7 +77,8 @@ def command(words: list[str], environment: dict[str, str], errors: str, trouble:
     if trouble.k:
         # One storage for all that the command opens on the run.
         files = cache(lambda root: FailingFiles(LocalFiles(root), trouble.k, trouble.how))
-        vars(miner.store)["LocalFiles"] = files
+        assert "LocalFiles" in vars(miner.run_place)
+        vars(miner.run_place)["LocalFiles"] = files
     main(words)
 
 
@@ -142,8 +143,8 @@ class World:
         return process
 
     def finish(self, run: Path) -> int:
-        """The command, to its end; run again where a shard was given up, it has to end well."""
-        for _ in range(3):
+        """The command, to its end; on Ray again where a shard was given up, it has to end well."""
+        for _ in range(3 if "ray" in self.options else 1):
             process = self.start(run)
             process.join(FINISHED_S)
             told = run.with_suffix(".err").read_text()
@@ -299,7 +300,9 @@ def storage_fails(world: World, moments: random.Random, run: Path) -> str:
     process = world.start(run, trouble)
     process.join(FINISHED_S)
     told = run.with_suffix(".err").read_text()
-    assert process.exitcode in (WELL, PARTIAL, 4), (process.exitcode, told)
+    # Whoever asked again and found his own answer may go on.
+    well = (WELL,) if trouble.how == "timeout after success" else ()
+    assert process.exitcode in (*well, PARTIAL, 4), (process.exitcode, told)
     assert "Traceback" not in told, told
     world.finish_and_check(run)
     return f"operation {trouble.k}: {trouble.how}; exit code {process.exitcode}"

@@ -23,7 +23,8 @@ from miner.publish import publish
 from miner.records import Json, replace_record
 from miner.report import write_report
 from miner.select import select
-from miner.store import Store, table_of, vector_table
+from miner.store import Store
+from miner.tables import table_of, vector_table
 from tests.runs import CLIP, DINO, unit
 from tests.small import picture, write_tar
 

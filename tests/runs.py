@@ -11,7 +11,8 @@ import torch
 
 from miner import schema
 from miner.records import new_attempt
-from miner.store import Store, table_of, vector_table
+from miner.store import Store
+from miner.tables import table_of, vector_table
 
 CLIP, DINO = "clip-test-00000000", "dino-test-00000000"
 

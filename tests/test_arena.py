@@ -5,7 +5,7 @@ from multiprocessing.connection import Connection
 import pytest
 
 from miner.arena import PLACE_BYTES, Arena
-from miner.decoders import warm_up
+from miner.decode_process import warm_up
 
 
 def test_places_share_no_byte() -> None:

@@ -9,8 +9,10 @@ from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
 from miner.records import read_record, replace_record
+from miner.run_records import RunRecords
 from miner.select import select
-from miner.store import Store, vector_table
+from miner.store import Store
+from miner.tables import vector_table
 from tests.runs import CLIP, DINO, commit_shard, make_store
 
 
@@ -145,15 +147,15 @@ def test_a_folder_that_joins_left_empty_goes(store: Store) -> None:
 def test_what_is_committed_during_garbage_collection_stays(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Store.named
+    real = RunRecords.named
 
-    def commit_late(self: Store) -> set[str]:
+    def commit_late(self: RunRecords) -> set[str]:
         vectors = [store.vectors(encoder, "set.00000")[1][:4] for encoder in (CLIP, DINO)]
         commit_shard(store, "00007", *vectors)
-        monkeypatch.setattr(Store, "named", real)
+        monkeypatch.setattr(RunRecords, "named", real)
         return real(self)
 
-    monkeypatch.setattr(Store, "named", commit_late)
+    monkeypatch.setattr(RunRecords, "named", commit_late)
     assert collect_garbage(store) == []
     assert verify(store) == []
     assert "set.00007" in store.committed("samples")

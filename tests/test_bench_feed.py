@@ -15,7 +15,7 @@ from bench import decode, pictures, pipeline
 from bench.decode import DECODERS, REFERENCE, Decoder, WrongPixelsError
 from bench.pipeline import WrongVectorsError, check
 from bench.rows import read_rows
-from miner import images
+from miner import crops, images
 from miner.config import ImageLimits
 
 
@@ -56,7 +56,7 @@ def test_reference_of_the_benchmark_is_the_library_s(two_pictures: list[bytes]) 
     for data in two_pictures:
         pixels_HWC = images.decode(data, ImageLimits(), reference=True).pixels_HWC
         for crop, found_CHW in zip(decode.CROPS, REFERENCE.crops(data), strict=True):
-            expected_CHW = images.cut(pixels_HWC, crop, reference=True)
+            expected_CHW = crops.cut(pixels_HWC, crop, reference=True)
             np.testing.assert_array_equal(found_CHW, expected_CHW.numpy())
 
 

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from kernels.prepare import Plan, make_plan
 from miner import packs
 from miner.block_work import BlockTask, BlockWork, in_turn
+from miner.blocks import BlockSearch
+from miner.codes import CodeShelf
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
@@ -100,3 +103,41 @@ def test_a_node_that_does_not_see_the_rows(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match="every node has to see the folder"):
         joined(run(tmp_path / "run"), hand_out=elsewhere)
+
+
+def with_codes(*rows_and_above: Any, screen: str) -> Plan:
+    """The plan of a machine on which codes pay, for so few rows too."""
+    return make_plan(*rows_and_above, screen="int8-16" if screen == "auto" else screen)
+
+
+def test_a_machine_without_exact_codes_multiplies_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The plan is another machine's; whether its products are exact is this one's matter."""
+    monkeypatch.setattr(packs, "SEGMENT_ROWS", 80)
+    monkeypatch.setattr("miner.blocks.make_plan", with_codes)
+    expected = joined(run(tmp_path / "one"))[1]
+
+    def elsewhere(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
+        vectors = [pack.open() for pack in work.packs]
+        shelf = CodeShelf(work.packs[0].folder / "codes")
+        assert BlockSearch(vectors, "cpu", 0.9, shelf)._plan.format == "int8"  # type: ignore[union-attr]
+        monkeypatch.setattr("miner.blocks.is_trusted", lambda format: format == "float32")
+        assert BlockSearch(vectors, "cpu", 0.9, shelf)._plan.format == "float32"  # type: ignore[union-attr]
+        yield from in_turn(work, tasks)
+
+    assert joined(run(tmp_path / "many"), hand_out=elsewhere)[1] == expected
+    assert "too coarsely for the join to be exact" in caplog.text
+
+
+def test_a_long_block_gives_signs_of_life(tmp_path: Path) -> None:
+    signs = []
+
+    def watched(work: BlockWork, tasks: Sequence[BlockTask]) -> Iterator[str]:
+        worker = work.open()
+        for task in tasks:
+            worker.commit(task, on_tile=lambda: signs.append("a tile"))
+            yield task.name
+
+    joined(run(tmp_path), hand_out=watched)
+    assert signs

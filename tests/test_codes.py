@@ -82,3 +82,19 @@ def test_codes_are_not_made_again(tmp_path: Path) -> None:
     spoilt = rows_ND.clone()
     spoilt[300:] = float("nan")
     assert pairs(spoilt) == expected
+
+
+def test_codes_of_another_plan_are_no_codes(tmp_path: Path) -> None:
+    """A worker of a driver that is dead may still put codes, and of the same width."""
+    rows_ND = rows(400)
+    stale = CodeShelf(tmp_path)
+    old = stale.plan(lambda: make_plan(rows(300, seed=5), None, 0.9, screen="int8-64"))
+    (tmp_path / "plan.safetensors").unlink()
+    shelf = CodeShelf(tmp_path)
+    new = shelf.plan(lambda: make_plan(rows_ND, None, 0.9, screen="int8-64"))
+    late = stale.prepared("b", rows_ND, old).codes
+    own = shelf.prepared("b", rows_ND, new).codes
+    assert late is not None
+    assert own is not None
+    assert not torch.equal(late.codes_NK, own.codes_NK)
+    assert torch.equal(own.codes_NK, prepare(rows_ND, new).codes.codes_NK)  # type: ignore[union-attr]

@@ -8,12 +8,12 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-from miner import images
+from miner import crops, images
 from miner.arena import Arena
 from miner.config import ImageLimits
+from miner.crops import CropSpec
 from miner.decode import Found, Job, Order, Parcel, Refused, Reply, answer, decode_order, serve
-from miner.decoders import warm_up
-from miner.images import CropSpec
+from miner.decode_process import warm_up
 from miner.phash import PHASH_CROP, perceptual_hash
 from miner.ring import Ring
 from miner.schema import Reason
@@ -25,7 +25,7 @@ LIMITS = ImageLimits()
 
 
 def crop_of(seed: int, crop: CropSpec) -> torch.Tensor:
-    return images.cut(images.decode(jpeg(seed), LIMITS).pixels_HWC, crop)
+    return crops.cut(images.decode(jpeg(seed), LIMITS).pixels_HWC, crop)
 
 
 @pytest.fixture

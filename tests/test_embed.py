@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from miner import images
+from miner import crops, images
 from miner.config import FeedSettings, ReadSettings
 from miner.embed import ROLES, Done, embed_shard, embed_shards
 from miner.encoders import TorchEncoder, load_encoder
@@ -72,7 +72,7 @@ def test_vectors_are_the_encoders_of_the_recorded_pixels(
         assert image_ids == store.samples("set.00000")["image_id"].to_pylist()
         pixels = torch.stack(
             [
-                images.cut(images.decode(jpeg(seed), READ).pixels_HWC, encoder.record.crop)
+                crops.cut(images.decode(jpeg(seed), READ).pixels_HWC, encoder.record.crop)
                 for seed in range(5)
             ]
         )

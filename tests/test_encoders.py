@@ -28,6 +28,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torchvision import transforms
 
 import miner.weights
+from miner.crops import CropSpec
 from miner.encoders import (
     REGISTRY,
     EncoderRecord,
@@ -37,7 +38,6 @@ from miner.encoders import (
     locate,
 )
 from miner.errors import ResourceError
-from miner.images import CropSpec
 from miner.libraries import build_tower
 from miner.registry import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 from miner.weights import read_safetensors, resample_position_embedding

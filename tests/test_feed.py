@@ -6,13 +6,13 @@ from typing import Literal
 import pytest
 import torch
 
-from miner import images
+from miner import crops, images
 from miner.batch import Batch
 from miner.config import FeedSettings, ImageLimits
+from miner.crops import CropSpec
 from miner.decode import Decode, Refused, decode_order
 from miner.errors import ShardError
 from miner.feed import NUM_SLOTS, ORDER_BYTES, Feed, Passage
-from miner.images import CropSpec
 from miner.law import Refusal
 from miner.samples import Sample
 from miner.schema import Reason
@@ -77,8 +77,8 @@ def test_batches_are_runs_of_consecutive_samples(
         for keys, small_BCHW, large_BCHW in batches:
             for key, small_CHW, large_CHW in zip(keys, small_BCHW, large_BCHW, strict=True):
                 pixels_HWC = images.decode(jpeg(int(key)), ImageLimits()).pixels_HWC
-                assert torch.equal(small_CHW, images.cut(pixels_HWC, SMALL))
-                assert torch.equal(large_CHW, images.cut(pixels_HWC, LARGE))
+                assert torch.equal(small_CHW, crops.cut(pixels_HWC, SMALL))
+                assert torch.equal(large_CHW, crops.cut(pixels_HWC, LARGE))
     keys = [e.key if isinstance(e, Refusal) else e.sample.key for e in passage.entries]
     assert keys == [*(f"{n:03d}" for n in range(7)), "x", *(f"{n:03d}" for n in range(7, 13))]
     (html,) = [e for e in passage.entries if not isinstance(e, Refusal) and e.sample.key == "007"]
@@ -96,7 +96,7 @@ def test_pixels_of_a_batch_are_the_rings_own_memory() -> None:
             assert pixels_BCHW.data_ptr() == feed.ring.pixels(batch.slot, 0).data_ptr()
             for pixels_CHW, number in zip(pixels_BCHW, (1, 3, 4), strict=True):
                 pixels_HWC = images.decode(jpeg(number), ImageLimits()).pixels_HWC
-                assert torch.equal(pixels_CHW, images.cut(pixels_HWC, SMALL))
+                assert torch.equal(pixels_CHW, crops.cut(pixels_HWC, SMALL))
         feed.release(batch)
 
 

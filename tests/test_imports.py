@@ -13,7 +13,7 @@ names = [
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + ".")
 ]
 # These are imported where --executor ray is given, and nowhere else.
-of_ray = {"pipelines.ray_cluster", "pipelines.ray_crew", "pipelines.ray_executor"}
+of_ray = {f"pipelines.ray_{name}" for name in ("actor", "cluster", "crew", "executor", "metrics")}
 for name in names:
     if name not in of_ray:
         importlib.import_module(name)

@@ -19,7 +19,8 @@ from miner.join import blind_pairs, join
 from miner.pairs import Histogram, join_name, pair_id, random_pairs
 from miner.records import Json, replace_record
 from miner.select import select
-from miner.store import Store, vector_table
+from miner.store import Store
+from miner.tables import vector_table
 from miner.why import explain
 from tests.runs import CLIP, DINO, commit_shard, make_store, unit
 

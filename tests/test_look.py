@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export.look import Group, blends, pick_images
-from miner.images import CropSpec, cut
+from miner.crops import CropSpec, cut
 from tests.small import picture
 from tests.towers import clip_record
 

@@ -177,7 +177,8 @@ def test_an_endpoint_that_is_down_is_told_and_never_waited_for(
 
 
 def test_scratch_is_no_part_of_the_bucket(s3: str, tmp_path: Path) -> None:
-    from miner.store import SCRATCH, Store
+    from miner.run_place import SCRATCH
+    from miner.store import Store
 
     assert Store(s3).scratch.is_relative_to(SCRATCH.expanduser())
     assert Store(tmp_path).scratch == tmp_path / "packed"

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from miner.config import ImageLimits
-from miner.images import cut, decode
+from miner.crops import cut
+from miner.images import decode
 from miner.phash import PHASH_CROP, gray, hashes, perceptual_hash, shrunk
 from miner.registry import REGISTRY
 from tests.small import jpeg

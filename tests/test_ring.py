@@ -4,9 +4,9 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-from miner.decoders import warm_up
+from miner.crops import CropSpec
+from miner.decode_process import warm_up
 from miner.errors import ResourceError
-from miner.images import CropSpec
 from miner.ring import Ring
 
 SMALL = CropSpec(mode="shortest", resize_to=8, size=8)

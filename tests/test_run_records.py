@@ -2,11 +2,14 @@ from pathlib import Path
 
 import pytest
 
+from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.files import LocalFiles
+from miner.join import join
 from miner.run_records import RunRecords, is_record
+from miner.select import select
 from miner.store import Store
-from tests.runs import CLIP, make_store
+from tests.runs import CLIP, DINO, make_store
 
 
 class Counting(LocalFiles):
@@ -73,11 +76,35 @@ def test_damaged_records_are_told_with_their_place(tmp_path: Path, damage: bytes
 def test_records_are_read_once_to_know_what_they_name(tmp_path: Path) -> None:
     make_store(tmp_path, num_shards=2)
     files = Counting(tmp_path)
-    store = Store(tmp_path, files=files)
-    named = store.named()
+    records = RunRecords(files, str(tmp_path), in_bucket=False)
+    named = records.named()
     number = files.num_asked
-    assert store.named() == named
+    assert records.named() == named
     assert files.num_asked == number
-    store.withdraw(f"vectors/{CLIP}", "set.00001")
-    assert len(store.named()) == len(named) - 1
+    Store(tmp_path).withdraw(f"vectors/{CLIP}", "set.00001")
+    assert len(records.named()) == len(named) - 1
+    assert records.leftovers() == []
+
+
+def test_leftovers_are_what_no_record_names(tmp_path: Path) -> None:
+    store = make_store(tmp_path, num_shards=1)
+    join(store, CLIP, DINO, JoinSettings(clip_above=0.9, dino_below=0.3), SelectSettings())
+    (name,) = store.joins()
+    select(store, name, SelectSettings())
     assert store.leftovers() == []
+    planted = [
+        "samples/set.00000.dead.parquet",
+        "quarantine/set.00000.dead.parquet",
+        f"vectors/{DINO}/set.00000.dead.parquet",
+        "samples/.set.00000.dead2.parquet.unfinished",
+        "samples/set.00001.never-committed.parquet",
+        "commits/samples/.set.00000.json.aa.unfinished",
+        ".run.json.aa.unfinished",
+        f"pairs/{name}/.join.json.aa.unfinished",
+        f"pairs/{name}/report/.index.html.aa.unfinished",
+        f"pairs/{name}/raw.dead/part-00000.parquet",
+    ]
+    for path in planted:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert sorted(store.leftovers()) == sorted(planted)

@@ -3,16 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from miner import schema
-from miner.config import JoinSettings, SelectSettings
-from miner.errors import FingerprintError, StoreError
-from miner.join import join
-from miner.select import select
-from miner.store import FileEntry, Store, table_of, vector_table
-from tests.runs import CLIP, DINO, commit_shard, make_store, unit
+from miner.errors import StoreError
+from miner.store import Store
+from miner.tables import FileEntry, table_of
+from tests.runs import CLIP, commit_shard, make_store, unit
 
 
 def test_vectors_come_back_bit_for_bit(tmp_path: Path) -> None:
@@ -25,13 +22,6 @@ def test_vectors_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert ids == image_ids
     assert vectors.dtype == np.float16
     np.testing.assert_array_equal(vectors, clip)
-
-
-def test_vector_table_without_rows(tmp_path: Path) -> None:
-    table = vector_table([], np.empty((0, 5), np.float32))
-    assert table.schema.equals(schema.vectors(5))
-    entry = Store(tmp_path).write_table(table, "vectors/x", "empty.parquet")
-    assert pq.read_table(tmp_path / entry.path).num_rows == 0
 
 
 def test_written_table_is_invisible_until_committed(tmp_path: Path) -> None:
@@ -48,54 +38,6 @@ def test_loser_of_a_commit_withdraws(tmp_path: Path) -> None:
     assert not store.commit("samples", "set.00000", [entry], {})
     assert store.record("samples", "set.00000") == before
     assert not (tmp_path / entry.path).exists()
-
-
-def test_leftovers_are_what_no_record_names(tmp_path: Path) -> None:
-    store = make_store(tmp_path, num_shards=1)
-    join(store, CLIP, DINO, JoinSettings(clip_above=0.9, dino_below=0.3), SelectSettings())
-    (name,) = store.joins()
-    select(store, name, SelectSettings())
-    assert store.leftovers() == []
-    planted = [
-        "samples/set.00000.dead.parquet",
-        "quarantine/set.00000.dead.parquet",
-        f"vectors/{DINO}/set.00000.dead.parquet",
-        "samples/.set.00000.dead2.parquet.unfinished",
-        "samples/set.00001.never-committed.parquet",
-        "commits/samples/.set.00000.json.aa.unfinished",
-        ".run.json.aa.unfinished",
-        f"pairs/{name}/.join.json.aa.unfinished",
-        f"pairs/{name}/raw.dead/part-00000.parquet",
-    ]
-    for path in planted:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).touch()
-    assert sorted(store.leftovers()) == sorted(planted)
-
-
-def test_nobody_is_alone_while_somebody_writes(tmp_path: Path) -> None:
-    store = make_store(tmp_path, num_shards=1)
-    with store.writing():
-        with Store(tmp_path).writing(), Store(tmp_path).alone() as alone:
-            assert not alone
-        with store.alone() as alone:
-            assert not alone
-    with store.alone() as alone:
-        assert alone
-
-
-def test_other_reading_settings_are_refused_field_by_field(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.update_run({"max_pixels": 5, "stem_depth": 1}, {}, {"command": "mine"})
-    store.update_run({"max_pixels": 5, "stem_depth": 1}, {"a.1": {}}, {"command": "mine"})
-    assert len(store.run()["commands"]) == 2
-    with pytest.raises(FingerprintError, match=r"max_pixels: 5 recorded, 6 now.*another --out"):
-        store.update_run({"max_pixels": 6, "stem_depth": 1}, {}, {"command": "mine"})
-
-
-def test_folder_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"holds no run .* `blindpairs mine --out`"):
-        Store(tmp_path).run()
 
 
 def test_table_errors_say_what_to_run(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 from miner import schema
 from miner.audit import collect_garbage, verify
 from miner.records import new_attempt
-from miner.store import Store, table_of, vector_table
+from miner.store import Store
+from miner.tables import table_of, vector_table
 from miner.vectors import (
     FP32,
     LAZY,

@@ -14,10 +14,11 @@ from PIL import Image
 from export.look import Group
 from export.verify import _pair_checks, verify
 from miner.config import ImageLimits
+from miner.crops import CropSpec, cut
 from miner.encoders import TorchEncoder, load_encoder
 from miner.engines import PAIR_LIMITS
 from miner.errors import ParityError
-from miner.images import CropSpec, cut, decode
+from miner.images import decode
 from miner.registry import REGISTRY, EncoderRecord
 from tests import wrong_engines
 from tests.small import PHOTOGRAPHS, small_encoders

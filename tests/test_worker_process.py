@@ -2,7 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from miner.decoders import warm_up
+from miner.decode_process import warm_up
 from miner.worker_process import WorkerProcess
 from tests.dying import leaving
 
@@ -11,7 +11,7 @@ from multiprocessing import Pipe
 from operator import methodcaller
 from pathlib import Path
 
-from miner.decoders import warm_up
+from miner.decode_process import warm_up
 from miner.worker_process import WorkerProcess
 
 # No guard: a process that imported this would start another one.

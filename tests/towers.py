@@ -19,8 +19,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from miner.crops import CropSpec
 from miner.encoders import EncoderRecord
-from miner.images import CropSpec
 
 CLIP_CONFIG: dict[str, Any] = {
     "embed_dim": 48,
