@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from miner.errors import MinerError, StoreError
 from miner.records import Json
 from miner.store import Store
 from miner.vectors import EncoderVectors, shard_of
+
+log = logging.getLogger(__name__)
 
 UNIT_TOLERANCE = 2e-3
 """How far float16 storage may take a vector's length from 1."""
@@ -56,10 +59,22 @@ def collect_garbage(store: Store, *, spare: tuple[str, ...] = ()) -> list[str]:
     with store.alone() as alone:
         if alone:
             removed += _withdraw_superseded(store)
+        else:
+            # In a bucket it may be one who died a moment ago; nobody comes back to tidy up.
+            log.log(
+                logging.INFO if store.is_local else logging.WARNING,
+                "%s: somebody else writes, or did until two minutes ago, so that what dead "
+                "attempts left is kept; `blindpairs verify --gc` removes it later",
+                store.root,
+            )
         for path in store.leftovers() if alone else []:
             if path.split("/")[0] not in spare:
                 store.files.delete(path, prune=True)
                 removed.append(path)
+        scratch = store.scratch
+        is_spared = "packed" in spare or not alone
+        if not is_spared and scratch.is_dir() and not any(scratch.iterdir()):
+            scratch.rmdir()
     return removed
 
 

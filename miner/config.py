@@ -22,6 +22,12 @@ def _absolute(value: object) -> object:
     return value
 
 
+Folder = Annotated[Path | None, BeforeValidator(_absolute)]
+"""A local folder, likewise made absolute where it is given."""
+
+RunOrUrl = Annotated[str | None, BeforeValidator(_absolute)]
+"""A run directory or its URL, likewise."""
+
 FileOrUrl = Annotated[str | None, Field(min_length=1), BeforeValidator(_absolute)]
 """A local file, or a URL with its `#sha256=` (see `miner/staging.py`).
 
@@ -187,10 +193,10 @@ class JoinSettings(Settings):
     recheck: bool = False
     """Encode the images of borderline pairs anew in float32, and decide these pairs by that."""
 
-    against: str | None = None
+    against: RunOrUrl = None
     """Another run: its images are sought as partners of this run's, and no others."""
 
-    scratch: Path | None = None
+    scratch: Folder = None
     """A local folder for what a join maps into memory; default: in the run, or ~/.cache."""
 
     @property

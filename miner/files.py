@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -235,7 +235,10 @@ class LocalFiles:
 
     def delete_folder(self, folder: str) -> None:
         """See `Files`."""
-        shutil.rmtree(self.root / folder, ignore_errors=True)
+        while (self.root / folder).exists():
+            # Another process may remove the same files meanwhile.
+            with suppress(FileNotFoundError):
+                shutil.rmtree(self.root / folder)
 
     def move_folder(self, source: str, target: str) -> None:
         """See `Files`."""

@@ -17,6 +17,7 @@ from webdataset.shardlists import expand_urls
 from miner.bucket_listing import BucketListing
 from miner.errors import MinerError, ResourceError, ShardError
 from miner.objects import SCHEMES
+from miner.urls import without_secrets
 
 T = TypeVar("T")
 
@@ -102,8 +103,8 @@ def retried(url: str, what: str, action: Callable[[], T]) -> T:
     except Exception as error:
         # Drivers have exception trees of their own, which only they know.
         raise ShardError(
-            f"{url}: {what} failed ({type(error).__name__}: {error}); check that it is there and "
-            "may be read, then run the same command again"
+            without_secrets(f"{url}: {what} failed ({type(error).__name__}: {error})")
+            + "; check that it is there and may be read, then run the same command again"
         ) from error
 
 

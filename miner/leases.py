@@ -94,6 +94,7 @@ class LeaseLocks:
     def alone(self) -> Iterator[bool]:
         """See `Locks`."""
         with self._own("sweepers") as own:
+            self._sweep_clock()
             yield not self._living("sweepers", but=own.path) and not self._living("writers")
 
     def is_written(self) -> bool:
@@ -151,6 +152,14 @@ class LeaseLocks:
         (entry,) = (e for e in self._files.below(f"{FOLDER}/clock") if e.path == path)
         self._files.delete(path)
         return entry.modified
+
+    def _sweep_clock(self) -> None:
+        """Remove what processes left that were killed while they looked at the clock."""
+        if entries := self._files.below(f"{FOLDER}/clock"):
+            now = self._now()
+            for entry in entries:
+                if now - entry.modified > self._lease_s:
+                    self._files.delete(entry.path)
 
 
 class _Lease:

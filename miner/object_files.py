@@ -49,6 +49,18 @@ MAX_SWAPS = 200
 """How often an update is tried where other writers are faster each time."""
 
 
+LEAST_PART_BYTES = 5 * 2**20
+"""What storage takes as a part of an object, at least."""
+
+MOST_PARTS = 9000
+"""Parts of an object; S3 takes 10,000."""
+
+
+def part_bytes(num_bytes: int) -> int:
+    """The size of the parts in which so many bytes are uploaded."""
+    return max(LEAST_PART_BYTES, -(-num_bytes // MOST_PARTS))
+
+
 class ObjectFiles:
     """A folder in a bucket."""
 
@@ -130,11 +142,12 @@ class ObjectFiles:
     def write(self, path: str, data: Bytes) -> None:
         """See `Files`."""
         with self._explained(path):
-            obstore.put(self._bucket, path, data)
+            obstore.put(self._bucket, path, data, chunk_size=part_bytes(len(data)))
 
     def _upload(self, path: str, local: Path) -> None:
         with self._explained(path):
-            obstore.put(self._bucket, path, local)
+            size = part_bytes(local.stat().st_size)
+            obstore.put(self._bucket, path, local, chunk_size=size)
 
     def update(self, path: str, change: Change) -> None:
         """See `Files`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -31,7 +32,8 @@ class RunPlace:
             root: a folder, or a URL as `s3://bucket/run` or `gs://bucket/run`.
             files: what reads and writes there; default: what the root stands for.
         """
-        self.root = str(root).rstrip("/") if is_object_url(root) else Path(root)
+        # Absolute, since workers stand in other folders.
+        self.root = str(root).rstrip("/") if is_object_url(root) else Path(os.path.abspath(root))
         if isinstance(self.root, Path):
             self.files: Files = files or LocalFiles(self.root)
             self._locks: Locks = LocalLocks(self.root)

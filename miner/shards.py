@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -31,6 +31,7 @@ from miner.filesystems import (
 )
 from miner.metadata import METADATA_EXTENSIONS
 from miner.names import IMAGE_EXTENSIONS, extension_of, safe_name, stem_of, tree_key
+from miner.urls import check_has_no_secret
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def list_shards(
     shards: dict[str, Shard] = {}
     for pattern in patterns:
         found = False
+        check_has_no_secret(pattern)
         for url in expand(pattern):
             for shard in _find(url, dataset, stem_depth):
                 found = True
@@ -114,6 +116,14 @@ def list_shards(
                 "check the path (tars in subfolders need a pattern such as FOLDER/*/*.tar)"
             )
     return sorted(shards.values(), key=lambda shard: shard.shard_id)
+
+
+def absolute(shard: Shard) -> Shard:
+    """The same shard, found from whatever folder a process stands in; its name stays."""
+    if not is_local_url(shard.url):
+        return shard
+    sidecar = None if shard.sidecar is None else os.path.abspath(shard.sidecar)
+    return replace(shard, url=os.path.abspath(shard.url), sidecar=sidecar)
 
 
 def _find(url: str, dataset: str | None, stem_depth: int) -> Iterator[Shard]:

@@ -26,6 +26,7 @@ from miner.errors import ResourceError, ShardError
 from miner.fetch import ShardFile
 from miner.records import flush_to_disk, new_attempt
 from miner.tar import CHUNK_BYTES
+from miner.urls import shown
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ def staged(where: str, cache: Path | None = None) -> Path:
     if hashed is None:
         if "://" in where or "#sha256=" in where:
             raise ResourceError(
-                f"{where}: a URL is only taken with the sha256 of its bytes, so that every node "
-                "has the same; append #sha256= and 64 hex digits (sha256sum prints them)"
+                f"{shown(where)}: a URL is only taken with the sha256 of its bytes, so that every "
+                "node has the same; append #sha256= and 64 hex digits (sha256sum prints them)"
             )
         return Path(where)
     url, wanted = hashed["url"], hashed["sha256"].lower()
@@ -66,7 +67,7 @@ def staged(where: str, cache: Path | None = None) -> Path:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("another process fetches %s; waiting for it", url)
+        log.warning("another process fetches %s; waiting for it", shown(url))
         lock.acquire()
     try:
         # Another process may have fetched it before this one got the lock.
@@ -100,7 +101,7 @@ def _is_here(path: Path, wanted: str) -> bool:
 
 def _fetch(url: str, wanted: str, attempt: Path, target: Path) -> None:
     """Fetch a file; it appears whole under its name, or not at all."""
-    log.warning("fetching %s to %s", url, target)
+    log.warning("fetching %s to %s", shown(url), target)
     digest = hashlib.sha256()
     try:
         with ShardFile(url) as remote, attempt.open("xb") as local:
@@ -109,12 +110,15 @@ def _fetch(url: str, wanted: str, attempt: Path, target: Path) -> None:
                 digest.update(data)
                 local.write(data)
         if digest.hexdigest() != wanted:
-            raise ResourceError(_mismatch(url, digest.hexdigest(), wanted))
+            raise ResourceError(_mismatch(shown(url), digest.hexdigest(), wanted))
         flush_to_disk(attempt)
         os.replace(attempt, target)
         flush_to_disk(target.parent)
     except ShardError as error:
-        raise ResourceError(f"cannot be fetched: {error}") from error
+        raise ResourceError(
+            f"cannot be fetched: {error}; a run remembers no query of a URL, so give a signed one "
+            "again to `blindpairs mine` or `embed`"
+        ) from error
     finally:
         attempt.unlink(missing_ok=True)
 

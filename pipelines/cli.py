@@ -18,7 +18,35 @@ from pipelines.mining_commands import demo, embed, join, mine, report, select
 INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """Commands that take `-v` before their name or after it."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command, with `-v`."""
+        cmd.params.append(verbose_option())
+        super().add_command(cmd, name)
+
+
+def verbose_option() -> click.Option:
+    """`-v` of a command."""
+
+    def say_more(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
+        if verbose:
+            configure_logging(verbose)
+
+    return click.Option(
+        ["-v", "--verbose"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=say_more,
+        help="Say what is being done.",
+    )
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say what is being done.")
 @click.version_option(package_name="blindpairs")
 def cli(verbose: bool) -> None:

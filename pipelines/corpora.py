@@ -13,6 +13,7 @@ import click
 from miner.config import MineSettings
 from pipelines.cli import configure_logging
 from pipelines.command_line import out
+from pipelines.metrics import metrics_options
 from pipelines.mining_commands import mine_all
 from pipelines.options import settings_from, settings_options
 from pipelines.shares import Share, part_option
@@ -49,6 +50,7 @@ def corpus_command(corpus: Corpus) -> click.Command:
     @click.argument("patterns", metavar=metavar, nargs=-1, required=not corpus.shards)
     @out
     @part_option
+    @metrics_options
     @settings_options(MineSettings, defaults)
     def command(
         verbose: bool,

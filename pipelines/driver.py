@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from miner.config import (
     SelectSettings,
 )
 from miner.errors import FingerprintError, StoreError
-from miner.implementations import implementation
+from miner.implementations import implementation, why_chosen
 from miner.partial import Late
 from miner.records import Json
 from miner.reread import committed_shards
@@ -29,6 +30,8 @@ from pipelines.joins import join_and_select
 from pipelines.loading import Encoders, append_metrics, device_of
 from pipelines.modes import embedding_of, reading_of
 from pipelines.shares import WHOLE, Share
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "Embedded",
@@ -55,8 +58,11 @@ def mine(patterns: Sequence[str], out: Path | str, settings: MineSettings) -> tu
 
     Raises:
         MinerError: see `embed`, `miner.join.join` and `miner.select.select`.
+        ValueError: workers compute on GPUs, and the driver, which has none, is to choose for them.
     """
-    with open_executor(settings.part(ExecutorSettings), settings.device) as executor:
+    who = settings.part(ExecutorSettings)
+    _say_who_joins(settings.join, who, settings.device)
+    with open_executor(who, settings.device) as executor:
         embedded = _embed(patterns, out, settings, WHOLE, executor)
         record = join_and_select(
             Store(out),
@@ -105,6 +111,19 @@ def _embed(
     return embed(patterns, store, read, encode, command, how, executor=executor, share=share)
 
 
+def _say_who_joins(join: str, who: ExecutorSettings, device: str) -> None:
+    """Say what `--join auto` means to Ray workers, for which this machine chooses."""
+    if who.executor == "inline" or join != "auto":
+        return
+    impl = implementation(join)
+    if impl == "cpu" and device == "cuda":
+        raise ValueError(
+            "--join auto is chosen by this machine, where triton cannot run, and --device cuda has "
+            "workers with GPUs; give --join triton, or --join cpu for their cores"
+        )
+    log.warning("--join auto: %s for all workers, %s", impl, why_chosen(join, impl))
+
+
 def _refuse_idle_recheck(store: Store) -> None:
     """Refuse before hours of work what the join would refuse after them."""
     if not store.encoder_ids():
@@ -148,7 +167,9 @@ def join_again(
             )
         late = _late_as_before(store, last[0], (clip, dino), how)
     device = "cuda" if implementation(how.join) == "triton" else "cpu"
-    with open_executor(who or ExecutorSettings(), device) as executor:
+    who = who or ExecutorSettings()
+    _say_who_joins(how.join, who, device)
+    with open_executor(who, device) as executor:
         return join_and_select(
             store, clip, dino, how, which, hand_out=hand_out_by(executor), lazy=lazy, late=late
         )

@@ -9,23 +9,26 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import torch
+
 from miner.audit import collect_garbage
 from miner.config import EmbedSettings, JoinSettings, ReadSettings
 from miner.embed import reading_fingerprint
-from miner.errors import FingerprintError
+from miner.errors import FingerprintError, ResourceError
 from miner.partial import embed_rests
 from miner.records import Json
 from miner.rows import joined_shards
-from miner.shards import Shard, list_shards
+from miner.shards import Shard, absolute, list_shards
 from miner.stats import Stats
 from miner.store import Store
+from miner.urls import shown
 from miner.vectors import EncoderVectors
 from miner.versions import versions
 from pipelines.embed_work import EmbedHere, EmbedShards, ShardTask, first_shards
 from pipelines.embedded import Embedded
 from pipelines.executors import Executor, Inline
 from pipelines.joins import with_own_thresholds
-from pipelines.loading import Encoders, append_metrics
+from pipelines.loading import Encoders, append_failure, append_metrics
 from pipelines.modes import AUTO_SAMPLES, Choice, choice_made, choose
 from pipelines.progress import ShardOutcome, ShardProgress
 from pipelines.settle import settle
@@ -60,16 +63,20 @@ def embed(
 
     Raises:
         ValueError: `share` is given together with what needs all shards in their order.
-        MinerError: shards cannot be listed or were changed, or weights or a device are missing. A
+        MinerError: shards cannot be listed or were changed, or weights or a device are missing (of
+            the driver, too, where it has to encode some images late). A
             shard that cannot be read does not raise; it is reported in `failed`.
     """
     executor = executor or Inline()
     _check_share(share, read, encode)
-    listed = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
+    found = list_shards(patterns, dataset=read.dataset, stem_depth=read.stem_depth)
+    listed = [absolute(shard) for shard in found]
     root = store.files.address
     if any(shard.files and os.path.realpath(shard.url) == root for shard in listed):
         raise ValueError(f"--out {store.root} is the folder of the images; give another one")
     elsewhere = not isinstance(executor, Inline)
+    if elsewhere:
+        _check_elsewhere(encode, how)
     encoders = Encoders(encode, listed, read=read, how=how, elsewhere=elsewhere)
     with store.remembering():
         shards = settle(listed, store, dataset_given=read.dataset is not None)
@@ -154,6 +161,7 @@ def _embed_all(
             error = outcome.error if report is None else report.error
             stats = Stats() if report is None else report.stats
             if error is not None:
+                append_failure(task.store, shard.shard_id, error)
                 done.fail(shard.shard_id, error, stats)
                 todo.show("failed", stats, worker=outcome.worker)
                 continue
@@ -176,6 +184,23 @@ def _check_share(share: Share, read: ReadSettings, encode: EmbedSettings) -> Non
             "--dino-mode auto chooses by the first of all shards, which a --part does not see; "
             "give eager or lazy"
         )
+
+
+def _check_elsewhere(encode: EmbedSettings, how: JoinSettings | None) -> None:
+    """Refuse what workers cannot do, or what this machine would do badly in their place."""
+    if encode.profile is not None:
+        raise ValueError(
+            "--profile traces one process, and with --executor ray there are several; leave out "
+            "one of them"
+        )
+    late = "--recheck" if how is not None and how.recheck else f"--dino-mode {encode.dino_mode}"
+    if encode.device == "cpu" or torch.cuda.is_available() or late == "--dino-mode eager":
+        return
+    raise ResourceError(
+        f"{late} has images encoded by this machine during the join, and it has no GPU, while Ray "
+        f"workers may (--device {encode.device}); run it on a machine with a GPU, leave it out, or "
+        "give --device cpu for all"
+    )
 
 
 class _Todo:
@@ -268,6 +293,7 @@ def _embed_rests(
             encoder = task.encoders.load(encoder_id)
             for shard_id, stats, error in embed_rests(store, shard_ids, encoder, late):
                 if error is not None:
+                    append_failure(store, shard_id, str(error))
                     done.fail(shard_id, str(error), stats)
                     continue
                 append_metrics(store, shard_id, stats)
@@ -325,7 +351,8 @@ def _whereabouts(shard: Shard) -> Json:
 
 
 def command_of(name: str, settings: Json) -> Json:
-    """What run.json remembers of a command."""
+    """What run.json remembers of a command; of URLs no user, password or query."""
+    settings = {k: shown(v) if isinstance(v, str) else v for k, v in settings.items()}
     return {
         "command": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
+from operator import itemgetter
 
 import torch
 
@@ -23,6 +25,7 @@ from miner.config import (
 from miner.encoders import Encoder, find_record
 from miner.errors import ResourceError
 from miner.partial import Late
+from miner.records import new_attempt
 from miner.registry import EncoderRecord
 from miner.shards import Shard
 from miner.stats import Stats
@@ -171,4 +174,24 @@ def append_metrics(store: Store, shard_id: str, stats: Stats) -> None:
         "seconds": {stage: round(s, 4) for stage, s in stats.seconds.items()},
         "core_seconds": {name: round(s, 4) for name, s in stats.core_seconds.items()},
     }
-    store.files.append("metrics/embed.jsonl", json.dumps(line))
+    store.files.append(_own_file("embed", os.getpid()), json.dumps(line))
+
+
+def append_failure(store: Store, shard_id: str, error: str) -> None:
+    """Add a line on a shard that could not be read to the run's metrics."""
+    line = {"time": datetime.now(UTC).isoformat(), "shard": shard_id, "error": error}
+    store.files.append(_own_file("failed", os.getpid()), json.dumps(line))
+
+
+def failures(store: Store) -> dict[str, str]:
+    """Why shards could not be read when they were tried last, by shard_id."""
+    names = [name for name in store.files.names("metrics") if name.startswith("failed.")]
+    texts = store.files.read_many(f"metrics/{name}" for name in names)
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
+    return {line["shard"]: line["error"] for line in sorted(lines, key=itemgetter("time"))}
+
+
+@cache
+def _own_file(kind: str, pid: int) -> str:
+    """A file to which this process alone adds lines."""
+    return f"metrics/{kind}.{new_attempt()}.jsonl"

@@ -11,19 +11,15 @@ from typing import Any
 
 import click
 
-from miner.config import EmbedSettings, JoinSettings, ReadSettings
+from miner.config import MineSettings
 from pipelines.command_line import PARTIAL, folder, join_option, out_console, shards
 from pipelines.options import RUN, settings_from, settings_options
-
-
-class PlanSettings(ReadSettings, EmbedSettings, JoinSettings):
-    """What `plan` may be told."""
 
 
 @click.command()
 @shards
 @click.option("--out", type=RUN, help="A run on the same corpus, to learn from.")
-@settings_options(PlanSettings)
+@settings_options(MineSettings)
 def plan(
     patterns: Sequence[str], out: Path | str | None, config_file: Path | None, **flags: Any
 ) -> int:
@@ -32,7 +28,7 @@ def plan(
     from pipelines import show
     from pipelines.plan import make_plan
 
-    settings = settings_from(PlanSettings, flags, config_file)
+    settings = settings_from(MineSettings, flags, config_file)
     store = Store(out) if out else None
     show.facts(out_console, make_plan(patterns, settings, settings, settings, store))
     return 0

@@ -84,6 +84,9 @@ def served(port: int | None, host: str = LOOPBACK) -> Iterator[int | None]:
             "another port, or 0 for a free one"
         ) from error
     try:
+        # Only here is it known which port was free.
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"metrics at http://{shown}:{server.server_port}/metrics", err=True)
         yield server.server_port
     finally:
         server.shutdown()

@@ -6,6 +6,8 @@ and the model's checks. A YAML file given with `--config` holds the same names; 
 
 from __future__ import annotations
 
+import json
+import os
 import reprlib
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +47,20 @@ class RunDirectory(click.ParamType):  # type: ignore[type-arg]
             return value  # type: ignore[no-any-return]
         if "://" in value:
             self.fail(f"{value}: a run lies in a folder, or at s3:// or gs://", param, ctx)
+        if not os.path.isabs(value) and _is_in_ray_package():
+            self.fail(
+                f"{value}: a Ray job stands in a copy of its --working-dir, which Ray deletes; "
+                "give an absolute path that every node has, or s3:// or gs://",
+                param,
+                ctx,
+            )
         return Path(value)
+
+
+def _is_in_ray_package() -> bool:
+    """Whether this process is a Ray job with a `--working-dir`, by what Ray itself sets."""
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return bool((config.get("runtime_env") or {}).get("working_dir"))
 
 
 RUN = RunDirectory()

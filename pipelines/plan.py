@@ -123,8 +123,9 @@ def _on_gpus(corpus: Corpus, measured: float | None) -> list[tuple[str, str]]:
         lines.append(
             (
                 f"on {num_gpus} GPU{'s' if num_gpus > 1 else ''}",
-                f"encoding at least {_duration(each.encode_s)}; each {each.images_per_s:,.0f} "
-                f"images/s, reading {_size(each.read_bytes_per_s)}/s; joining at most "
+                f"encoders at least {_duration(each.encode_s)}, if each GPU is given "
+                f"{each.images_per_s:,.0f} decoded images/s, {_size(each.read_bytes_per_s)}/s of "
+                f"shards (reading and decoding are not counted); joining at most "
                 f"{_duration(each.join_s)} at full width, {_size(each.join_bytes)} of rows at a "
                 "time",
             )

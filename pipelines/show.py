@@ -16,6 +16,7 @@ from miner.store import Store
 from miner.vectors import EncoderVectors
 from miner.why import Explanation
 from pipelines.driver import Embedded
+from pipelines.loading import failures
 
 MOST_LISTED = 100
 """Shards that `status` lists; of more it lists those that are not done, or damaged."""
@@ -191,6 +192,9 @@ def _status(console: Console, store: Store) -> None:
     ]
     lines += [(f"  {reason}", str(number)) for reason, number in reasons.most_common() if number]
     facts(console, lines)
+    for shard_id, error in sorted(failures(store).items()):
+        if not all(shard_id in committed[stage] for stage in stages):
+            console.print(f"failed: {shard_id}: {error}", markup=False)
     for name in store.joins():
         console.print(f"join: {name}", markup=False)
 

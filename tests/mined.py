@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 def work_done(run: Path) -> list[dict[str, int]]:
     """Counts of every shard on which a command worked, in order."""
-    path = run / "metrics" / "embed.jsonl"
+    (path,) = run.glob("metrics/embed.*.jsonl")
     return [json.loads(line)["counts"] for line in path.read_text().splitlines()]
 
 

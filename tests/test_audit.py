@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,32 @@ def test_garbage_is_what_no_commit_names(store: Store) -> None:
     assert not stray.exists()
     assert not dead.parent.exists()
     assert verify(store) == []
+
+
+def test_it_is_said_that_garbage_is_kept(
+    store: Store, s3: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket = Store(f"{s3}/run")
+    with caplog.at_level(logging.INFO):
+        for each, level in ((store, logging.INFO), (bucket, logging.WARNING)):
+            collect_garbage(each)
+            assert caplog.records == []
+            with each.writing():
+                assert collect_garbage(each) == []
+            (record,) = caplog.records
+            assert record.levelno == level
+            assert "`blindpairs verify --gc` removes it later" in record.getMessage()
+            caplog.clear()
+
+
+def test_a_folder_that_joins_left_empty_goes(store: Store) -> None:
+    store.scratch.mkdir(exist_ok=True)
+    collect_garbage(store, spare=("packed",))
+    with store.writing():
+        collect_garbage(store)
+    assert store.scratch.is_dir()
+    collect_garbage(store)
+    assert not store.scratch.exists()
 
 
 def test_what_is_committed_during_garbage_collection_stays(

@@ -14,6 +14,7 @@ import pipelines
 from miner.config import MineSettings
 from miner.store import Store
 from pipelines import corpora
+from pipelines.cli import cli
 from pipelines.corpora import Corpus, corpus_command, executor_default
 from pipelines.shares import Share
 from tests.commands import Commands
@@ -63,7 +64,7 @@ def test_help_names_the_corpus_own_defaults() -> None:
 
 def test_every_option_of_mine_is_there() -> None:
     named = {parameter.name for parameter in corpus_command(TOY).params}
-    assert named >= {"patterns", "out", "config_file", *MineSettings.model_fields}
+    assert named == {"verbose", *(parameter.name for parameter in cli.commands["mine"].params)}
 
 
 def test_shards_are_wanted_unless_the_corpus_has_a_home(

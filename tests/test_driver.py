@@ -33,6 +33,12 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
+def metrics(run: Path) -> list[str]:
+    """Lines on what this process embedded."""
+    (path,) = run.glob("metrics/embed.*.jsonl")
+    return path.read_text().splitlines()
+
+
 def dino_of(store: Store) -> str:
     return next(i for i in store.encoder_ids() if i.startswith("small-dino"))
 
@@ -54,20 +60,20 @@ def test_mine_lazily_and_again(commands: Commands, corpus: Path, tmp_path: Path)
     assert selected(tmp_path / "eager") == selected(tmp_path / "lazy")
     page = (next((tmp_path / "lazy").glob("pairs/*/report/index.html"))).read_text()
     assert "had a CLIP candidate, so DINO looked at them; no random pairs" in page
-    lines = (tmp_path / "lazy" / "metrics" / "embed.jsonl").read_text().splitlines()
+    lines = metrics(tmp_path / "lazy")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "lazy").rglob("*.parquet")}
     ran = commands.mine(*lazy)
     assert (ran.code, "of which 0 had work to do" in ran.out) == (0, True)
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "lazy").rglob("*.parquet")}
     assert after == before
-    assert (tmp_path / "lazy" / "metrics" / "embed.jsonl").read_text().splitlines() == lines
+    assert metrics(tmp_path / "lazy") == lines
     ran = commands("status", tmp_path / "lazy")
     assert len(re.findall(r" done +\d+ in part ", ran.out)) == 3
     assert commands("verify", tmp_path / "lazy").code == 0
     # An eager run afterwards sees what is missing, and no image twice.
     ran = commands.mine(*words, "--out", tmp_path / "lazy")
     assert ran.code == 0, ran.err
-    new = (tmp_path / "lazy" / "metrics" / "embed.jsonl").read_text().splitlines()[len(lines) :]
+    new = metrics(tmp_path / "lazy")[len(lines) :]
     assert sum(json.loads(line)["counts"]["encoded small-dino"] for line in new) == 39 - 18
     assert "in part" not in commands("status", tmp_path / "lazy").out
     assert raw_bytes(stores[0]) == raw_bytes(stores[1])
@@ -162,6 +168,48 @@ def test_other_weights_do_not_go_on_with_a_lazy_run(
     ran = commands("join", run, *SEEK)
     assert ran.code == 2
     assert "their weights files are those of small-clip-" in ran.err
+
+
+@pytest.mark.parametrize("late", [("--dino-mode", "lazy"), ("--dino-mode", "auto"), ("--recheck",)])
+def test_no_driver_without_a_gpu_encodes_for_workers_that_may_have_some(
+    commands: Commands,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    late: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = tmp_path / "run"
+    words = (corpus, *THRESHOLDS, "--precision", "bf16", "--executor", "ray", *late, "--out", run)
+    ran = commands.mine(*words)
+    assert ran.code == 4
+    assert f"{' '.join(late)} has images encoded by this machine" in ran.err
+    assert not run.exists()
+
+
+def test_several_workers_are_not_profiled(commands: Commands, corpus: Path, tmp_path: Path) -> None:
+    words = (corpus, *THRESHOLDS, "--executor", "ray", "--profile", tmp_path / "trace.json")
+    ran = commands.mine(*words, "--out", tmp_path / "run")
+    assert (ran.code, "--profile traces one process" in ran.err) == (2, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_driver_without_a_gpu_does_not_choose_the_join_of_workers_with_some(
+    commands: Commands,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("miner.implementations.gpu.available", lambda: "there is no GPU")
+    words = (corpus, *THRESHOLDS, "--executor", "ray", "--out", tmp_path / "run")
+    ran = commands.mine(*words, "--device", "cuda")
+    assert (ran.code, "give --join triton, or --join cpu" in ran.err) == (2, True)
+    assert not (tmp_path / "run").exists()
+    # With other devices it is said; the wrong shard ends the command before a cluster is sought.
+    ran = commands.mine(tmp_path / "none.tar", *words[1:], "--device", "cpu")
+    assert "none.tar" in ran.err
+    said = " ".join(ran.err.split())
+    assert "--join auto: cpu for all workers, exact; there is no GPU" in said
 
 
 @pytest.mark.parametrize("is_tree", [False, True])

@@ -72,6 +72,24 @@ def test_deleting_prunes_folders_that_are_empty_only_when_asked(tmp_path: Path) 
     assert files.names("") == []
 
 
+def test_a_folder_that_cannot_be_deleted_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = LocalFiles(tmp_path)
+    files.delete_folder("not/there")
+    files.write("a/b", b"")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.unlink", refuse)
+        with pytest.raises(PermissionError, match="Permission denied"):
+            files.delete_folder("a")
+    files.delete_folder("a")
+    assert files.names("") == []
+
+
 def test_new_folder_takes_the_old_ones_place_or_leaves_it(tmp_path: Path) -> None:
     files = LocalFiles(tmp_path)
     files.write("x/report/old", b"")

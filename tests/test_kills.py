@@ -73,8 +73,9 @@ def committed(run: Path) -> dict[str, bytes]:
 
 
 def work_done(run: Path) -> list[tuple[str, dict[str, int]]]:
-    path = run / "metrics" / "embed.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    """What was done of every shard; each process has a file, those that were killed the older."""
+    files = sorted(run.glob("metrics/embed.*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    lines = [line for path in files for line in path.read_text().splitlines()]
     return [(line["shard"], line["counts"]) for line in map(json.loads, lines)]
 
 

@@ -61,8 +61,10 @@ def test_a_writer_waits_until_nobody_sweeps(files: ObjectFiles) -> None:
 
 def test_the_dead_hold_nothing(files: ObjectFiles) -> None:
     files.write(".leases/writers/one", ELSEWHERE)
+    files.write(".leases/clock/one", b"")
     with LeaseLocks(files).alone() as alone:
         assert not alone
+    assert files.exists(".leases/clock/one")
     # The storage tells whole seconds.
     time.sleep(2.1)
     with LeaseLocks(files, lease_s=1).alone() as alone:

@@ -21,6 +21,15 @@ def test_why_follows_a_pair(commands: Commands, tmp_path: Path) -> None:
     assert "it was refused: format_not_allowed" in ran.err
 
 
+def test_verbose_before_a_command_or_after_it(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    for number, words in enumerate((("mine",), ("-v", "mine"), ("mine", "-v"))):
+        rest = ("--max-bad-fraction", "0.2", "--out", tmp_path / f"run{number}")
+        ran = commands(*words, tmp_path / "corpus", *commands.encoders, *rest)
+        assert ran.code == 0, ran.err
+        assert ("loading small-clip" in ran.err) == (number > 0), ran.err
+
+
 def test_plan_counts_and_learns_from_a_run(commands: Commands, tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus")
     run = tmp_path / "run"
@@ -29,6 +38,12 @@ def test_plan_counts_and_learns_from_a_run(commands: Commands, tmp_path: Path) -
     assert ran.code == 0, ran.err
     assert "36 (counted)" in ran.out
     assert "unknown; embed a few shards" in ran.out
+    assert re.search(
+        r"on 8 GPUs\s+encoders at least .*reading and decoding are not counted", ran.out
+    )
+    config = tmp_path / "mine.yaml"
+    config.write_text("executor: ray\nnum_workers: 2\nmax_per_image: 1\n")
+    assert commands("plan", tmp_path / "corpus", *small, "--config", config).code == 0
     commands.mine(tmp_path / "corpus", "--out", run)
     record = json.loads(next(run.glob("pairs/*/join.json")).read_text())
     same = ("--clip-above", record["clip_above"], "--dino-below", record["dino_below"])

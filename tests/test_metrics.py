@@ -39,6 +39,11 @@ def test_what_was_done_is_served_while_it_is_done() -> None:
         scraped(port)
 
 
+def test_a_free_port_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with metrics.served(0) as port:
+        assert capsys.readouterr().err == f"metrics at http://127.0.0.1:{port}/metrics\n"
+
+
 def test_no_port_unless_one_is_asked_for() -> None:
     with metrics.served(None) as port:
         assert port is None

@@ -137,6 +137,7 @@ def test_shard_that_cannot_be_read_does_not_stop_the_others(
     assert "failed: corpus.00001: the disk is on fire" in ran.out
     told = commands("status", run).out
     assert "corpus.00001  missing" in told
+    assert told.count("failed: corpus.00001: the disk is on fire; put it out") == 1
     assert re.search(r"shards\s+2 of 3 done, 0 damaged", told)
     assert re.search(r"running\s+no", told)
     with Store(run).writing():

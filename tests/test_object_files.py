@@ -103,6 +103,24 @@ def test_lines_are_files_of_their_own(files: ObjectFiles) -> None:
     assert sorted(files.read(f"metrics/{name}") for name in names) == [b"[]\n", b"{}\n"]
 
 
+def test_large_objects_have_large_parts(
+    files: ObjectFiles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """S3 takes 10,000 parts of at least 5 MiB."""
+    assert object_files.part_bytes(1) == object_files.part_bytes(40 * 2**30) == 5 * 2**20
+    assert 100 * 2**30 / object_files.part_bytes(100 * 2**30) < 10_000
+    monkeypatch.setattr(object_files, "MOST_PARTS", 2)
+    data = np.random.default_rng(0).bytes(13 * 2**20)
+    files.write("written", data)
+    with files.new_folder("folder") as folder:
+        (folder / "uploaded").write_bytes(data)
+    for path in ("written", "folder/uploaded"):
+        assert files.read(path) == data
+        # The storage's own mark tells the number of parts.
+        (entry,) = (entry for entry in files.below("") if entry.path == path)
+        assert '-2"' in entry.version
+
+
 @pytest.mark.parametrize("whole_bytes", [0, 2**30])
 def test_a_table_is_read_whole_or_in_parts(
     files: ObjectFiles, monkeypatch: pytest.MonkeyPatch, whole_bytes: int

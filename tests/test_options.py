@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +48,23 @@ def test_flags_become_settings() -> None:
     assert "width=5, ratio=0.5, colour='blue'" in text
     assert "a/b" in text
     assert "twice=True" in said("--twice")
+
+
+def test_a_ray_job_keeps_no_run_in_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    @click.option("--out", type=RUN)
+    def keeping(out: object) -> None:
+        click.echo(out)
+
+    job = {"runtime_env": {"working_dir": "gcs://_ray_pkg_0.zip"}, "metadata": {}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    run = CliRunner().invoke
+    text = run(keeping, ["--out", "runs/a"]).output
+    assert "a Ray job stands in a copy of its --working-dir, which Ray deletes" in text
+    for kept in ("/data/runs/a", "s3://bucket/a"):
+        assert run(keeping, ["--out", kept]).output == f"{kept}\n"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {}}))
+    assert run(keeping, ["--out", "runs/a"]).output == "runs/a\n"
 
 
 def test_help_is_the_fields_own_sentence() -> None:

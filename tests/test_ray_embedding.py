@@ -67,6 +67,29 @@ def test_mine_on_ray_equals_inline(
     assert "--executor ray" not in ran.err
 
 
+def test_paths_may_be_relative(
+    cluster: Cluster,
+    commands: Commands,
+    corpus: Path,
+    tmp_path: Path,
+    truth: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The workers of a cluster that is there stand in another folder."""
+    for place in (3, 7):
+        weights = Path(commands.encoders[place])
+        (tmp_path / weights.name).write_bytes(weights.read_bytes())
+    (tmp_path / "none.txt").write_text("nobody\n")
+    monkeypatch.chdir(tmp_path)
+    own = ("--clip-weights", "clip.safetensors", "--dino-weights", "dino.safetensors")
+    own = (*own, "--exclude-ids", "none.txt", "--scratch", "scratch", "--decoders", "thread")
+    ran = commands.mine("corpus", *WORDS, *RAY, *own, "--out", "run")
+    assert ran.code == 0, ran.err
+    assert raw_parts(tmp_path / "run") == truth
+    record = Store("run").record("samples", "corpus.00000")
+    assert record["shard"]["url"] == str(corpus / "00000.tar")
+
+
 def test_a_limit_counts_on_ray_as_inline(
     cluster: Cluster, commands: Commands, corpus: Path, tmp_path: Path
 ) -> None:

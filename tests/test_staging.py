@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from miner import staging
 from miner.errors import ResourceError
 from miner.fetch import ShardFile
 from miner.staging import staged
-from tests.buckets import put, s3, s3_server
+from pipelines.driver import command_of
+from tests.buckets import free_port, put, s3, s3_server
 
 __all__ = ["s3", "s3_server"]
 
@@ -88,6 +90,24 @@ def test_a_changed_file_of_the_cache_is_fetched_anew(url: str, tmp_path: Path) -
 def test_what_cannot_be_fetched(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"cannot be fetched: memory://nothing/here: opening"):
         staged(f"memory://nothing/here#sha256={SHA256}", tmp_path)
+
+
+def test_a_signature_is_told_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    url = f"http://me:hush@127.0.0.1:{free_port()}/clip.safetensors?X-Amz-Signature=hush"
+    with (
+        caplog.at_level(logging.DEBUG, "miner"),
+        pytest.raises(ResourceError, match="give a signed one again to `blindpairs mine`") as error,
+    ):
+        staged(f"{url}#sha256={SHA256}", tmp_path)
+    with pytest.raises(ResourceError, match="a URL is only taken with the sha256") as unhashed:
+        staged(url, tmp_path)
+    assert "fetching http://127.0.0.1:" in caplog.text
+    assert "hush" not in caplog.text + str(error.value) + str(unhashed.value)
+    settings = {"clip_weights": f"{url}#sha256={SHA256}", "batch_size": 3}
+    kept = command_of("mine", settings)["settings"]
+    assert kept["batch_size"] == 3
+    assert kept["clip_weights"].endswith(f"/clip.safetensors#sha256={SHA256}")
+    assert "hush" not in kept["clip_weights"]
 
 
 def test_of_many_that_want_a_file_one_fetches_it(
