@@ -14,17 +14,16 @@ Any storage precision is taken; floats are widened to float32. Every tensor must
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zipfile
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from miner.errors import ResourceError
+from miner.records import remembered_sha256
 from miner.registry import BUNDLED, EncoderRecord
 from miner.staging import staged
 
@@ -71,8 +70,7 @@ def locate(record: EncoderRecord, weights: str | Path | None) -> tuple[EncoderRe
             f"{record.name}: no weights file at {path}; give a safetensors file "
             "(--clip-weights, --dino-weights)"
         )
-    status = path.stat()
-    sha256 = _file_sha256(path, status.st_size, status.st_mtime_ns)
+    sha256 = remembered_sha256(path)
     if record.weights_sha256 not in (None, sha256):
         raise ResourceError(
             f"{record.name}: weights file {path} has sha256 {sha256}, the record wants "
@@ -216,13 +214,6 @@ def _from_hub(record: EncoderRecord) -> Path:
             f"{repo} {file}` where there is a network and copy the cache, or give the file itself "
             "(--clip-weights, --dino-weights)"
         ) from error
-
-
-@lru_cache
-def _file_sha256(path: Path, num_bytes: int, mtime_ns: int) -> str:
-    """Hash of a file; size and time are only there to notice a change."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _image_tower(state: State) -> State:
