@@ -8,7 +8,8 @@
     │   └── FingerprintError    it holds work made with other settings (2)
     ├── ResourceError           weights, a device or a dependency is missing (exit code 4)
     ├── EngineError             an engine cannot be exported, built or loaded (exit code 4)
-    └── ParityError             an engine does not equal the encoder (exit code 5)
+    ├── ParityError             an engine does not equal the encoder (exit code 5)
+    └── ServiceError            a service refuses a request, or does not answer (exit code 4)
 
 Every message gives the fact, the values against their limits, and what to do.
 """
@@ -79,6 +80,22 @@ class ParityError(MinerError):
     """An engine's cosines differ from the encoder's by more than is allowed."""
 
     exit_code = 5
+
+
+class ServiceError(MinerError):
+    """A service refuses a request, does not answer, or answers nonsense.
+
+    Attributes:
+        status: of HTTP; None where there was no answer, or none that can be read.
+        code: the service's own word for what is wrong, if it has one.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
 
 
 def exit_of(error: MinerError | ValueError | OSError) -> tuple[int, str]:

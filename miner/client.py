@@ -1,0 +1,287 @@
+"""A client of the service: embeddings, blind partners and pairs over HTTP.
+
+    with Client("http://127.0.0.1:8000") as client:
+        embeddings = client.embed([Path("a.jpg"), Path("b.jpg")])
+        for partner in client.blind_partners(Path("a.jpg")).data:
+            print(partner.image_id, partner.clip_cos, partner.dino_cos)
+
+It may be used by several threads at a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+from urllib.parse import quote
+
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+
+from miner.client_answers import (
+    EmbeddingList,
+    Embeddings,
+    Pair,
+    PairPage,
+    Partners,
+    arranged,
+    joined,
+)
+from miner.client_calls import Answer, Calls
+from miner.errors import ServiceError
+
+__all__ = ["Client", "Embeddings", "Pair", "Partners", "Picture"]
+
+Picture = bytes | Path | Image.Image
+"""An image: the bytes of its file, the file's path, or its pixels."""
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+EMBEDDINGS = "/v1/embeddings"
+PARTNERS = "/v1/blind-partners"
+PAIRS = "/v1/pairs"
+
+REQUEST_IMAGES = 32
+"""Images of one request, where nothing else is said."""
+
+REQUEST_BYTES = 8 * 2**20
+"""Of the images of one request together; one larger than that goes alone."""
+
+PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+"""Of Pillow, which a PNG holds without loss."""
+
+
+class Client:
+    """Speaks to one service."""
+
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout_s: float = 60.0, retries: int = 4
+    ) -> None:
+        """Prepare; connects when something is asked.
+
+        Args:
+            url: http://HOST:PORT or https://HOST of the service.
+            token: which it asks for, if it does. It goes with every request, so that beyond this
+                machine the URL should be https.
+            timeout_s: of one request, its retries and their pauses included.
+            retries: further tries where a connection fails, or the service is busy or away.
+
+        Raises:
+            ValueError: an argument is out of its range.
+            ResourceError: httpx is not installed.
+        """
+        self._calls = Calls(url, token, timeout_s, retries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._calls.close()
+
+    def embed(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        model: str | None = None,
+        request_images: int = REQUEST_IMAGES,
+    ) -> Embeddings:
+        """Embed images.
+
+        Args:
+            images: one, or several, which go in as many requests as they need.
+            model: `clip`, `dino` or an encoder's name; None takes both.
+            request_images: images of one request at most; the service has a limit of its own.
+
+        Returns:
+            Vectors by encoder_id. Of several images those that the service refuses are in `errors`.
+
+        Raises:
+            ServiceError: the service refuses a request, or a single image, or does not answer.
+            ValueError: an image's mode cannot be sent.
+        """
+        if isinstance(images, Picture):
+            return self._embed([_encoded(images)], model, is_single=True)
+        if request_images < 1:
+            raise ValueError(f"request_images is {request_images}; it has to be 1 or more")
+        parts: list[Embeddings] = []
+        starts: list[int] = []
+        for start, parcel in _parcels(images, request_images):
+            parts.append(self._embed(parcel, model, is_single=False))
+            starts.append(start)
+        try:
+            return joined(parts, starts)
+        except ValueError as error:
+            raise self._nonsense(EMBEDDINGS, error) from error
+
+    def blind_partners(
+        self,
+        image: Picture | None = None,
+        *,
+        image_id: str | None = None,
+        clip_above: float | None = None,
+        dino_below: float | None = None,
+        limit: int | None = None,
+    ) -> Partners:
+        """Images of the corpus that CLIP calls the same as this one, and DINO different.
+
+        Args:
+            image: any image, or None where `image_id` is given.
+            image_id: of an image of the corpus.
+            clip_above: CLIP's threshold; None takes the service's.
+            dino_below: DINO's.
+            limit: how many at most.
+
+        Raises:
+            ServiceError: the service refuses, or does not answer.
+            ValueError: both image and image_id are given, or none.
+        """
+        if (image is None) == (image_id is None):
+            raise ValueError("give either an image or an image_id")
+        asked: dict[str, Any] = {
+            "image_id": image_id,
+            "clip_above": clip_above,
+            "dino_below": dino_below,
+            "limit": limit,
+        }
+        if image is not None:
+            asked["image"] = _encoded(image)
+        given = {name: value for name, value in asked.items() if value is not None}
+        answer = self._done(PARTNERS, self._calls.ask("POST", PARTNERS, json=given))
+        return self._parsed(Partners, PARTNERS, answer)
+
+    def pairs(
+        self,
+        *,
+        page_size: int = 100,
+        sort: str | None = None,
+        order: Literal["asc", "desc"] | None = None,
+        text: str | None = None,
+        **filters: float | str,
+    ) -> Iterator[Pair]:
+        """The blind pairs of the run, page by page.
+
+        Args:
+            page_size: of one request.
+            sort: a column; None takes the run's own order.
+            order: of `sort`.
+            text: words to look for in captions.
+            filters: further parameters of the service (`min_gap=0.5`).
+
+        Raises:
+            ServiceError: the service refuses, or does not answer.
+        """
+        asked = {"limit": page_size, "sort": sort, "order": order, "text": text, **filters}
+        params = {name: value for name, value in asked.items() if value is not None}
+        seen: set[str] = set()
+        while True:
+            answer = self._done(PAIRS, self._calls.ask("GET", PAIRS, params=params))
+            page = self._parsed(PairPage, PAIRS, answer)
+            yield from page.data
+            if page.next_cursor is None:
+                return
+            if page.next_cursor in seen:
+                raise self._nonsense(PAIRS, ValueError("its pages go round in a circle"))
+            seen.add(page.next_cursor)
+            params["cursor"] = page.next_cursor
+
+    def image(self, image_id: str) -> bytes:
+        """The original bytes of an image of the corpus.
+
+        Raises:
+            ServiceError: the service refuses, or does not answer.
+        """
+        path = f"/v1/images/{_path_of(image_id)}"
+        return self._done(path, self._calls.ask("GET", path)).body
+
+    def ready(self) -> bool:
+        """Whether the service takes requests now; asked once.
+
+        Raises:
+            ServiceError: what answers is no such service.
+        """
+        answer = self._calls.try_once("/readyz")
+        if answer is None or answer.status == 503:
+            return False
+        self._done("/readyz", answer)
+        return True
+
+    def _embed(self, parcel: list[str], model: str | None, *, is_single: bool) -> Embeddings:
+        asked = {"input": parcel, "model": model, "encoding_format": "base64"}
+        answer = self._calls.ask("POST", EMBEDDINGS, json=asked)
+        # 422 is also the status of a list in which no image is good.
+        if is_single or not (answer.status == 422 and b'"data"' in answer.body):
+            self._done(EMBEDDINGS, answer)
+        items = self._parsed(EmbeddingList, EMBEDDINGS, answer)
+        try:
+            return arranged(items, len(parcel))
+        except ValueError as error:
+            raise self._nonsense(EMBEDDINGS, error) from error
+
+    def _done(self, path: str, answer: Answer) -> Answer:
+        """The answer, where the service did what was asked."""
+        if not answer.is_ok:
+            raise self._calls.refusal(path, answer)
+        return answer
+
+    def _parsed(self, model: type[Parsed], path: str, answer: Answer) -> Parsed:
+        try:
+            return model.model_validate_json(answer.body)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise self._nonsense(path, ValueError(f"{where or 'body'}: {first['msg']}")) from error
+
+    def _nonsense(self, path: str, why: Exception) -> ServiceError:
+        return ServiceError(
+            f"{self._calls.url}{path} answered what is no answer of this service: {why}; see "
+            "whether it is another program, or one of another version"
+        )
+
+
+def _encoded(picture: Picture) -> str:
+    """An image as base64 of a file's bytes; pixels become a PNG, which loses nothing.
+
+    Raises:
+        ValueError: a PNG cannot hold the pixels.
+    """
+    if isinstance(picture, Image.Image):
+        if picture.mode not in PNG_MODES:
+            raise ValueError(
+                f"an image has the mode {picture.mode}, which PNG does not hold; give its file's "
+                'bytes, or image.convert("RGB")'
+            )
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", compress_level=1)
+        data = buffer.getvalue()
+    else:
+        data = picture.read_bytes() if isinstance(picture, Path) else picture
+    return base64.b64encode(data).decode("ascii")
+
+
+def _parcels(images: Sequence[Picture], most_images: int) -> Iterator[tuple[int, list[str]]]:
+    """Encoded images, as many as go into one request, and the place of the first."""
+    parcel: list[str] = []
+    num_chars = 0
+    for place, picture in enumerate(images):
+        encoded = _encoded(picture)
+        if parcel and (
+            len(parcel) == most_images or num_chars + len(encoded) > REQUEST_BYTES * 4 / 3
+        ):
+            yield place - len(parcel), parcel
+            parcel, num_chars = [], 0
+        parcel.append(encoded)
+        num_chars += len(encoded)
+    if parcel:
+        yield len(images) - len(parcel), parcel
+
+
+def _path_of(image_id: str) -> str:
+    """An image_id as part of a URL; a part of dots only would be taken for a step upwards."""
+    parts = (quote(part, safe="") for part in image_id.split("/"))
+    return "/".join(part.replace(".", "%2E") if part in (".", "..") else part for part in parts)

@@ -1,0 +1,217 @@
+"""One call to the service: tried again where that may help, and never longer than its deadline.
+
+Every call of the service may be repeated: none changes anything. Tried again are connections that
+fail or break, and the answers 429, 502, 503 and 504, after a pause that doubles, with jitter, and
+is never shorter than the `Retry-After` of the answer. Any other answer is final.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from miner.errors import ResourceError, ServiceError
+from miner.urls import shown
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger(__name__)
+
+AGAIN = frozenset({429, 502, 503, 504})
+"""Answers that another try may change."""
+
+FIRST_PAUSE_S = 0.1
+MOST_PAUSE_S = 5.0
+CONNECT_S = 5.0
+"""How long one connection may take to be made, in seconds."""
+
+MOST_MESSAGE_CHARS = 500
+"""Of what a service says about an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, whole.
+
+    Attributes:
+        status: of HTTP.
+        body: its bytes.
+        retry_after_s: the pause that the service asks for; 0 where it asks for none.
+    """
+
+    status: int
+    body: bytes
+    retry_after_s: float = 0.0
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the service did what was asked."""
+        return 200 <= self.status < 300
+
+
+class _Said(BaseModel):
+    """What the service says about an error."""
+
+    message: str = ""
+    code: str | int | None = None
+    type: str | None = None
+
+
+class _Failure(BaseModel):
+    error: _Said
+
+
+class Calls:
+    """Calls to one service, over connections that stay open.
+
+    Attributes:
+        url: of the service, without a slash at its end.
+        timeout_s: of a call, all its tries and pauses together.
+        retries: further tries of a call.
+    """
+
+    def __init__(self, url: str, token: str | None, timeout_s: float, retries: int) -> None:
+        """Prepare; connects when something is asked.
+
+        Raises:
+            ValueError: an argument is out of its range.
+            ResourceError: httpx is not installed.
+        """
+        if not url.startswith(("http://", "https://")) or "@" in url or "?" in url or "#" in url:
+            raise ValueError(
+                f"{shown(url)}: the URL of a service is http://HOST:PORT or https://HOST, without "
+                "user or query; a token is given as `token`"
+            )
+        if token is not None and not (token and token.isascii() and token.isprintable()):
+            raise ValueError("the token is empty or holds what is not printable ASCII; check it")
+        if not 0 < timeout_s < float("inf"):
+            raise ValueError(f"timeout_s is {timeout_s}; it has to be above 0 and finite")
+        if retries < 0:
+            raise ValueError(f"retries is {retries}; it has to be 0 or more")
+        try:
+            import httpx
+        except ImportError as error:
+            raise ResourceError(
+                'the client needs httpx, which is missing: pip install "blindpairs[serve]"'
+            ) from error
+        self.url, self.timeout_s, self.retries = url.rstrip("/"), timeout_s, retries
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(headers=headers, timeout=timeout_s)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Call, and call again where that may help.
+
+        Args:
+            method: of HTTP.
+            path: from the service's URL on, quoted.
+            json: the body, if any.
+            params: the query, if any.
+
+        Returns:
+            The last answer, whatever its status.
+
+        Raises:
+            ServiceError: no try was answered in time.
+        """
+        end_s = time.monotonic() + self.timeout_s
+        for num_tries in range(1, self.retries + 2):
+            outcome = self._try(method, path, end_s, json=json, params=params)
+            if isinstance(outcome, Answer) and outcome.status not in AGAIN:
+                return outcome
+            pause_s = _pause_s(num_tries, outcome)
+            if num_tries > self.retries or time.monotonic() + pause_s >= end_s:
+                break
+            log.info("%s%s: %s; again in %.1f s", self.url, path, _seen(outcome), pause_s)
+            time.sleep(pause_s)
+        if isinstance(outcome, Answer):
+            return outcome
+        raise ServiceError(
+            f"{self.url}{path} gave no answer in {num_tries} tries within {self.timeout_s:g} s "
+            f"({_seen(outcome)}); see whether the service runs there, or give more timeout_s"
+        ) from outcome
+
+    def try_once(self, path: str) -> Answer | None:
+        """GET a path in a single try; None where nobody answers."""
+        outcome = self._try("GET", path, time.monotonic() + self.timeout_s)
+        return outcome if isinstance(outcome, Answer) else None
+
+    def refusal(self, path: str, answer: Answer) -> ServiceError:
+        """The error that an answer other than 2xx stands for."""
+        try:
+            said = _Failure.model_validate_json(answer.body).error
+        except ValidationError:
+            said = _Said(message=answer.body.decode("utf-8", "replace"))
+        code = said.code if said.code is not None else said.type
+        message = said.message[:MOST_MESSAGE_CHARS] or "it says nothing more"
+        named = f" ({code})" if code is not None else ""
+        return ServiceError(
+            f"{self.url}{path} answered {answer.status}{named}: {message}",
+            status=answer.status,
+            code=None if code is None else str(code),
+        )
+
+    def _try(
+        self, method: str, path: str, end_s: float, **content: Any
+    ) -> Answer | httpx.TransportError:
+        """One try, which ends by the deadline however slowly the answer drips in."""
+        import httpx
+
+        left_s = max(end_s - time.monotonic(), 1e-3)
+        timeout = httpx.Timeout(left_s, connect=min(CONNECT_S, left_s))
+        body = bytearray()
+        try:
+            with self._http.stream(method, self.url + path, timeout=timeout, **content) as response:
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if time.monotonic() > end_s:
+                        return httpx.ReadTimeout(f"{len(body)} bytes of the answer came in time")
+        except (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError) as error:
+            return error
+        asked_s = _seconds(response.headers.get("retry-after", ""))
+        return Answer(response.status_code, bytes(body), asked_s)
+
+
+def _pause_s(num_tries: int, outcome: Answer | Exception) -> float:
+    """Seconds before the next try: some of what doubles, after what the service asked for."""
+    most_s = min(FIRST_PAUSE_S * 2.0 ** min(num_tries - 1, 60), MOST_PAUSE_S)
+    drawn_s = random.uniform(0.5, 1.0) * most_s
+    return drawn_s + (outcome.retry_after_s if isinstance(outcome, Answer) else 0.0)
+
+
+def _seconds(retry_after: str) -> float:
+    """What a Retry-After header asks for: seconds or a date; 0 where it is neither."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def _seen(outcome: Answer | Exception) -> str:
+    if isinstance(outcome, Answer):
+        return f"status {outcome.status}"
+    return f"{type(outcome).__name__}: {outcome}"

@@ -1,0 +1,194 @@
+"""Calls against a real server that misbehaves: what is tried again, and for how long."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from miner import client_calls
+from miner.client_calls import Answer, Calls, _pause_s, _seconds
+from miner.errors import ResourceError, ServiceError
+from tests.http_scripts import Step, breaks_off, dripping, hangs_up, playing, says
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_calls, "FIRST_PAUSE_S", 0.005)
+
+
+Open = Callable[..., Calls]
+
+
+@pytest.fixture
+def calls() -> Iterator[Open]:
+    opened: list[Calls] = []
+
+    def call(
+        url: str, token: str | None = None, timeout_s: float = 20.0, retries: int = 3
+    ) -> Calls:
+        opened.append(Calls(url, token, timeout_s, retries))
+        return opened[-1]
+
+    yield call
+    for each in opened:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [says(429), says(502), says(503, Retry_After="0"), says(504), hangs_up, breaks_off],
+    ids=["429", "502", "503", "504", "hangs up", "breaks off"],
+)
+def test_what_may_pass_is_tried_again(calls: Open, trouble: Step) -> None:
+    with playing(trouble, trouble, says(200, {"a": 1})) as script:
+        answer = calls(script.url).ask("POST", "/x", json={"b": 2})
+    assert answer == Answer(200, b'{"a": 1}')
+    assert [body for *_, body in script.asked] == [{"b": 2}] * 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 415, 422, 500])
+def test_what_will_not_pass_is_asked_once(calls: Open, status: int) -> None:
+    with playing(says(status, b"no")) as script:
+        assert calls(script.url).ask("GET", "/x") == Answer(status, b"no")
+    assert len(script.asked) == 1
+
+
+def test_tries_are_counted_and_the_last_answer_is_given(calls: Open) -> None:
+    with playing(says(503, b"away")) as script:
+        assert calls(script.url, retries=2).ask("GET", "/x").status == 503
+        assert len(script.asked) == 3
+        assert calls(script.url, retries=0).ask("GET", "/x").status == 503
+    assert len(script.asked) == 4
+
+
+def test_nobody_there_is_an_error(calls: Open) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(
+        ServiceError, match=r"no answer in 2 tries within 20 s .ConnectError"
+    ) as info:
+        calls(f"http://127.0.0.1:{port}", retries=1).ask("GET", "/x")
+    assert info.value.status is None
+    assert info.value.exit_code == 4
+
+
+def test_retry_after_is_waited_for(calls: Open) -> None:
+    with playing(says(429, Retry_After="1"), says(200)) as script:
+        start_s = time.monotonic()
+        assert calls(script.url).ask("GET", "/x").is_ok
+        assert time.monotonic() - start_s >= 1.0
+
+
+def test_a_retry_after_beyond_the_deadline_ends_the_call_at_once(calls: Open) -> None:
+    with playing(says(429, Retry_After="3600")) as script:
+        start_s = time.monotonic()
+        assert calls(script.url).ask("GET", "/x") == Answer(429, b"", 3600.0)
+        assert time.monotonic() - start_s < 15
+    assert len(script.asked) == 1
+
+
+def test_an_answer_that_drips_in_ends_with_the_deadline(calls: Open) -> None:
+    stop = threading.Event()
+    try:
+        with playing(dripping(stop)) as script:
+            start_s = time.monotonic()
+            with pytest.raises(ServiceError, match=r"bytes of the answer came in time"):
+                calls(script.url, timeout_s=0.5).ask("GET", "/x")
+            assert 0.5 <= time.monotonic() - start_s < 15
+    finally:
+        stop.set()
+
+
+def test_silence_ends_with_the_deadline(calls: Open) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ServiceError, match=r"in 1 tries within 0.3 s .ReadTimeout"):
+            calls(url, timeout_s=0.3).ask("GET", "/x")
+        assert calls(url, timeout_s=0.3).try_once("/x") is None
+
+
+def test_pauses_double_with_jitter_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_calls, "FIRST_PAUSE_S", 0.1)
+    gone = ConnectionError()
+    for num_tries, most_s in ((1, 0.1), (2, 0.2), (5, 1.6), (50, 5.0)):
+        drawn = [_pause_s(num_tries, gone) for _ in range(200)]
+        assert most_s / 2 <= min(drawn) < max(drawn) <= most_s
+        assert max(drawn) - min(drawn) > most_s / 4
+    assert 7.05 <= _pause_s(1, Answer(429, b"", 7.0)) <= 7.1
+
+
+def test_retry_after_is_read_as_seconds_or_a_date() -> None:
+    assert _seconds("12") == 12.0
+    soon = datetime.now(UTC) + timedelta(seconds=90)
+    assert 60 < _seconds(format_datetime(soon, usegmt=True)) <= 90
+    assert 60 < _seconds(soon.strftime("%a, %d %b %Y %H:%M:%S -0000")) <= 90
+    for nothing in ("", "soon", "-5", "1.5", "²", "Wed, 21 Oct 2015 07:28:00 GMT"):
+        assert _seconds(nothing) == 0.0
+
+
+def test_the_token_goes_along_and_redirects_are_not_followed(calls: Open) -> None:
+    with playing(says(307, Location="/elsewhere")) as script:
+        assert calls(script.url + "/", token="secret").ask("GET", "/x").status == 307
+    ((method, path, headers, _),) = script.asked
+    assert (method, path) == ("GET", "/x")
+    assert headers["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "code"),
+    [
+        (
+            {"error": {"message": "too large", "type": "t", "code": "big"}},
+            "413 .big.: too large",
+            "big",
+        ),
+        ({"error": {"message": "too large", "type": "t"}}, "413 .t.: too large", "t"),
+        (b"<html>", "answered 413: <html>", None),
+        (b"", "says nothing more", None),
+        (b"x" * 9000, f"413: {'x' * 500}$", None),
+    ],
+)
+def test_refusals_are_errors_with_status_and_code(
+    calls: Open, body: object, said: str, code: str | None
+) -> None:
+    with playing(says(413, body)) as script:
+        own = calls(script.url)
+        answer = own.ask("GET", "/x")
+    with pytest.raises(ServiceError, match=said) as info:
+        raise own.refusal("/x", answer)
+    assert (info.value.status, info.value.code) == (413, code)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://a", "127.0.0.1:8000", "http://me:pass@a", "http://a?b=c", "http://a#b"]
+)
+def test_other_urls_are_refused_without_their_secrets(calls: Open, url: str) -> None:
+    with pytest.raises(ValueError, match="http://HOST:PORT or https://HOST") as info:
+        calls(url)
+    assert "pass" not in str(info.value)
+
+
+def test_arguments_out_of_range_are_refused(calls: Open) -> None:
+    for token in ("", "a\nb", "ä"):
+        with pytest.raises(ValueError, match="printable ASCII"):
+            calls("http://a", token=token)
+    for timeout_s in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=r"timeout_s is .*; it has to be above 0 and finite"):
+            calls("http://a", timeout_s=timeout_s)
+    with pytest.raises(ValueError, match="retries is -1; it has to be 0 or more"):
+        calls("http://a", retries=-1)
+
+
+def test_httpx_is_asked_for_where_it_is_missing(
+    calls: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(ResourceError, match=r'pip install "blindpairs\[serve\]"'):
+        calls("http://a")
