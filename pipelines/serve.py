@@ -1,0 +1,52 @@
+"""The HTTP service: embeddings, blind partners and pairs for people who run no batch jobs.
+
+What it is made of is imported when it runs, so that `--help` does not wait, and so that the
+package works without its extra `serve`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from miner.errors import ResourceError
+from pipelines.options import settings_from, settings_options
+from pipelines.serve_settings import ServeSettings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["ServeSettings", "create_app", "serve"]
+
+
+def create_app(settings: ServeSettings) -> FastAPI:
+    """The service as an ASGI app; its encoders and index are loaded in its lifespan.
+
+    Raises:
+        ResourceError: the extra `serve` is not installed.
+        ValueError: it would listen to others without a token.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ResourceError(
+            f"the service needs {error.name}, which is not installed; "
+            'pip install "blindpairs[serve]"'
+        ) from error
+    from pipelines.serve_app import build_app
+
+    return build_app(settings)
+
+
+@click.command()
+@settings_options(ServeSettings)
+def serve(config_file: Path | None, **flags: Any) -> int:
+    """Serve embeddings, blind partners and pairs over HTTP, on this machine unless told else."""
+    settings = settings_from(ServeSettings, flags, config_file)
+    app = create_app(settings)
+    from pipelines.serve_server import run_server
+
+    return run_server(app, settings)

@@ -1,0 +1,72 @@
+"""The app: its routes, its limits, and its life from loading to the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from pipelines import serve_embeddings, serve_errors
+from pipelines.serve_models import StateResponse
+from pipelines.serve_service import Service
+from pipelines.serve_settings import ServeSettings
+
+router = APIRouter()
+
+
+def build_app(settings: ServeSettings) -> FastAPI:
+    """The app; its encoders are loaded when it is started.
+
+    Raises:
+        ValueError: it would listen to others without a token.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = app.state.service
+        await asyncio.to_thread(service.load)
+        service.start()
+        try:
+            yield
+        finally:
+            service.close()
+
+    app = FastAPI(
+        title="blindpairs",
+        version=version("blindpairs"),
+        description="Embeddings and CLIP-blind partners of images.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = Service(settings)
+    serve_errors.install(app)
+    app.include_router(router)
+    app.include_router(serve_embeddings.router)
+    return app
+
+
+@router.get("/healthz", response_model=StateResponse, summary="Whether the process is alive")
+async def healthz(request: Request) -> JSONResponse:
+    """Answers at once, however much there is to do; 503 where only a restart would help."""
+    status = request.app.state.service.status
+    return JSONResponse({"status": status}, 503 if status == "broken" else 200)
+
+
+@router.get("/readyz", response_model=StateResponse, summary="Whether requests should come here")
+async def readyz(request: Request) -> JSONResponse:
+    """503 while the service loads, and from the moment that it is told to stop."""
+    status = request.app.state.service.status
+    return JSONResponse({"status": status}, 200 if status == "ok" else 503)
+
+
+@router.get("/metrics", summary="Figures for Prometheus")
+async def metrics(request: Request) -> Response:
+    """Requests, batches, queue, images by outcome, seconds of decoding and encoding."""
+    data = generate_latest(request.app.state.service.metrics.registry)
+    return Response(data, media_type=CONTENT_TYPE_LATEST)

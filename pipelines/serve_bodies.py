@@ -1,0 +1,104 @@
+"""Bodies of requests: raw image bytes, or strict JSON with images in base64."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from pipelines.serve_errors import ServiceError, invalid
+from pipelines.serve_models import RequestModel
+
+ModelT = TypeVar("ModelT", bound=RequestModel)
+
+INLINE_BYTES = 2**16
+"""Bodies up to this size are parsed on the event loop; a larger one would hold up others."""
+
+_URL = re.compile(r"^\s*(https?|ftp|file|data|s3|gs):", re.IGNORECASE)
+
+
+def media_type(request: Request) -> str:
+    """The Content-Type without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def is_raw(request: Request) -> bool:
+    """Whether the body is an image's bytes and no JSON.
+
+    Raises:
+        ServiceError: it is neither (415).
+    """
+    kind = media_type(request)
+    if kind == "application/json":
+        return False
+    if kind == "application/octet-stream" or kind.startswith("image/"):
+        return True
+    raise ServiceError(
+        415,
+        "unsupported_media_type",
+        "the Content-Type is none that is read; send an image's bytes as image/* or "
+        "application/octet-stream, or application/json",
+        param="content-type",
+    )
+
+
+async def read_json(request: Request, model: type[ModelT]) -> ModelT:
+    """A body as a model.
+
+    Raises:
+        ServiceError: it is no JSON (400), or not what the model says (422).
+    """
+    body = await request.body()
+    if len(body) <= INLINE_BYTES:
+        return parse(body, model)
+    return await asyncio.to_thread(parse, body, model)
+
+
+def parse(body: bytes, model: type[ModelT]) -> ModelT:
+    """JSON bytes as a model; no Python object of unknown depth is made on the way.
+
+    Raises:
+        ServiceError: as `read_json`.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        for problem in problems:
+            if problem["loc"] == ("image_url",):
+                raise url_refused("image_url") from None
+        raise invalid(problems) from None
+
+
+def url_refused(param: str) -> ServiceError:
+    """What is said to someone who sends a URL for an image."""
+    return ServiceError(
+        422,
+        "url_not_fetched",
+        "this service fetches no URLs; send the image's bytes themselves, or their base64",
+        param=param,
+    )
+
+
+async def decode_base64(texts: list[str], param: str) -> list[bytes | ServiceError]:
+    """Images out of base64, or why one is none; large ones on another thread."""
+    if sum(map(len, texts)) <= INLINE_BYTES:
+        return [decode_one(text, param) for text in texts]
+    return await asyncio.to_thread(lambda: [decode_one(text, param) for text in texts])
+
+
+def decode_one(text: str, param: str) -> bytes | ServiceError:
+    """One image out of base64, or why it is none."""
+    if _URL.match(text[:16]):
+        return url_refused(param)
+    try:
+        return base64.b64decode(text.encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        return ServiceError(
+            422, "invalid_base64", "the text is no base64 of an image's bytes", param=param
+        )

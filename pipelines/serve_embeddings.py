@@ -1,0 +1,154 @@
+"""POST /v1/embeddings: images to unit vectors."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
+from pydantic_core import to_json
+
+from miner.decode import Refused
+from miner.records import Json
+from pipelines.batcher import Answer, Batcher
+from pipelines.serve_bodies import decode_base64, is_raw, read_json
+from pipelines.serve_errors import ServiceError
+from pipelines.serve_models import EmbeddingsRequest, EmbeddingsResponse, schema_of
+from pipelines.serve_openapi import RAW_IMAGE, errors_of
+from pipelines.serve_service import Service
+
+router = APIRouter()
+
+Images = list[bytes | ServiceError]
+
+
+@router.post(
+    "/v1/embeddings",
+    summary="Embed images with one encoder or both",
+    response_model=None,
+    responses={
+        200: {"model": EmbeddingsResponse, "description": "Vectors; one bad image fails alone."},
+        **errors_of(400, 401, 408, 413, 415, 422, 429, 503, 504),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": schema_of(EmbeddingsRequest, "validation")},
+                **RAW_IMAGE,
+            },
+        }
+    },
+)
+async def embeddings(
+    request: Request,
+    encoders: Annotated[
+        str | None,
+        Query(max_length=1024, description="For raw bytes: clip, dino, or both with a comma."),
+    ] = None,
+) -> Response:
+    """Embed an image (raw bytes) or several (JSON, base64); rows are float16 as a run's."""
+    service: Service = request.app.state.service
+    if is_raw(request):
+        names = None if encoders is None else encoders.split(",")
+        roles = service.roles_of(names, "encoders")
+        images: Images = [await request.body()]
+        as_base64 = False
+    else:
+        asked = await read_json(request, EmbeddingsRequest)
+        if encoders is not None:
+            raise ServiceError(
+                422, "no_effect", "with JSON the field `model` names the encoder", param="encoders"
+            )
+        roles = service.roles_of(None if asked.model is None else [asked.model], "model")
+        texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        most = service.settings.max_batch
+        if not 1 <= len(texts) <= most:
+            raise ServiceError(
+                422,
+                "too_many_images" if texts else "no_image",
+                f"{len(texts)} images in a request, which takes 1 to {most}; send several requests",
+                param="input",
+            )
+        images = await decode_base64(texts, "input")
+        as_base64 = asked.encoding_format == "base64"
+    answers = await embed(service.batcher, images, roles)
+    items = [
+        item
+        for index, each in enumerate(answers)
+        for item in _items(service, index, each, roles, as_base64=as_base64)
+    ]
+    errors = [each for each in answers if isinstance(each, ServiceError)]
+    if len(errors) == len(answers) and len(answers) == 1:
+        raise errors[0]
+    body = {
+        "object": "list",
+        "data": items,
+        "encoders": service.encoder_records(roles),
+        "usage": {"num_images": len(images)},
+    }
+    if len(errors) == len(answers):
+        body["error"] = ServiceError(
+            422,
+            "no_good_image",
+            f"none of the {len(images)} images could be embedded; each item says why",
+            param="input",
+        ).said
+    status = 422 if len(errors) == len(answers) else 200
+    return Response(to_json(body), status, media_type="application/json")
+
+
+async def embed(
+    batcher: Batcher, images: Images, roles: Sequence[str]
+) -> list[Answer | ServiceError]:
+    """What became of each image; cancelling this takes them all out of the queue.
+
+    Raises:
+        ServiceError: the queue is full (429), or the service stops (503).
+    """
+    good = [each for each in images if isinstance(each, bytes)]
+    futures = batcher.submit(good, roles)
+    try:
+        embedded = iter(await asyncio.gather(*futures))
+    finally:
+        for future in futures:
+            future.cancel()
+    answers = [next(embedded) if isinstance(each, bytes) else each for each in images]
+    return [refusal(each) if isinstance(each, Refused) else each for each in answers]
+
+
+def refusal(refused: Refused) -> ServiceError:
+    """Why an image was not embedded; `code` is a reason of `miner.schema.Reason`."""
+    return ServiceError(
+        422, refused.reason.value, f"{refused.reason.value}: {refused.detail}", param="input"
+    )
+
+
+def _items(
+    service: Service,
+    index: int,
+    answer: Answer | ServiceError,
+    roles: Sequence[str],
+    *,
+    as_base64: bool,
+) -> list[Json]:
+    if isinstance(answer, ServiceError):
+        return [{"object": "error", "index": index, "error": answer.said}]
+    assert not isinstance(answer, Refused)
+    return [
+        {
+            "object": "embedding",
+            "index": index,
+            "model": service.encoders[role].encoder_id,
+            "embedding": _written(answer.vectors[role], as_base64=as_base64),
+        }
+        for role in roles
+    ]
+
+
+def _written(vector_D: np.ndarray, *, as_base64: bool) -> Any:
+    wide_D = vector_D.astype("<f4")
+    return base64.b64encode(wide_D.tobytes()).decode() if as_base64 else wide_D.tolist()
