@@ -60,7 +60,7 @@ class ServeSettings(Settings):
     """File with the bearer token that callers have to send; default: BLINDPAIRS_TOKEN, if set."""
 
     allowed_hosts: str | None = None
-    """Names in Host that are answered, with commas; default: local ones, or all (*) with a token."""
+    """Names in Host that are answered, with commas; default: local ones, or * with a token."""
 
     max_batch: int = Field(default=64, gt=0, le=4096)
     """Images that are encoded together at most, and images of one request."""
