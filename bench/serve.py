@@ -1,0 +1,304 @@
+"""The service under load: throughput and latency, against one by one and against no HTTP at all.
+
+    python -m bench.serve                          with the demo's encoders
+    python -m bench.serve --towers b16             with two seeded ViT-B/16
+    python -m bench.serve --seconds 3 --warm-s 1 --repeats 1 --loads 0.5       quick, to see it run
+
+In each round take turns: bytes to vectors without HTTP, in full batches; the service with batches
+in a closed loop; the service with batches of one, likewise; and the first service in open loops, at
+shares of the throughput that it just had. All are processes of their own. So is the generator of
+the load, which has no cores of its own on a small machine: what it takes is in the rows. Exit
+code 1, and no row, where a vector is not that of the encoder in float32.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import click
+import numpy as np
+
+from bench.load import Driven, Load, drive
+from bench.pictures import pictures_of
+from bench.rows import Row, append_rows, blank_row
+from bench.serve_raw import RawRate, Vectors, raw_rate, truth_of
+from bench.served import Counts, Served
+from bench.targets import judged
+from bench.terminal import show
+from miner.config import EmbedSettings
+from miner.encoders import find_record
+from tests.towers import write_clip_weights, write_dino_weights
+
+NAME = "serve"
+OUT = Path(__file__).parent / "results" / "serve.csv"
+B16 = ("clip-vit-b-16", "timm:vit_base_patch16_224:dino")
+BATCH = {"demo": 64, "b16": 8}
+"""Images of a batch where nothing else is said."""
+
+FARTHEST = {"fp32": 1e-3, "bf16": 5e-2}
+"""Of a served vector from that of float32; float16, in which vectors are stored, may take 5e-4."""
+
+OPEN_CONNECTIONS = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        towers: `demo` or `b16`.
+        precision: fp32 or bf16.
+        max_batch: of the service that has batches.
+        connections: of the closed loops.
+        loads: of the open loops, as shares of the closed loop's throughput.
+        warm_s: before the seconds that count.
+        seconds: of each measurement.
+        repeats: rounds.
+    """
+
+    towers: str
+    precision: str
+    max_batch: int
+    connections: int
+    loads: tuple[float, ...]
+    warm_s: float
+    seconds: float
+    repeats: int
+
+
+@dataclass(kw_only=True)
+class Round:
+    """One round's measurements.
+
+    Attributes:
+        batched: the closed loop at the service with batches, and what that counted meanwhile.
+        single: likewise with batches of one.
+        opened: the open loops by share, likewise.
+    """
+
+    raw: RawRate
+    batched: tuple[Driven, Counts]
+    single: tuple[Driven, Counts]
+    opened: dict[float, tuple[Driven, Counts]] = field(default_factory=dict)
+
+
+def settings_of(plan: Plan, folder: Path) -> EmbedSettings:
+    """Encoders and batches of the service; seeded weights in a folder."""
+    changes: dict[str, str | Path] = {"clip": "demo-clip", "dino": "demo-dino"}
+    if plan.towers == "b16":
+        clip, dino = (find_record(name) for name in B16)
+        changes = {
+            "clip": B16[0],
+            "dino": B16[1],
+            "clip_weights": str(
+                write_clip_weights(folder / "clip.safetensors", clip.model, layout="visual")
+            ),
+            "dino_weights": str(write_dino_weights(folder / "dino.safetensors", dino.model)),
+        }
+    return EmbedSettings.model_validate(
+        {**changes, "device": "cpu", "precision": plan.precision, "batch_size": plan.max_batch}
+    )
+
+
+def arguments_of(settings: EmbedSettings, max_batch: int) -> list[str]:
+    """The same for the command."""
+    words = ["--max-batch", str(max_batch), "--device", settings.device]
+    if max_batch == 1:
+        words += ["--max-wait-ms", "0"]
+    for name in ("clip", "dino", "clip_weights", "dino_weights", "precision"):
+        if (value := getattr(settings, name)) is not None:
+            words += ["--" + name.replace("_", "-"), str(value)]
+    return words
+
+
+def measure(plan: Plan, images: list[bytes]) -> list[Round]:
+    """Every round.
+
+    Raises:
+        click.ClickException: a vector is wrong, or a request of a closed loop fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="blindpairs-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        settings = settings_of(plan, folder)
+        truth = truth_of(settings, images)
+        batched, single = (
+            stack.enter_context(Served(arguments_of(settings, size), folder / f"{size}.log"))
+            for size in (plan.max_batch, 1)
+        )
+        rounds = []
+        for number in range(plan.repeats):
+            load = Load(
+                port=batched.port,
+                images=images,
+                truth=truth,
+                connections=plan.connections,
+                warm_s=plan.warm_s,
+                seconds=plan.seconds,
+                seed=number,
+            )
+            one = Round(
+                raw=_raw(settings, images, truth, plan),
+                batched=_driven(plan, batched, load),
+                single=_driven(plan, single, replace(load, port=single.port)),
+            )
+            for share in plan.loads:
+                rate = share * one.batched[0].images_per_s
+                opened = replace(load, rate=rate, connections=OPEN_CONNECTIONS)
+                one.opened[share] = _driven(plan, batched, opened)
+            rounds.append(one)
+    return rounds
+
+
+def _raw(settings: EmbedSettings, images: list[bytes], truth: Vectors, plan: Plan) -> RawRate:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        measured = fresh.submit(
+            raw_rate, settings, images, truth, warm_s=plan.warm_s, seconds=plan.seconds
+        ).result()
+    check("without HTTP", measured.deviation, plan.precision)
+    return measured
+
+
+def _driven(plan: Plan, service: Served, load: Load) -> tuple[Driven, Counts]:
+    before = service.counts()
+    driven = drive(load)
+    counts = service.counts() - before
+    check("served", driven.deviation, plan.precision)
+    if not driven.latencies_s or (load.rate is None and driven.statuses.keys() != {200}):
+        raise click.ClickException(
+            f"answers came with the statuses {dict(driven.statuses)} (0 is a broken connection); "
+            "no row is written"
+        )
+    return driven, counts
+
+
+def check(what: str, deviation: float, precision: str) -> None:
+    """Refuse vectors that are not the encoders'.
+
+    Raises:
+        click.ClickException: one is too far from that of float32.
+    """
+    if not deviation <= FARTHEST[precision]:
+        raise click.ClickException(
+            f"{what}: a vector is {deviation:.1e} from that of float32, limit "
+            f"{FARTHEST[precision]:.0e}; no row is written"
+        )
+
+
+def rows_of(plan: Plan, rounds: list[Round]) -> list[Row]:
+    """What was measured."""
+    blank = replace(
+        blank_row(NAME), data=plan.towers, shape=str(plan.max_batch), dtype=plan.precision
+    )
+    raw = [each.raw.images_per_s for each in rounds]
+    batched, single = (
+        [each.images_per_s for each, _ in pairs]
+        for pairs in ([r.batched for r in rounds], [r.single for r in rounds])
+    )
+    note = f"no HTTP; batches of {plan.max_batch}"
+    rows = [replace(blank, provider="raw").measured("images/s", raw, unit="images/s", note=note)]
+    closed = {"batched": [r.batched for r in rounds], "one by one": [r.single for r in rounds]}
+    for provider, measured in closed.items():
+        note = f"closed loop, {plan.connections} connections"
+        rows += driven_rows(replace(blank, provider=provider), measured, note)
+    row = replace(blank, provider="batched")
+    for base, rates in (("raw", raw), ("one by one", single)):
+        ratios = [theirs / ours for theirs, ours in zip(rates, batched, strict=True)]
+        rows.append(row.measured(f"time / {base}", ratios, unit="ratio"))
+    for share in plan.loads:
+        measured = [each.opened[share] for each in rounds]
+        offered = float(np.median([share * each for each in batched]))
+        provider = f"batched, {share:.0%} load".replace("%", " %")
+        note = f"open loop, Poisson, {offered:.4g} requests/s"
+        rows += driven_rows(replace(blank, provider=provider), measured, note)
+        tails = [_quantile(each, 0.99) / _quantile(each, 0.5) for each, _ in measured]
+        rows.append(replace(blank, provider=provider).measured("p99 / p50", tails, unit="ratio"))
+    return [judged(row) for row in rows]
+
+
+def driven_rows(row: Row, measured: list[tuple[Driven, Counts]], note: str) -> list[Row]:
+    """Throughput, latencies, fill of the batches, and what may make the figures worse."""
+    driven = [each for each, _ in measured]
+    rows = [row.measured("images/s", [d.images_per_s for d in driven], unit="images/s", note=note)]
+    for share in (0.5, 0.95, 0.99):
+        latencies_ms = [1e3 * _quantile(each, share) for each in driven]
+        rows.append(row.measured(f"p{100 * share:.0f}", latencies_ms, unit="ms", note=note))
+    fills = [counts.images / max(counts.batches, 1) for _, counts in measured]
+    lags_ms = [1e3 * float(np.quantile(each.lags_s, 0.99)) for each in driven]
+    refused = [1 - each.statuses[200] / each.statuses.total() for each in driven]
+    return [
+        *rows,
+        row.measured("images a batch", fills),
+        row.measured("generator", [each.generator_cores for each in driven], unit="cores"),
+        row.measured("sent late, p99", lags_ms, unit="ms"),
+        row.measured("not answered", refused, unit="share"),
+    ]
+
+
+def _quantile(driven: Driven, share: float) -> float:
+    return float(np.quantile(driven.latencies_s, share))
+
+
+def shares_of(text: str) -> tuple[float, ...]:
+    """Loads from a list with commas.
+
+    Raises:
+        click.UsageError: one is no share.
+    """
+    try:
+        shares = tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise click.UsageError(f"--loads {text}: {error}") from error
+    if not all(share > 0 for share in shares):
+        raise click.UsageError(f"--loads {text}: each has to be above 0")
+    return shares
+
+
+@click.command()
+@click.option("--towers", type=click.Choice(list(BATCH)), default="demo", show_default=True)
+@click.option("--precision", type=click.Choice(list(FARTHEST)), default="fp32", show_default=True)
+@click.option("--data", type=click.Choice(["generated", "photographs"]), default="generated")
+@click.option("--images", "num_images", default=64, show_default=True, help="different ones")
+@click.option("--max-batch", type=click.IntRange(2), help="[default: 64, with b16 8]")
+@click.option("--connections", type=click.IntRange(1), help="[default: twice --max-batch]")
+@click.option("--loads", default="0.3,0.5,0.7,0.9", show_default=True, help="shares")
+@click.option("--warm-s", default=5.0, show_default=True, help="seconds that do not count")
+@click.option("--seconds", default=30.0, show_default=True, help="that do, of each measurement")
+@click.option("--repeats", default=3, show_default=True, help="rounds")
+@click.option("--out", type=click.Path(path_type=Path), default=OUT, show_default=True)
+def main(
+    towers: str,
+    precision: str,
+    data: str,
+    num_images: int,
+    max_batch: int | None,
+    connections: int | None,
+    loads: str,
+    warm_s: float,
+    seconds: float,
+    repeats: int,
+    out: Path,
+) -> None:
+    """Measure the service under load."""
+    size = max_batch or BATCH[towers]
+    plan = Plan(
+        towers=towers,
+        precision=precision,
+        max_batch=size,
+        connections=connections or 2 * size,
+        loads=shares_of(loads),
+        warm_s=warm_s,
+        seconds=seconds,
+        repeats=repeats,
+    )
+    rows = rows_of(plan, measure(plan, pictures_of(data, num_images)))
+    append_rows(out, rows)
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()
