@@ -96,11 +96,11 @@ def drive(load: Load) -> Driven:
 
 def drive_here(load: Load) -> Driven:
     """The same from this process."""
-    start_s, start_core_s = time.perf_counter(), time.process_time()
-    asked = asyncio.run(_Generator(load).run())
-    cores = (time.process_time() - start_core_s) / (time.perf_counter() - start_s)
-    first_s = start_s + load.warm_s
-    return _summed(load, asked, first_s, cores)
+    generator = _Generator(load)
+    start_core_s = time.process_time()
+    asked = asyncio.run(generator.run())
+    core_s, elapsed_s = time.process_time() - start_core_s, time.perf_counter() - generator.start_s
+    return _summed(load, asked, generator.start_s + load.warm_s, core_s / elapsed_s)
 
 
 def _summed(load: Load, asked: list[_Asked], first_s: float, cores: float) -> Driven:
@@ -146,16 +146,18 @@ class _Generator:
         self._asked: list[_Asked] = []
         self._idle: deque[_Connection] = deque()
         self._room = asyncio.Semaphore(load.connections)
+        self.start_s = 0.0
 
     async def run(self) -> list[_Asked]:
-        """Every request, once all are answered."""
-        start_s = time.perf_counter()
+        """Every request, once all are answered; the clock starts when a first one was."""
+        await self._ask(0, time.perf_counter())
+        self.start_s = time.perf_counter()
         if self._load.rate is None:
-            end_s = start_s + self._load.warm_s + self._load.seconds
+            end_s = self.start_s + self._load.warm_s + self._load.seconds
             loops = (self._again_and_again(n, end_s) for n in range(self._load.connections))
             await asyncio.gather(*loops)
         else:
-            await self._at_rate(start_s, self._load.rate)
+            await self._at_rate(self.start_s, self._load.rate)
         for connection in self._idle:
             connection.close()
         return self._asked
