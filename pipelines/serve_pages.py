@@ -14,6 +14,9 @@ router = APIRouter(include_in_schema=False)
 
 PLAIN_PAGE = {"content-security-policy": "default-src 'none'; frame-ancestors 'none'"}
 
+PLAIN_PICTURE = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+"""A policy under which a drawing has its colours, and no script."""
+
 DOCS = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
 ).from_string(

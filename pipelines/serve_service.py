@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import logging
+import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+from PIL import Image
+
+from miner.decode_process import warm_up
 from miner.encoders import Encoder, find_record
 from miner.records import Json
+from miner.registry import EncoderRecord
+from miner.store import Store
 from pipelines.batcher import Batcher
 from pipelines.loading import Encoders
 from pipelines.serve_errors import ServiceError
