@@ -11,7 +11,14 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from pipelines import serve_embeddings, serve_errors
+from pipelines import (
+    serve_corpus,
+    serve_embeddings,
+    serve_errors,
+    serve_pages,
+    serve_partners,
+)
+from pipelines.serve_limits import Limits, read_token
 from pipelines.serve_models import StateResponse
 from pipelines.serve_service import Service
 from pipelines.serve_settings import ServeSettings
@@ -29,13 +36,14 @@ def build_app(settings: ServeSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = app.state.service
-        await asyncio.to_thread(service.load)
-        service.start()
         try:
+            await asyncio.to_thread(service.load)
+            await service.start()
             yield
         finally:
             service.close()
 
+    token = read_token(settings)
     app = FastAPI(
         title="blindpairs",
         version=version("blindpairs"),
@@ -46,8 +54,10 @@ def build_app(settings: ServeSettings) -> FastAPI:
     )
     app.state.service = Service(settings)
     serve_errors.install(app)
+    app.add_middleware(Limits, service=app.state.service, token=token)
     app.include_router(router)
-    app.include_router(serve_embeddings.router)
+    for part in (serve_embeddings, serve_partners, serve_corpus, serve_pages):
+        app.include_router(part.router)
     return app
 
 

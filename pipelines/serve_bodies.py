@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from typing import TypeVar
 
 from fastapi import Request
@@ -102,3 +103,8 @@ def decode_one(text: str, param: str) -> bytes | ServiceError:
         return ServiceError(
             422, "invalid_base64", "the text is no base64 of an image's bytes", param=param
         )
+
+
+def parse_query(fields: Mapping[str, object], model: type[ModelT]) -> ModelT:
+    """Parameters of a URL as the model that stands for a body, too."""
+    return model.model_validate(fields)

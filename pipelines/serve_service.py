@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import logging
+import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from miner.encoders import Encoder
+from PIL import Image
+
+from miner.decode_process import warm_up
+from miner.encoders import Encoder, find_record
 from miner.records import Json
+from miner.registry import EncoderRecord
+from miner.store import Store
 from pipelines.batcher import Batcher
 from pipelines.loading import Encoders
 from pipelines.serve_errors import ServiceError
+from pipelines.serve_index import Index
 from pipelines.serve_metrics import ServeMetrics
 from pipelines.serve_settings import ServeSettings
 
@@ -27,6 +38,8 @@ class Service:
         settings: as given.
         metrics: what it counts.
         encoders: by role; empty until loaded.
+        index: what is served of a run; None without --index.
+        searches: where partners are sought, one search after the other.
         num_in_flight: requests that are being answered.
         is_draining: whether it was told to stop.
     """
@@ -37,25 +50,52 @@ class Service:
         self.encoders: dict[str, Encoder] = {}
         self.num_in_flight = 0
         self.is_draining = False
+        self.index: Index | None = None
+        self.searches = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._batcher: Batcher | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def load(self) -> None:
         """Load both encoders; takes a while, on any thread."""
-        clip = self.settings.clip or DEFAULTS["clip"]
-        dino = self.settings.dino or DEFAULTS["dino"]
-        loading = Encoders(self.settings.embedding(clip, dino))
+        warm_up()
+        known: dict[str, EncoderRecord] = {}
+        if self.settings.index is not None:
+            self.index = Index(Store(self.settings.index), self.settings.name, self._scratch())
+            known = self.index.encoder_records()
+        names = {"clip": self.settings.clip, "dino": self.settings.dino}
+        records = [
+            known[role] if name is None and role in known else find_record(name or DEFAULTS[role])
+            for role, name in names.items()
+        ]
+        which = self.settings.embedding(*(record.name for record in records))
+        loading = Encoders(which, records=records)
+        if self.index is not None:
+            self.index.refuse_others([record.encoder_id for record in loading.records])
         for role, record in zip(ROLES, loading.records, strict=True):
             self.encoders[role] = loading.load(record.encoder_id)
 
-    def start(self) -> None:
-        """Take images from now on; called on the event loop."""
+    def _scratch(self) -> Path:
+        """A folder for mapped vectors, which is removed in the end."""
+        parent = self.settings.scratch
+        if parent is not None:
+            parent.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="blindpairs-serve-", dir=parent)
+        return Path(self._folder.name)
+
+    async def start(self) -> None:
+        """Take images from now on, the first one ours; called on the event loop."""
         self._batcher = Batcher(self.encoders, self.settings, self.metrics)
+        # So that no client waits for workers that start and memory that is asked for.
+        await asyncio.gather(*self._batcher.submit([_first_image()], ROLES))
 
     def close(self) -> None:
         """Stop all threads and processes."""
         if self._batcher is not None:
             self._batcher.close()
             self._batcher = None
+        self.searches.shutdown(wait=True, cancel_futures=True)
+        if self._folder is not None:
+            self._folder.cleanup()
 
     @property
     def batcher(self) -> Batcher:
@@ -67,6 +107,19 @@ class Service:
         if self._batcher is None:
             raise ServiceError(503, "starting", "the encoders are loading; come again soon")
         return self._batcher
+
+    @property
+    def needed_index(self) -> Index:
+        """The index.
+
+        Raises:
+            ServiceError: there is none (404).
+        """
+        if self.index is None:
+            raise ServiceError(
+                404, "no_index", "no run is served here; start the service with --index DIR"
+            )
+        return self.index
 
     @property
     def status(self) -> str:
@@ -118,3 +171,9 @@ class Service:
             for role, encoder in self.encoders.items()
             if role in roles
         }
+
+
+def _first_image() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,163 @@
+"""POST /v1/blind-partners: images of the index that CLIP confuses with one, and DINO does not."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from typing import Annotated
+
+import numpy as np
+import torch
+from fastapi import APIRouter, Query, Request
+
+from miner.partner_search import Partner, PartnerSearch, SearchStopped
+from miner.partner_search import Query as Wanted
+from miner.records import Json
+from pipelines.batcher import Embedded
+from pipelines.serve_bodies import decode_one, is_raw, parse_query, read_json
+from pipelines.serve_embeddings import embed
+from pipelines.serve_errors import ServiceError
+from pipelines.serve_models import PartnersRequest, PartnersResponse, schema_of
+from pipelines.serve_openapi import RAW_IMAGE, errors_of
+from pipelines.serve_service import ROLES, Service
+
+router = APIRouter()
+
+METADATA = ("sha256", "width", "height", "caption", "url", "label")
+
+Cosine = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False)]
+
+
+@router.post(
+    "/v1/blind-partners",
+    summary="Find the blind partners of an image",
+    response_model=PartnersResponse,
+    responses=errors_of(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": schema_of(PartnersRequest, "validation")},
+                **RAW_IMAGE,
+            },
+        }
+    },
+)
+async def blind_partners(
+    request: Request,
+    clip_above: Cosine = None,
+    dino_below: Cosine = None,
+    limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
+) -> Json:
+    """Exact: what the join says of an image of the index, and would say of any other one."""
+    service: Service = request.app.state.service
+    index = service.needed_index
+    if index.search is None:
+        raise ServiceError(422, "index_not_searchable", str(index.why_not_searchable))
+    given = {"clip_above": clip_above, "dino_below": dino_below, "limit": limit}
+    asked_in_url = {name: value for name, value in given.items() if value is not None}
+    if is_raw(request):
+        asked = parse_query(asked_in_url, PartnersRequest)
+        data: bytes | None = await request.body()
+    else:
+        asked = await read_json(request, PartnersRequest)
+        if asked_in_url:
+            raise ServiceError(
+                422,
+                "no_effect",
+                "with a JSON body these are fields of it",
+                param=next(iter(asked_in_url)),
+            )
+        data = await _image_of(asked)
+    if data is None:
+        image_id, query = asked.image_id, index.search.stored(str(asked.image_id))
+        if query is None:
+            raise ServiceError(
+                404, "no_such_image", "the index has no image with that id", param="image_id"
+            )
+    else:
+        image_id, query = await _known_or_embedded(service, index.search, data)
+    partners, num_partners = await _sought(service, index.search, query, asked)
+    rows = await asyncio.to_thread(index.lookup.rows, [each.image_id for each in partners])
+    return {
+        "object": "list",
+        "data": [_item(each, rows[each.image_id]) for each in partners],
+        "image_id": image_id,
+        "clip_above": index.search.clip_above if asked.clip_above is None else asked.clip_above,
+        "dino_below": index.search.dino_below if asked.dino_below is None else asked.dino_below,
+        "num_partners": num_partners,
+        "exact": True,
+    }
+
+
+async def _image_of(asked: PartnersRequest) -> bytes | None:
+    """The image's bytes; None where an image_id is given."""
+    if (asked.image is None) == (asked.image_id is None):
+        raise ServiceError(
+            422, "invalid_request", "give exactly one of image_id and image", param="image_id"
+        )
+    if asked.image is None:
+        return None
+    data = await asyncio.to_thread(decode_one, asked.image, "image")
+    if isinstance(data, ServiceError):
+        raise data
+    return data
+
+
+async def _known_or_embedded(
+    service: Service, search: PartnerSearch, data: bytes
+) -> tuple[str | None, Wanted]:
+    """An uploaded image as a query: by its bytes where the index has them, else by its vectors."""
+    known = search.with_bytes(hashlib.sha256(data).hexdigest())
+    if known is not None:
+        return known
+    (answer,) = await embed(service.batcher, [data], ROLES)
+    if isinstance(answer, ServiceError):
+        raise answer
+    assert isinstance(answer, Embedded)
+    return None, query_of(answer.vectors["clip"], answer.vectors["dino"])
+
+
+def query_of(clip_D: np.ndarray, dino_E: np.ndarray) -> Wanted:
+    """Vectors as they would be stored (float16), as a query."""
+    return Wanted(clip_D=torch.from_numpy(clip_D), dino_E=torch.from_numpy(dino_E))
+
+
+async def _sought(
+    service: Service, search: PartnerSearch, query: Wanted, asked: PartnersRequest
+) -> tuple[list[Partner], int]:
+    """What a search finds; it ends early where this is cancelled."""
+    stopped = threading.Event()
+
+    def work() -> tuple[list[Partner], int] | None:
+        try:
+            return search.partners(
+                query,
+                clip_above=asked.clip_above,
+                dino_below=asked.dino_below,
+                limit=asked.limit,
+                is_stopped=stopped.is_set,
+            )
+        except SearchStopped:
+            return None
+
+    try:
+        found = await asyncio.get_running_loop().run_in_executor(service.searches, work)
+    finally:
+        stopped.set()
+    assert found is not None
+    return found
+
+
+def _item(partner: Partner, row: Json) -> Json:
+    return {
+        "image_id": partner.image_id,
+        # As they stand in `raw`.
+        "clip_cos": float(np.float32(partner.clip_cos)),
+        "dino_cos": float(np.float32(partner.dino_cos)),
+        "gap": float(np.float32(partner.clip_cos - partner.dino_cos)),
+        "borderline": partner.borderline,
+        "num_duplicates": partner.num_duplicates,
+        **{name: row[name] for name in METADATA},
+    }
