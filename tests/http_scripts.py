@@ -80,7 +80,8 @@ def playing(*steps: Step) -> Iterator[Script]:
 
         def _take(self) -> None:
             data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            body = json.loads(data) if data else None
+            is_json = self.headers.get("Content-Type") == "application/json"
+            body = json.loads(data) if is_json else data
             number = len(script.asked)
             script.asked.append((self.command, self.path, dict(self.headers), body))
             script.steps[min(number, len(script.steps) - 1)](self)
