@@ -1,4 +1,4 @@
-"""Requests at a server, from a process of their own: as fast as it answers, or at a given rate.
+"""Requests at a server: as fast as it answers, or at a given rate.
 
 Closed loop: each of some connections asks again when it was answered, so that the server is always
 busy; this measures throughput. Open loop: requests are sent at random moments of a given rate,
@@ -16,9 +16,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 
 import numpy as np
 
@@ -89,13 +87,7 @@ class _Asked:
 
 
 def drive(load: Load) -> Driven:
-    """Send a load from a fresh process, and hold every answer against the truth."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(drive_here, load).result()
-
-
-def drive_here(load: Load) -> Driven:
-    """The same from this process."""
+    """Send a load from this process, and hold every answer against the truth."""
     generator = _Generator(load)
     start_core_s = time.process_time()
     asked = asyncio.run(generator.run())

@@ -6,15 +6,16 @@
 
 In each round take turns: bytes to vectors without HTTP, in full batches; the service with batches
 in a closed loop; the service with batches of one, likewise; and the first service in open loops, at
-shares of the throughput that it just had. All are processes of their own. So is the generator of
-the load, which has no cores of its own on a small machine: what it takes is in the rows. Exit
-code 1, and no row, where a vector is not that of the encoder in float32.
+shares of the throughput that it just had. Each service is a process of its own; a third one is by
+turns the rate without HTTP and the generator of the load. That has no cores of its own on a small
+machine: what it takes is in the rows. Exit code 1, and no row, where a vector is not that of the
+encoder in float32.
 """
 
 from __future__ import annotations
 
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
@@ -26,7 +27,7 @@ import numpy as np
 from bench.load import Driven, Load, drive
 from bench.pictures import pictures_of
 from bench.rows import Row, append_rows, blank_row
-from bench.serve_raw import RawRate, Vectors, raw_rate, truth_of
+from bench.serve_raw import RawRate, raw_rate, truth_of
 from bench.served import Counts, Served
 from bench.targets import judged
 from bench.terminal import show
@@ -53,6 +54,7 @@ class Plan:
     Attributes:
         towers: `demo` or `b16`.
         precision: fp32 or bf16.
+        decoders: process or thread.
         max_batch: of the service that has batches.
         connections: of the closed loops.
         loads: of the open loops, as shares of the closed loop's throughput.
@@ -63,6 +65,7 @@ class Plan:
 
     towers: str
     precision: str
+    decoders: str
     max_batch: int
     connections: int
     loads: tuple[float, ...]
@@ -100,14 +103,14 @@ def settings_of(plan: Plan, folder: Path) -> EmbedSettings:
             ),
             "dino_weights": str(write_dino_weights(folder / "dino.safetensors", dino.model)),
         }
-    return EmbedSettings.model_validate(
-        {**changes, "device": "cpu", "precision": plan.precision, "batch_size": plan.max_batch}
-    )
+    fixed = {"device": "cpu", "precision": plan.precision, "decoders": plan.decoders}
+    return EmbedSettings.model_validate({**changes, **fixed, "batch_size": plan.max_batch})
 
 
 def arguments_of(settings: EmbedSettings, max_batch: int) -> list[str]:
     """The same for the command."""
     words = ["--max-batch", str(max_batch), "--device", settings.device]
+    words += ["--decoders", settings.decoders]
     if max_batch == 1:
         words += ["--max-wait-ms", "0"]
     for name in ("clip", "dino", "clip_weights", "dino_weights", "precision"):
@@ -125,11 +128,15 @@ def measure(plan: Plan, images: list[bytes]) -> list[Round]:
     with tempfile.TemporaryDirectory(prefix="blindpairs-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         settings = settings_of(plan, folder)
-        truth = truth_of(settings, images)
+        # It stays: to start a process takes seconds, and would take them from the services.
+        beside = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
         batched, single = (
             stack.enter_context(Served(arguments_of(settings, size), folder / f"{size}.log"))
             for size in (plan.max_batch, 1)
         )
+        truth = truth_of(settings, images)
+        for service in (batched, single):
+            service.wait()
         rounds = []
         for number in range(plan.repeats):
             load = Load(
@@ -142,30 +149,29 @@ def measure(plan: Plan, images: list[bytes]) -> list[Round]:
                 seed=number,
             )
             one = Round(
-                raw=_raw(settings, images, truth, plan),
-                batched=_driven(plan, batched, load),
-                single=_driven(plan, single, replace(load, port=single.port)),
+                raw=_raw(beside, settings, load),
+                batched=_driven(beside, plan, batched, load),
+                single=_driven(beside, plan, single, replace(load, port=single.port)),
             )
             for share in plan.loads:
                 rate = share * one.batched[0].images_per_s
                 opened = replace(load, rate=rate, connections=OPEN_CONNECTIONS)
-                one.opened[share] = _driven(plan, batched, opened)
+                one.opened[share] = _driven(beside, plan, batched, opened)
             rounds.append(one)
     return rounds
 
 
-def _raw(settings: EmbedSettings, images: list[bytes], truth: Vectors, plan: Plan) -> RawRate:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        measured = fresh.submit(
-            raw_rate, settings, images, truth, warm_s=plan.warm_s, seconds=plan.seconds
-        ).result()
-    check("without HTTP", measured.deviation, plan.precision)
+def _raw(pool: Executor, settings: EmbedSettings, load: Load) -> RawRate:
+    measured = pool.submit(
+        raw_rate, settings, load.images, load.truth, warm_s=load.warm_s, seconds=load.seconds
+    ).result()
+    check("without HTTP", measured.deviation, settings.precision)
     return measured
 
 
-def _driven(plan: Plan, service: Served, load: Load) -> tuple[Driven, Counts]:
+def _driven(pool: Executor, plan: Plan, service: Served, load: Load) -> tuple[Driven, Counts]:
     before = service.counts()
-    driven = drive(load)
+    driven = pool.submit(drive, load).result()
     counts = service.counts() - before
     check("served", driven.deviation, plan.precision)
     if not driven.latencies_s or (load.rate is None and driven.statuses.keys() != {200}):
@@ -261,6 +267,7 @@ def shares_of(text: str) -> tuple[float, ...]:
 @click.command()
 @click.option("--towers", type=click.Choice(list(BATCH)), default="demo", show_default=True)
 @click.option("--precision", type=click.Choice(list(FARTHEST)), default="fp32", show_default=True)
+@click.option("--decoders", type=click.Choice(["process", "thread"]), default="process")
 @click.option("--data", type=click.Choice(["generated", "photographs"]), default="generated")
 @click.option("--images", "num_images", default=64, show_default=True, help="different ones")
 @click.option("--max-batch", type=click.IntRange(2), help="[default: 64, with b16 8]")
@@ -273,6 +280,7 @@ def shares_of(text: str) -> tuple[float, ...]:
 def main(
     towers: str,
     precision: str,
+    decoders: str,
     data: str,
     num_images: int,
     max_batch: int | None,
@@ -288,6 +296,7 @@ def main(
     plan = Plan(
         towers=towers,
         precision=precision,
+        decoders=decoders,
         max_batch=size,
         connections=connections or 2 * size,
         loads=shares_of(loads),

@@ -44,7 +44,11 @@ class Counts:
 
 
 class Served:
-    """`blindpairs serve` in a process of its own. Use as a context manager."""
+    """`blindpairs serve` in a process of its own. Use as a context manager.
+
+    Attributes:
+        port: where it listens; 0 until `wait` has returned.
+    """
 
     def __init__(self, arguments: list[str], log: Path) -> None:
         """Prepare.
@@ -69,11 +73,6 @@ class Served:
             # Nothing is to be asked of the user's own service.
             env={name: value for name, value in os.environ.items() if name != "BLINDPAIRS_TOKEN"},
         )
-        try:
-            self.port = self._wait()
-        except BaseException:
-            self.__exit__()
-            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,8 +101,8 @@ class Served:
             encode_s=totals.get("blindpairs_encode_seconds_total", 0.0),
         )
 
-    def _wait(self) -> int:
-        """The port, once it listens.
+    def wait(self) -> None:
+        """Wait until it listens at `port`.
 
         Raises:
             ServiceFailedError: it ended, or takes too long.
@@ -113,7 +112,8 @@ class Served:
         while time.monotonic() < end_s and self._process.poll() is None:
             said = self._log.read_text("utf-8", "replace")
             if found := LISTENS.search(said):
-                return int(found[1])
+                self.port = int(found[1])
+                return
             time.sleep(0.1)
         raise ServiceFailedError(
             f"the service did not begin to listen (exit code {self._process.poll()}); it says: "

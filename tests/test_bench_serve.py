@@ -28,6 +28,7 @@ def plan(**changes: object) -> Plan:
     fields = {
         "towers": "demo",
         "precision": "fp32",
+        "decoders": "thread",
         "max_batch": 4,
         "connections": 8,
         "loads": (0.7,),
@@ -40,7 +41,8 @@ def plan(**changes: object) -> Plan:
 
 def test_all_of_it_runs_in_small_and_is_drawn(tmp_path: Path) -> None:
     out, picture = tmp_path / "serve.csv", tmp_path / "serve.png"
-    words = "--images 4 --max-batch 4 --loads 0.5 --warm-s 0.2 --seconds 2 --repeats 1"
+    words = "--images 4 --max-batch 4 --loads 0.5 --warm-s 0.2 --seconds 2 --repeats 1 "
+    words += "--decoders thread"
     ran = CliRunner().invoke(main, [*words.split(), "--out", str(out)])
     assert ran.exit_code == 0, ran.output
     rows = {(row.provider, row.metric): row for row in read_rows(out)}
@@ -138,10 +140,10 @@ def test_loads_are_shares() -> None:
 
 def test_a_service_that_does_not_start_is_an_error(tmp_path: Path) -> None:
     with (
-        pytest.raises(ServiceFailedError, match=r"exit code 2.*\n*.*No such option"),
-        Served(["--no-such-option"], tmp_path / "log"),
+        pytest.raises(ServiceFailedError, match=r"exit code 2(.|\n)*No such option"),
+        Served(["--no-such-option"], tmp_path / "log") as service,
     ):
-        pass
+        service.wait()
 
 
 def test_a_file_without_throughput_is_not_drawn(tmp_path: Path) -> None:
