@@ -33,7 +33,7 @@ class SearchStopped(Exception):
     """Nobody wants the answer any more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Query:
     """An image whose partners are sought.
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,6 +77,10 @@ class DrainingServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle both signals on the event loop while the block runs."""
+        if threading.current_thread() is not threading.main_thread():
+            # Only the main thread hears signals.
+            yield
+            return
         loop = asyncio.get_running_loop()
         before = {number: signal.getsignal(number) for number in uvicorn.server.HANDLED_SIGNALS}
         for number in before:
@@ -118,9 +123,8 @@ class DrainingServer(uvicorn.Server):
                 click.echo(f"serving at http://{shown}:{port}", err=True)
 
 
-def run_server(app: FastAPI, settings: ServeSettings) -> int:
-    """Serve until told to stop; the exit code."""
-    service: Service = app.state.service
+def make_server(app: FastAPI, settings: ServeSettings) -> DrainingServer:
+    """The server of an app, which does not listen yet."""
     config = uvicorn.Config(
         app,
         host=settings.host.strip("[]"),
@@ -139,9 +143,13 @@ def run_server(app: FastAPI, settings: ServeSettings) -> int:
         timeout_graceful_shutdown=1,
         proxy_headers=False,
     )
-    server = DrainingServer(config, service)
+    return DrainingServer(config, app.state.service)
+
+
+def run_server(app: FastAPI, settings: ServeSettings) -> int:
+    """Serve until told to stop; the exit code."""
     _allow_many_connections()
-    server.run()
+    make_server(app, settings).run()
     return 0
 
 

@@ -94,6 +94,8 @@ class Service:
             self._batcher.close()
             self._batcher = None
         self.searches.shutdown(wait=True, cancel_futures=True)
+        if self.index is not None:
+            self.index.close()
         if self._folder is not None:
             self._folder.cleanup()
 
