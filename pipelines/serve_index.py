@@ -11,12 +11,13 @@ from pathlib import Path
 from miner.errors import ShardError, StoreError
 from miner.fetch import ImageFetcher
 from miner.pair_pages import PairPages
-from miner.partner_search import PartnerSearch, why_not_searchable
+from miner.partner_search import PartnerSearch
 from miner.records import Json
 from miner.registry import EncoderRecord
 from miner.report_images import EXTENSIONS
 from miner.rows import runs_of
 from miner.sample_lookup import SampleLookup
+from miner.search_sides import why_not_searchable
 from miner.store import Store
 from pipelines.joins import pick_join
 from pipelines.serve_errors import ServiceError

@@ -13,8 +13,9 @@ from miner import partner_search
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
-from miner.partner_search import PartnerSearch, Query, SearchStopped, why_not_searchable
+from miner.partner_search import PartnerSearch, Query, SearchStopped
 from miner.records import Json
+from miner.search_sides import why_not_searchable
 from miner.store import Store
 from tests.runs import CLIP, DINO, commit_shard, make_store, unit
 
