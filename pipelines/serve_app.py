@@ -41,6 +41,9 @@ def build_app(settings: ServeSettings) -> FastAPI:
             await asyncio.to_thread(service.load)
             await service.start()
             yield
+        except Exception as error:
+            service.failure = error
+            raise
         finally:
             service.close()
 

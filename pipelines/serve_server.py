@@ -7,6 +7,7 @@ import contextlib
 import logging
 import resource
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -117,8 +118,8 @@ class DrainingServer(uvicorn.Server):
         """Listen, and say where."""
         await super().startup(sockets=sockets)
         for server in self.servers:
-            for socket in server.sockets:
-                host, port = socket.getsockname()[:2]
+            for listener in server.sockets:
+                host, port = listener.getsockname()[:2]
                 shown = f"[{host}]" if ":" in host else host
                 click.echo(f"serving at http://{shown}:{port}", err=True)
 
@@ -147,10 +148,42 @@ def make_server(app: FastAPI, settings: ServeSettings) -> DrainingServer:
 
 
 def run_server(app: FastAPI, settings: ServeSettings) -> int:
-    """Serve until told to stop; the exit code."""
-    _allow_many_connections()
-    make_server(app, settings).run()
+    """Serve until told to stop; the exit code.
+
+    Raises:
+        MinerError: the encoders or the index cannot be loaded.
+        ResourceError: the port is taken, or may not be listened on.
+    """
+    with _listener(settings) as listener:
+        _allow_many_connections()
+        service: Service = app.state.service
+        with contextlib.suppress(SystemExit):
+            make_server(app, settings).run([listener])
+        # The server itself says no more of that than that it did not start.
+        if service.failure is not None:
+            raise service.failure
     return 0
+
+
+def _listener(settings: ServeSettings) -> socket.socket:
+    host = settings.host.strip("[]")
+    try:
+        (family, kind, number, _, address), *_ = socket.getaddrinfo(
+            host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        listener = socket.socket(family, kind, number)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ResourceError(
+            f"--port {settings.port}: cannot listen on {host}:{settings.port} "
+            f"({error.strerror}); give another --port, or 0 for a free one"
+        ) from error
+    return listener
 
 
 def _allow_many_connections() -> None:

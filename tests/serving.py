@@ -37,6 +37,7 @@ class Live:
 
     url: str
     app: Any
+    server: Any
 
     def client(self, **more: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, **more)
@@ -57,7 +58,7 @@ def listening(settings: Any) -> Iterator[Live]:
             assert thread.is_alive()
             time.sleep(0.01)
         host, port = server.servers[0].sockets[0].getsockname()[:2]
-        yield Live(url=f"http://{host}:{port}", app=app)
+        yield Live(url=f"http://{host}:{port}", app=app, server=server)
     finally:
         server.should_exit = True
         thread.join()

@@ -27,7 +27,8 @@ def test_others_need_a_token(host: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "[::1]", "localhost"])
 def test_this_machine_needs_none(host: str) -> None:
-    Callers(settings_of(host=host)).check(host.encode(), b"")
+    shown = f"[{host}]" if host == "::1" else host
+    Callers(settings_of(host=host)).check(shown.encode(), b"")
 
 
 @pytest.mark.parametrize("token", ["", "short", "a" * 15, "a token of ümlauts", "two\nlines" * 3])

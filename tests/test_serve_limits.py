@@ -98,6 +98,7 @@ def test_bodies_together_are_bounded_and_given_back() -> None:
     async def run() -> None:
         settings = settings_of(max_body_bytes=1000, max_held_bytes=1500)
         async with called(settings) as client:
+            assert (await client.get("/healthz")).status_code == 200
             end = asyncio.Event()
             first = asyncio.create_task(
                 client.post("/v1/embeddings", content=drips(b"a" * 900, then=end), headers=RAW)
@@ -161,17 +162,17 @@ def test_too_many_requests_stop_no_look_at_the_health(held: Held) -> None:
 def test_an_answer_that_takes_too_long_is_given_up_and_leaves_the_queue(held: Held) -> None:
     async def run() -> None:
         async with called(settings_of(request_timeout_s=0.3)) as client:
-            tasks = [post(client, seed) for seed in range(5)]
+            tasks = [post(client, seed) for seed in range(200)]
             answers = [await task for task in tasks]
             assert {error_of(answer) for answer in answers} == {(504, "timeout")}
             service = client.app.state.service
-            # One is with the decoder, and one or more wait at its door; the others are gone.
-            assert service.batcher.num_held < 5
+            # Some are with the decoder, or wait at its door; the others are gone.
+            assert 0 < service.batcher.num_held < 100
             held.go.set()
             await until(lambda: service.batcher.num_held == 0)
             metrics = (await client.get("/metrics")).text
-            assert 'blindpairs_served_images_total{outcome="cancelled"} 5.0' in metrics
-            assert 'blindpairs_requests_total{route="/v1/embeddings",status="504"} 5.0' in metrics
+            assert 'blindpairs_served_images_total{outcome="cancelled"} 200.0' in metrics
+            assert 'blindpairs_requests_total{route="/v1/embeddings",status="504"} 200.0' in metrics
 
     asyncio.run(run())
 
@@ -230,6 +231,7 @@ def test_no_answer_shows_our_insides(live: Live, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(index, "image", fail)
     with live.client() as client:
         answer = client.get("/v1/images/a/b/c")
+    with live.client() as client:
         metrics = client.get("/metrics").text
     assert error_of(answer) == (500, "internal")
     assert "secret" not in answer.text
