@@ -19,11 +19,10 @@ import torch
 
 from kernels.bounds import float32_floor, unit_rows
 from kernels.reference import cosines
-from miner.copies import equal_bytes, near_copies_in_buckets, stand_for
 from miner.errors import StoreError
-from miner.packs import Pack, build_pack, group_shards
 from miner.records import Json
-from miner.rows import Rows, inputs, load_rows, runs_of
+from miner.rows import runs_of
+from miner.search_sides import Side, rows_of, side_of, why_not_searchable
 from miner.store import Store
 
 CHUNK_ROWS = 16_384
@@ -33,7 +32,7 @@ class SearchStopped(Exception):
     """Nobody wants the answer any more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Query:
     """An image whose partners are sought.
 
@@ -67,43 +66,6 @@ class Partner:
     num_duplicates: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Side:
-    """The images of one run.
-
-    Attributes:
-        rows: all of them, by image_id.
-        leader: [N] int64, for each of `rows` the row of the pack that stands for it.
-        by_sha256: [N] S64, their hashes in order; `sha256_row` [N] int64 says whose they are.
-        pack: one row for each distinct image.
-        is_sought: [rows of the pack] bool, not those that a near-copy stands for.
-        duplicates: [rows of the pack] int64, further copies that a row stands for.
-    """
-
-    rows: Rows
-    leader: np.ndarray
-    by_sha256: np.ndarray
-    sha256_row: np.ndarray
-    pack: Pack
-    is_sought: np.ndarray
-    duplicates: np.ndarray
-
-
-def why_not_searchable(record: Json) -> str | None:
-    """Why the stored vectors of a join do not say what it found; None where they do."""
-    if record["lazy"] is not None:
-        return (
-            "DINO has seen only the images of this join that have a candidate, so partners of "
-            "others are not known; embed with --dino-mode eager and join again"
-        )
-    if record["rechecked"] is not None:
-        return (
-            "borderline pairs of this join were decided by float32, not by the stored vectors; "
-            "join again without --recheck"
-        )
-    return None
-
-
 class PartnerSearch:
     """Finds blind partners among the images of a join; may be asked from several threads.
 
@@ -130,11 +92,11 @@ class PartnerSearch:
         self.dino_below = float(record["dino_below"])
         self._bands = float(record["borderline_clip"]), float(record["borderline_dino"])
         own: set[str] = set()
-        self._sides: list[_Side] = []
+        self._sides: list[Side] = []
         for number, run in enumerate(runs_of(store, record)):
-            rows = _rows_of(run, record, number, own)
+            rows = rows_of(run, record, number, own)
             own |= set(rows.sha256)
-            self._sides.append(_side(run, record, rows, scratch / str(number)))
+            self._sides.append(side_of(run, record, rows, scratch / str(number)))
 
     def __len__(self) -> int:
         """Images that are looked at."""
@@ -217,7 +179,7 @@ class PartnerSearch:
 
     def _best(
         self,
-        side: _Side,
+        side: Side,
         rows: torch.Tensor,
         clip_cos: torch.Tensor,
         dino_cos: torch.Tensor,
@@ -249,7 +211,7 @@ class PartnerSearch:
 
 
 def _candidates(
-    side: _Side, query: Query, start: int, above: float, own: int | None
+    side: Side, query: Query, start: int, above: float, own: int | None
 ) -> torch.Tensor:
     """[P] int64: rows of a chunk that may lie above the threshold, and no other that may not."""
     chunk_ND = unit_rows(side.pack.clip_ND[start : start + CHUNK_ROWS])
@@ -258,53 +220,3 @@ def _candidates(
     may &= torch.from_numpy(side.is_sought[start : start + CHUNK_ROWS])
     rows = may.nonzero()[:, 0] + start
     return rows if own is None else rows[rows != own]
-
-
-def _rows_of(run: Store, record: Json, number: int, own: set[str]) -> Rows:
-    """The images of a run that a join has read; of a second run those that the first lacks."""
-    rows = load_rows(run, record["clip"], record["dino"])
-    wanted = set(record["shards"][number])
-    if missing := sorted(wanted - set(rows.shard_ids)):
-        raise StoreError(
-            f"{run.root} lacks {len(missing)} shards that {record['name']} has read "
-            f"({missing[0]}, ...); run `blindpairs join {run.root}` again"
-        )
-    read = np.array([name in wanted for name in rows.shard_ids], bool)[rows.shard]
-    foreign = np.array([sha256 not in own for sha256 in rows.sha256], bool)
-    places = np.flatnonzero(read & foreign)
-    return rows.take(places, rows.duplicates[places])
-
-
-def _side(run: Store, record: Json, rows: Rows, folder: Path) -> _Side:
-    encoders = (record["clip"], record["dino"])
-    first = np.arange(len(rows))
-    if record["collapse"] != "none":
-        first = equal_bytes(rows.sha256)
-    kept, copies = stand_for(first, rows.duplicates)
-    distinct = rows.take(kept, copies)
-    hashes = inputs(run, encoders, rows.shard_ids)
-    pack = build_pack(run, folder, encoders, distinct, group_shards(distinct, []), hashes)
-    leaders = np.arange(len(distinct))
-    if record["collapse"] == "near":
-        leaders = near_copies_in_buckets(
-            pack.clip_ND,
-            pack.dino_NE,
-            near_clip=record["near_clip"],
-            near_dino=record["near_dino"],
-            order=pack.by_id,
-        )
-    leading, all_copies = stand_for(leaders, copies)
-    is_sought, duplicates = np.zeros(len(distinct), bool), np.zeros(len(distinct), np.int64)
-    is_sought[leading], duplicates[leading] = True, all_copies
-    sha256 = np.array(rows.sha256, dtype="S64")
-    order = np.argsort(sha256, kind="stable")
-    return _Side(
-        rows=rows,
-        leader=pack.by_id[leaders[np.searchsorted(kept, first)]],
-        by_sha256=sha256[order],
-        sha256_row=order,
-        pack=pack,
-        # From the order of image_ids to that of the pack.
-        is_sought=is_sought[pack.places],
-        duplicates=duplicates[pack.places],
-    )

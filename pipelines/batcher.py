@@ -19,18 +19,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-
-import numpy as np
-import torch
 
 from miner.decode import Decode, Found, Job, Order, Refused, Reply, decode_order
 from miner.decoders import Decoders, default_num_decoders
 from miner.encoders import Encoder
 from miner.feed import ORDER_BYTES, ORDER_IMAGES
 from miner.ring import Ring
-from miner.schema import Reason
+from pipelines.batch_encoding import Answer, BatchEncoding, Future, Ticket
 from pipelines.serve_errors import ServiceError
 from pipelines.serve_metrics import ServeMetrics
 from pipelines.serve_settings import ServeSettings
@@ -41,35 +37,6 @@ BATCHES_HELD = 3
 """Room in the ring, in batches: one is encoded, one is ready, one is being decoded."""
 
 LONGEST_RETRY_S = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """An image's vectors, as `blindpairs embed` would store them.
-
-    Attributes:
-        found: what is known of the image.
-        vectors: by role, [D] float16 of unit length.
-    """
-
-    found: Found
-    vectors: dict[str, np.ndarray]
-
-
-Answer = Embedded | Refused
-Future = asyncio.Future[Answer]
-
-
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    """An image on its way."""
-
-    data: bytes
-    roles: frozenset[str]
-    future: Future
-    row: int = -1
-    found: Found | None = None
-    ready_s: float = field(default=math.inf)
 
 
 class Batcher:
@@ -100,9 +67,9 @@ class Batcher:
         if self._device.type == "cuda":
             self._ring.pin()
         self._free = deque(range(num_rows))
-        self._waiting: deque[_Ticket] = deque()
-        self._decoding: dict[int, _Ticket] = {}
-        self._ready: deque[_Ticket] = deque()
+        self._waiting: deque[Ticket] = deque()
+        self._decoding: dict[int, Ticket] = {}
+        self._ready: deque[Ticket] = deque()
         self._num_held, self._images_per_s = 0, 0.0
         self._change = threading.Condition()
         self._is_closed = False
@@ -116,6 +83,7 @@ class Batcher:
             on_error=self._fail,
             decode=decode,
         )
+        self._encoding = BatchEncoding(encoders, self._ring, metrics)
         metrics.queue_depth.set_function(lambda: self._num_held)
         self._threads = [
             threading.Thread(target=work, name=name, daemon=True)
@@ -139,7 +107,7 @@ class Batcher:
         Raises:
             ServiceError: the queue is full (429), or the decoders stopped (503).
         """
-        tickets = [_Ticket(data, frozenset(roles), self._loop.create_future()) for data in images]
+        tickets = [Ticket(data, frozenset(roles), self._loop.create_future()) for data in images]
         with self._change:
             if self.error is not None or self._is_closed:
                 raise ServiceError(503, "unavailable", "the service is stopping; ask another one")
@@ -180,7 +148,7 @@ class Batcher:
             return 1
         return min(max(math.ceil(self._num_held / self._images_per_s), 1), LONGEST_RETRY_S)
 
-    def _forget(self, ticket: _Ticket, done: Future) -> None:
+    def _forget(self, ticket: Ticket, done: Future) -> None:
         """Take a cancelled image out of the queue, if no worker has it yet."""
         if not done.cancelled():
             return
@@ -220,7 +188,7 @@ class Batcher:
     # -- the decoders' threads ----------------------------------------------------------------
 
     def _decoded(self, order: Order, reply: Reply) -> None:
-        refused: list[tuple[_Ticket, Answer | Exception]] = []
+        refused: list[tuple[Ticket, Answer | Exception]] = []
         self._metrics.decode_s.inc(reply.elapsed_s)
         with self._change:
             for job, outcome in zip(order.jobs, reply.outcomes, strict=True):
@@ -251,7 +219,7 @@ class Batcher:
     def _encode_batches(self) -> None:
         while tickets := self._next_batch():
             start_s = time.monotonic()
-            answers = self._encode(tickets)
+            answers = self._encoding.encode(tickets)
             with self._change:
                 for ticket in tickets:
                     self._release(ticket)
@@ -262,7 +230,7 @@ class Batcher:
                 rate if not self._images_per_s else (0.8 * self._images_per_s + 0.2 * rate)
             )
 
-    def _next_batch(self) -> list[_Ticket]:
+    def _next_batch(self) -> list[Ticket]:
         """Images that are wanted; empty once this is closed."""
         most, max_wait_s = self._settings.max_batch, self._settings.max_wait_ms / 1000
         with self._change:
@@ -273,7 +241,7 @@ class Batcher:
                     if left_s <= 0:
                         break
                     self._change.wait(left_s)
-                batch: list[_Ticket] = []
+                batch: list[Ticket] = []
                 while self._ready and len(batch) < most and not self._is_closed:
                     ticket = self._ready.popleft()
                     if ticket.future.cancelled():
@@ -284,42 +252,16 @@ class Batcher:
                     return batch
             return []
 
-    def _encode(self, tickets: Sequence[_Ticket]) -> list[Answer | Exception]:
-        """Each image's vectors, or why it has none."""
-        self._metrics.batch_images.observe(len(tickets))
-        found: list[dict[str, np.ndarray]] = [{} for _ in tickets]
-        try:
-            for role, encoder in self.encoders.items():
-                places = [n for n, ticket in enumerate(tickets) if role in ticket.roles]
-                if not places:
-                    continue
-                start_s = time.perf_counter()
-                vectors_BD = self._vectors(encoder, [tickets[n].row for n in places])
-                self._metrics.encode_s.labels(role).inc(time.perf_counter() - start_s)
-                for n, vector_D in zip(places, vectors_BD, strict=True):
-                    found[n][role] = vector_D
-        except Exception as error:
-            log.exception("a batch of %d images could not be encoded", len(tickets))
-            return [error] * len(tickets)
-        return [_answer(ticket, each) for ticket, each in zip(tickets, found, strict=True)]
-
-    def _vectors(self, encoder: Encoder, rows: list[int]) -> np.ndarray:
-        """[B, D] float32."""
-        crop = self._ring.crops.index(encoder.record.crop)
-        pixels_BCHW = self._ring.pixels(0, crop)[torch.tensor(rows)]
-        vectors_BD: np.ndarray = encoder(pixels_BCHW.to(self._device)).cpu().numpy()
-        return vectors_BD
-
-    def _release(self, ticket: _Ticket) -> None:
+    def _release(self, ticket: Ticket) -> None:
         self._free.append(ticket.row)
         self._num_held -= 1
 
-    def _settle(self, answers: Sequence[tuple[_Ticket, Answer | Exception]]) -> None:
+    def _settle(self, answers: Sequence[tuple[Ticket, Answer | Exception]]) -> None:
         """Hand answers over to the event loop, unless that is gone."""
         if answers and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._set, answers)
 
-    def _set(self, answers: Sequence[tuple[_Ticket, Answer | Exception]]) -> None:
+    def _set(self, answers: Sequence[tuple[Ticket, Answer | Exception]]) -> None:
         for ticket, each in answers:
             if ticket.future.done():
                 continue
@@ -330,13 +272,3 @@ class Batcher:
                 ticket.future.set_result(each)
                 outcome = each.reason.value if isinstance(each, Refused) else "embedded"
                 self._metrics.images.labels(outcome).inc()
-
-
-def _answer(ticket: _Ticket, vectors: dict[str, np.ndarray]) -> Answer:
-    assert ticket.found is not None
-    for role, vector_D in vectors.items():
-        if not np.isfinite(vector_D).all() or not vector_D.any():
-            return Refused(Reason.NONFINITE, f"{role} gave a vector that is not finite")
-    # As it would be stored, so that a search finds for an upload what a join finds for its image.
-    stored = {role: vector_D.astype(np.float16) for role, vector_D in vectors.items()}
-    return Embedded(ticket.found, stored)

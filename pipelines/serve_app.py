@@ -18,7 +18,8 @@ from pipelines import (
     serve_pages,
     serve_partners,
 )
-from pipelines.serve_limits import Limits, read_token
+from pipelines.serve_callers import Callers
+from pipelines.serve_limits import Limits
 from pipelines.serve_models import StateResponse
 from pipelines.serve_service import Service
 from pipelines.serve_settings import ServeSettings
@@ -40,10 +41,13 @@ def build_app(settings: ServeSettings) -> FastAPI:
             await asyncio.to_thread(service.load)
             await service.start()
             yield
+        except Exception as error:
+            service.failure = error
+            raise
         finally:
             service.close()
 
-    token = read_token(settings)
+    callers = Callers(settings)
     app = FastAPI(
         title="blindpairs",
         version=version("blindpairs"),
@@ -54,7 +58,7 @@ def build_app(settings: ServeSettings) -> FastAPI:
     )
     app.state.service = Service(settings)
     serve_errors.install(app)
-    app.add_middleware(Limits, service=app.state.service, token=token)
+    app.add_middleware(Limits, service=app.state.service, callers=callers)
     app.include_router(router)
     for part in (serve_embeddings, serve_partners, serve_corpus, serve_pages):
         app.include_router(part.router)

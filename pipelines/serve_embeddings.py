@@ -13,7 +13,8 @@ from pydantic_core import to_json
 
 from miner.decode import Refused
 from miner.records import Json
-from pipelines.batcher import Answer, Batcher
+from pipelines.batch_encoding import Answer
+from pipelines.batcher import Batcher
 from pipelines.serve_bodies import decode_base64, is_raw, read_json
 from pipelines.serve_errors import ServiceError
 from pipelines.serve_models import EmbeddingsRequest, EmbeddingsResponse, schema_of
@@ -102,7 +103,7 @@ async def embeddings(
 
 
 async def embed(
-    batcher: Batcher, images: Images, roles: Sequence[str]
+    batcher: Batcher, images: Images, roles: Sequence[str], param: str = "input"
 ) -> list[Answer | ServiceError]:
     """What became of each image; cancelling this takes them all out of the queue.
 
@@ -117,13 +118,13 @@ async def embed(
         for future in futures:
             future.cancel()
     answers = [next(embedded) if isinstance(each, bytes) else each for each in images]
-    return [refusal(each) if isinstance(each, Refused) else each for each in answers]
+    return [refusal(each, param) if isinstance(each, Refused) else each for each in answers]
 
 
-def refusal(refused: Refused) -> ServiceError:
+def refusal(refused: Refused, param: str) -> ServiceError:
     """Why an image was not embedded; `code` is a reason of `miner.schema.Reason`."""
     return ServiceError(
-        422, refused.reason.value, f"{refused.reason.value}: {refused.detail}", param="input"
+        422, refused.reason.value, f"{refused.reason.value}: {refused.detail}", param=param
     )
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from miner.errors import ShardError, StoreError
 from miner.fetch import ImageFetcher
 from miner.pair_pages import PairPages
-from miner.partner_search import PartnerSearch, why_not_searchable
+from miner.partner_search import PartnerSearch
 from miner.records import Json
 from miner.registry import EncoderRecord
 from miner.report_images import EXTENSIONS
 from miner.rows import runs_of
 from miner.sample_lookup import SampleLookup
+from miner.search_sides import why_not_searchable
 from miner.store import Store
 from pipelines.joins import pick_join
 from pipelines.serve_errors import ServiceError
@@ -50,6 +51,7 @@ class Index:
     """One join of a run.
 
     Attributes:
+        store: the run directory.
         name: the join's.
         record: the content of join.json.
         pages: its selection.
@@ -64,7 +66,7 @@ class Index:
             StoreError: there is no whole join or selection.
         """
         self.name = pick_join(store, name)
-        self._store = store
+        self.store = store
         record = store.join_record(self.name)
         if record is None or "selection" not in record:
             raise StoreError(
@@ -81,13 +83,18 @@ class Index:
         self.lookup = SampleLookup(runs_of(store, record), record["shards"])
         self._fetcher, self._fetching = ImageFetcher(), threading.Lock()
 
+    def close(self) -> None:
+        """Close the shards that are open."""
+        with self._fetching:
+            self._fetcher.close()
+
     def encoder_records(self) -> dict[str, EncoderRecord]:
         """By role, the records of the encoders that the join is over."""
         found = {}
         for role in ("clip", "dino"):
             stage = f"vectors/{self.record[role]}"
-            for commit in self._store.committed(stage)[:1]:
-                found[role] = EncoderRecord(**self._store.record(stage, commit)["encoder"])
+            for commit in self.store.committed(stage)[:1]:
+                found[role] = EncoderRecord(**self.store.record(stage, commit)["encoder"])
         return found
 
     def refuse_others(self, encoder_ids: Sequence[str]) -> None:
@@ -148,7 +155,7 @@ class Index:
         if _IN_REPORT.fullmatch(name) is None:
             raise problem
         try:
-            data = self._store.files.read(f"pairs/{self.name}/report/{name}")
+            data = self.store.files.read(f"pairs/{self.name}/report/{name}")
         except FileNotFoundError:
             raise problem from None
         return data, REPORT_TYPES[name.rpartition(".")[2]]

@@ -8,23 +8,17 @@ it. A client that hangs up, or that waited too long, has its request cancelled.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import os
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipelines.serve_callers import Callers
 from pipelines.serve_errors import ServiceError, answer
 from pipelines.serve_service import Service
-from pipelines.serve_settings import LOCAL_NAMES, ServeSettings
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-
-TOKEN_VARIABLE = "BLINDPAIRS_TOKEN"
-LEAST_TOKEN_CHARS = 16
 
 EVERYWHERE = {
     b"x-content-type-options": b"nosniff",
@@ -41,51 +35,12 @@ class _GoneError(Exception):
     """The client hung up."""
 
 
-def read_token(settings: ServeSettings) -> str | None:
-    """The token that callers have to send, if any.
-
-    Raises:
-        ValueError: it cannot be read, is too short, or is missing where others can call.
-    """
-    token = os.environ.get(TOKEN_VARIABLE)
-    if settings.token_file is not None:
-        try:
-            token = settings.token_file.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"--token-file {settings.token_file}: {error}") from error
-    if token is None:
-        if not settings.is_local:
-            raise ValueError(
-                f"--host {settings.host}: others than this machine could call; give a token by "
-                f"--token-file or {TOKEN_VARIABLE}, or listen on 127.0.0.1"
-            )
-        return None
-    if len(token) < LEAST_TOKEN_CHARS or not token.isascii() or not token.isprintable():
-        raise ValueError(
-            f"the token has {len(token)} characters; it takes at least {LEAST_TOKEN_CHARS}, all "
-            "printable ASCII, as `openssl rand -hex 32` gives"
-        )
-    return token
-
-
-def allowed_hosts(settings: ServeSettings, *, has_token: bool) -> frozenset[str] | None:
-    """Names in Host that are answered; None for all.
-
-    Without a token a page from elsewhere could have its own name resolved to this machine.
-    """
-    if settings.allowed_hosts is None:
-        return None if has_token else frozenset({*LOCAL_NAMES, settings.host.lower()})
-    names = {name.strip().lower() for name in settings.allowed_hosts.split(",")}
-    return None if "*" in names else frozenset(names)
-
-
 class Limits:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, service: Service, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, service: Service, callers: Callers) -> None:
         self._app, self._service, self._settings = app, service, service.settings
-        self._token = None if token is None else _digest(token.encode())
-        self._hosts = allowed_hosts(service.settings, has_token=token is not None)
+        self._callers = callers
         self._num_held_bytes = 0
         self._num_working = 0
 
@@ -103,6 +58,10 @@ class Limits:
             await self._limited(call)
         except _GoneError:
             pass
+        except Exception:
+            # The app's own last resort says it to the client, outside of this.
+            call.status = 500
+            raise
         finally:
             self._service.num_in_flight -= 1
             self._num_held_bytes -= call.num_held_bytes
@@ -110,7 +69,11 @@ class Limits:
 
     async def _limited(self, call: _Call) -> None:
         try:
-            self._check_caller(call)
+            if self._service.is_draining:
+                raise ServiceError(
+                    503, "draining", "the service is stopping; ask another one", retry_after_s=1
+                )
+            self._callers.check(call.header(b"host"), call.header(b"authorization"))
             body = await self._read_body(call)
             if self._num_working >= self._settings.max_requests:
                 raise ServiceError(
@@ -131,48 +94,19 @@ class Limits:
         finally:
             self._num_working -= 1
 
-    def _check_caller(self, call: _Call) -> None:
-        if self._service.is_draining:
-            raise ServiceError(
-                503, "draining", "the service is stopping; ask another one", retry_after_s=1
-            )
-        if self._hosts is not None and _name(call.header(b"host")) not in self._hosts:
-            raise ServiceError(
-                400,
-                "host_not_allowed",
-                "the Host of the request is none that is answered here; see --allowed-hosts",
-                param="host",
-            )
-        if self._token is not None:
-            scheme, _, token = call.header(b"authorization").partition(b" ")
-            # Digests are of one length, so that the time says nothing about the token.
-            same = hmac.compare_digest(_digest(token.strip()), self._token)
-            if scheme.lower() != b"bearer" or not same:
-                raise ServiceError(
-                    401,
-                    "invalid_token",
-                    "the token is missing or wrong; send `Authorization: Bearer TOKEN`",
-                    param="authorization",
-                )
-
     async def _read_body(self, call: _Call) -> bytes:
-        most = self._settings.max_body_bytes
         declared = call.header(b"content-length")
+        self._refuse_large(int(declared[:18]) if declared.isdigit() else 0)
         chunks: list[bytes] = []
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
                 while not call.is_read:
-                    if call.num_held_bytes > most or (declared.isdigit() and int(declared) > most):
-                        raise ServiceError(
-                            413,
-                            "body_too_large",
-                            f"the body is larger than {most} bytes; send fewer or smaller images",
-                        )
                     message = await call.receive()
                     if message["type"] == "http.disconnect":
                         raise _GoneError
                     chunk = message.get("body", b"")
                     self._hold(call, len(chunk))
+                    self._refuse_large(call.num_held_bytes)
                     chunks.append(chunk)
                     call.is_read = not message.get("more_body", False)
         except TimeoutError:
@@ -181,14 +115,16 @@ class Limits:
                 "body_timeout",
                 f"the request took longer than {self._settings.body_timeout_s:g} s to arrive",
             ) from None
-        if call.num_held_bytes > most:
-            call.is_read = False
+        return b"".join(chunks)
+
+    def _refuse_large(self, num_bytes: int) -> None:
+        most = self._settings.max_body_bytes
+        if num_bytes > most:
             raise ServiceError(
                 413,
                 "body_too_large",
                 f"the body is larger than {most} bytes; send fewer or smaller images",
             )
-        return b"".join(chunks)
 
     def _hold(self, call: _Call, num_bytes: int) -> None:
         call.num_held_bytes += num_bytes
@@ -213,7 +149,7 @@ class Limits:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if working in done:
-                await working
+                working.result()
                 return
             await _cancelled(working)
             if leaving in done:
@@ -295,15 +231,3 @@ async def _cancelled(task: asyncio.Future[Any]) -> None:
     if not task.done():
         task.cancel()
         await asyncio.wait({task})
-
-
-def _digest(token: bytes) -> bytes:
-    return hashlib.sha256(token).digest()
-
-
-def _name(host: bytes) -> str:
-    """A Host without its port, in small letters."""
-    text = host.decode("latin-1").lower()
-    if text.startswith("["):
-        return text.partition("]")[0] + "]"
-    return text.partition(":")[0]

@@ -26,6 +26,11 @@ class ServeMetrics:
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
+        self.in_flight = Gauge(
+            "blindpairs_requests_in_flight",
+            "Requests that are read or answered.",
+            registry=registry,
+        )
         self.batch_images = Histogram(
             "blindpairs_batch_images",
             "Images that were encoded together.",

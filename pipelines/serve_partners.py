@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request
 from miner.partner_search import Partner, PartnerSearch, SearchStopped
 from miner.partner_search import Query as Wanted
 from miner.records import Json
-from pipelines.batcher import Embedded
+from pipelines.batch_encoding import Embedded
 from pipelines.serve_bodies import decode_one, is_raw, parse_query, read_json
 from pipelines.serve_embeddings import embed
 from pipelines.serve_errors import ServiceError
@@ -112,7 +112,7 @@ async def _known_or_embedded(
     known = search.with_bytes(hashlib.sha256(data).hexdigest())
     if known is not None:
         return known
-    (answer,) = await embed(service.batcher, [data], ROLES)
+    (answer,) = await embed(service.batcher, [data], ROLES, "image")
     if isinstance(answer, ServiceError):
         raise answer
     assert isinstance(answer, Embedded)

@@ -7,6 +7,8 @@ import contextlib
 import logging
 import resource
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,6 +78,10 @@ class DrainingServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle both signals on the event loop while the block runs."""
+        if threading.current_thread() is not threading.main_thread():
+            # Only the main thread hears signals.
+            yield
+            return
         loop = asyncio.get_running_loop()
         before = {number: signal.getsignal(number) for number in uvicorn.server.HANDLED_SIGNALS}
         for number in before:
@@ -112,15 +118,14 @@ class DrainingServer(uvicorn.Server):
         """Listen, and say where."""
         await super().startup(sockets=sockets)
         for server in self.servers:
-            for socket in server.sockets:
-                host, port = socket.getsockname()[:2]
+            for listener in server.sockets:
+                host, port = listener.getsockname()[:2]
                 shown = f"[{host}]" if ":" in host else host
                 click.echo(f"serving at http://{shown}:{port}", err=True)
 
 
-def run_server(app: FastAPI, settings: ServeSettings) -> int:
-    """Serve until told to stop; the exit code."""
-    service: Service = app.state.service
+def make_server(app: FastAPI, settings: ServeSettings) -> DrainingServer:
+    """The server of an app, which does not listen yet."""
     config = uvicorn.Config(
         app,
         host=settings.host.strip("[]"),
@@ -139,10 +144,46 @@ def run_server(app: FastAPI, settings: ServeSettings) -> int:
         timeout_graceful_shutdown=1,
         proxy_headers=False,
     )
-    server = DrainingServer(config, service)
-    _allow_many_connections()
-    server.run()
+    return DrainingServer(config, app.state.service)
+
+
+def run_server(app: FastAPI, settings: ServeSettings) -> int:
+    """Serve until told to stop; the exit code.
+
+    Raises:
+        MinerError: the encoders or the index cannot be loaded.
+        ResourceError: the port is taken, or may not be listened on.
+    """
+    with _listener(settings) as listener:
+        _allow_many_connections()
+        service: Service = app.state.service
+        with contextlib.suppress(SystemExit):
+            make_server(app, settings).run([listener])
+        # The server itself says no more of that than that it did not start.
+        if service.failure is not None:
+            raise service.failure
     return 0
+
+
+def _listener(settings: ServeSettings) -> socket.socket:
+    host = settings.host.strip("[]")
+    try:
+        (family, kind, number, _, address), *_ = socket.getaddrinfo(
+            host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        listener = socket.socket(family, kind, number)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ResourceError(
+            f"--port {settings.port}: cannot listen on {host}:{settings.port} "
+            f"({error.strerror}); give another --port, or 0 for a free one"
+        ) from error
+    return listener
 
 
 def _allow_many_connections() -> None:

@@ -42,6 +42,7 @@ class Service:
         searches: where partners are sought, one search after the other.
         num_in_flight: requests that are being answered.
         is_draining: whether it was told to stop.
+        failure: why it could not be started.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -50,6 +51,8 @@ class Service:
         self.encoders: dict[str, Encoder] = {}
         self.num_in_flight = 0
         self.is_draining = False
+        self.failure: Exception | None = None
+        self.metrics.in_flight.set_function(lambda: self.num_in_flight)
         self.index: Index | None = None
         self.searches = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._batcher: Batcher | None = None
@@ -94,6 +97,8 @@ class Service:
             self._batcher.close()
             self._batcher = None
         self.searches.shutdown(wait=True, cancel_futures=True)
+        if self.index is not None:
+            self.index.close()
         if self._folder is not None:
             self._folder.cleanup()
 

@@ -1,0 +1,116 @@
+"""The app as a whole: its own description holds, and nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import re
+
+import hypothesis
+import schemathesis
+
+from miner.store import Store
+from pipelines.serve_metrics import ServeMetrics
+from tests.serving import Live, listening, settings_of
+from tests.small import jpeg
+
+EXAMPLES = 12
+
+
+def test_health_and_readiness(live: Live) -> None:
+    with live.client() as client:
+        for path in ("/healthz", "/readyz"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+            assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_decoders_that_stopped_are_seen_from_outside() -> None:
+    with listening(settings_of()) as alone, alone.client() as client:
+        alone.app.state.service.batcher._fail(RuntimeError("killed"))
+        for path in ("/healthz", "/readyz"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()) == (503, {"status": "broken"})
+        headers = {"content-type": "image/jpeg"}
+        answer = client.post("/v1/embeddings", content=jpeg(1), headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+
+
+def test_unknown_paths_and_methods(live: Live) -> None:
+    with live.client() as client:
+        answer = client.get("/nothing")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        answer = client.get("/v1/embeddings")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+        assert answer.headers["allow"] == "POST"
+
+
+def test_metrics_count_what_was_done() -> None:
+    with listening(settings_of()) as alone, alone.client() as client:
+        headers = {"content-type": "image/jpeg"}
+        for seed in range(3):
+            client.post("/v1/embeddings?encoders=clip", content=jpeg(seed), headers=headers)
+        client.post("/v1/embeddings", content=b"<html>", headers=headers)
+        text = client.get("/metrics").text
+    # The service's own first image is one of the four.
+    assert 'blindpairs_served_images_total{outcome="embedded"} 4.0' in text
+    assert 'blindpairs_served_images_total{outcome="format_not_allowed"} 1.0' in text
+    assert "blindpairs_batch_images_sum 4.0" in text
+    assert 'blindpairs_requests_total{route="/v1/embeddings",status="200"} 3.0' in text
+    assert 'blindpairs_requests_total{route="/v1/embeddings",status="422"} 1.0' in text
+    assert 'blindpairs_request_seconds_count{route="/v1/embeddings"} 4.0' in text
+    (clip_s,) = re.findall(r'encode_seconds_total\{role="clip"\} (\S+)', text)
+    (dino_s,) = re.findall(r'encode_seconds_total\{role="dino"\} (\S+)', text)
+    assert float(clip_s) > 0 < float(dino_s)
+
+
+def test_metrics_of_two_apps_are_apart() -> None:
+    first, second = ServeMetrics(), ServeMetrics()
+    first.images.labels("embedded").inc()
+    assert first.registry.get_sample_value(
+        "blindpairs_served_images_total", {"outcome": "embedded"}
+    )
+    assert not second.registry.get_sample_value(
+        "blindpairs_served_images_total", {"outcome": "embedded"}
+    )
+
+
+def test_pages_load_nothing_from_elsewhere(live: Live, index: Store) -> None:
+    with live.client(follow_redirects=True) as client:
+        docs, report = client.get("/docs"), client.get("/")
+        assert str(report.url).endswith("/report/index.html")
+        for page in (docs, report):
+            assert page.headers["content-type"] == "text/html; charset=utf-8"
+            assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+            assert not re.search(r"(src|href)=[\"']?(https?:)?//", page.text)
+        assert "<script" not in docs.text
+        assert "POST /v1/embeddings" in docs.text
+        for name in ("cosines-light.svg", "cosines.csv"):
+            assert client.get(f"/report/{name}").status_code == 200
+        found = client.get("/report/cosines-light.svg").headers["content-security-policy"]
+        assert "sandbox" in found
+        folder = index.root / "pairs" / str(index.last_join()) / "report"  # type: ignore[operator]
+        image = next((folder / "images").iterdir())
+        answer = client.get(f"/report/images/{image.name}")
+        assert answer.content == image.read_bytes()
+        assert answer.headers["content-type"] == "image/jpeg"
+
+
+def test_the_service_keeps_to_its_own_description(live: Live) -> None:
+    document = live.app.openapi()
+    assert {"/v1/embeddings", "/v1/blind-partners", "/v1/pairs"} < document["paths"].keys()
+    schema = schemathesis.openapi.from_dict(document)
+
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @hypothesis.given(case=operation.as_strategy())
+        @hypothesis.settings(
+            max_examples=EXAMPLES,
+            derandomize=True,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        def keeps_to_it(case: schemathesis.Case) -> None:
+            case.call_and_validate(base_url=live.url)
+
+        keeps_to_it()
