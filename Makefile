@@ -47,7 +47,7 @@ fmt: $(READY) ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure encoders, feed and join against their peers on CPU cores (an hour or more), and draw it
+bench: $(READY) ## measure encoders, feed, join and service on CPU cores, against peers (an hour or more), and draw it
 	$(BIN)/python -m bench.decode
 	$(BIN)/python -m bench.pipeline
 	$(BIN)/python -m bench.encode
@@ -60,8 +60,11 @@ bench: $(READY) ## measure encoders, feed and join against their peers on CPU co
 	$(BIN)/python -m bench.lazy
 	$(BIN)/python -m bench.scale
 	$(BIN)/python -m bench.lazy --towers small --images 1000 --pairs 50
+	$(BIN)/python -m bench.serve
+	$(BIN)/python -m bench.serve --towers b16
 	$(BIN)/python -m bench.plot bench/results/join.csv docs/join.png
 	$(BIN)/python -m bench.plot_encode bench/results/encode.csv docs/encode.png
+	$(BIN)/python -m bench.plot_serve bench/results/serve.csv docs/serve.png
 
 bench-gpu: $(READY) ## measure the join and the encoders on a GPU, and its ceilings; goes on where it stopped
 	$(BIN)/python -m bench.join_gpu --out bench/results/join_gpu.csv

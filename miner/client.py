@@ -162,7 +162,7 @@ class Client:
         sort: str | None = None,
         order: Literal["asc", "desc"] | None = None,
         text: str | None = None,
-        **filters: float | str,
+        **filters: float | str | bool,
     ) -> Iterator[Pair]:
         """The blind pairs of the run, page by page.
 
@@ -170,7 +170,7 @@ class Client:
             page_size: of one request.
             sort: a column; None takes the run's own order.
             order: of `sort`.
-            text: words to look for in captions.
+            text: to look for in captions, URLs and labels.
             filters: further parameters of the service (`min_gap=0.5`).
 
         Raises:

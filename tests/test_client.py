@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from PIL import Image
 from miner import client as client_module
 from miner.client import Client
 from miner.errors import ServiceError
+from miner.store import Store
 from tests.http_scripts import Script, Step, hangs_up, playing, says
+from tests.serving import Live
 
 UNIT = base64.b64encode(np.array([0.6, 0.8], "<f4").tobytes()).decode()
 
@@ -239,3 +242,35 @@ def test_readiness_is_asked_once() -> None:
         assert len(script.asked) == 3
         with pytest.raises(ServiceError, match=r"/readyz answered 404: what"):
             client.ready()
+
+
+def test_the_client_and_the_service_understand_each_other(live: Live, index: Store) -> None:
+    name = index.last_join()
+    assert name is not None
+    with Client(live.url) as client:
+        assert client.ready()
+        pairs = list(client.pairs(page_size=7))
+        selected = index.read_table(f"pairs/{name}/selected.parquet").to_pylist()
+        assert [pair.pair_id for pair in pairs] == [row["pair_id"] for row in selected]
+        assert len(pairs) > 7
+        one = pairs[0]
+        assert one.rank == 1  # type: ignore[attr-defined]
+        data = client.image(one.image_1)
+        assert hashlib.sha256(data).hexdigest() == selected[0]["sha256_1"]
+        by_id = client.blind_partners(image_id=one.image_1)
+        assert one.image_2 in [partner.image_id for partner in by_id.data]
+        assert by_id.exact
+        assert by_id == client.blind_partners(data)
+        few = client.blind_partners(data, clip_above=0.99, limit=1)
+        assert len(few.data) <= min(1, few.num_partners)
+        assert few.num_partners <= by_id.num_partners
+        found = client.embed([data, b"no image", data], request_images=2)
+        assert found.indexes == [0, 2]
+        assert found.errors[1].code == "not_an_image"
+        assert found.vectors.keys() == found.encoders.keys()
+        assert {vectors_ND.shape for vectors_ND in found.vectors.values()} == {(2, 64), (2, 128)}
+        assert sorted(client.embed([b"no", b"image"]).errors) == [0, 1]
+        with pytest.raises(ServiceError, match="404"):
+            client.image("no/such/image")
+        with pytest.raises(ServiceError, match="422"):
+            list(client.pairs(sort="no such column"))
