@@ -5,6 +5,7 @@ Shape suffixes: P pairs, F features, K clusters.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ class Cluster:
 
 def num_clusters(num_pairs: int) -> int:
     """In how many groups so many pairs are put: the root of a tenth, from 2 to MAX_CLUSTERS."""
-    return min(MAX_CLUSTERS, max(2, round((num_pairs / 10) ** 0.5)))
+    return min(MAX_CLUSTERS, max(2, round(math.sqrt(num_pairs / 10))))
 
 
 def cluster_pairs(store: Store, record: Json, selected: pa.Table) -> list[Cluster] | str:

@@ -104,7 +104,7 @@ def _write_whole(store: Store, name: str, limit: int | None, tables: Sequence[Re
     selected = store.read_table(record["selection"]["file"]["path"])
     with store.files.new_folder(f"pairs/{name}/report") as report:
         data, exhibits = page_data(store, record, selected.slice(0, limit), report)
-        plots = write_plots(store, record, selected, decisions, report)
+        plots = write_plots(store, name, record, selected, decisions, report)
         page = _page(name, record, steps, data, plots, len(selected), tables)
         (report / "index.html").write_text(page, "utf-8", newline="\n")
         missing = sum(exhibit.extension is None for exhibit in exhibits.values())

@@ -46,7 +46,11 @@ def cosine_rows(histogram: pa.Table) -> list[list[CsvCell]]:
     return [
         [
             row["source"],
-            *(round((row[n] + step) * width, 2) for n in ("clip_bin", "dino_bin") for step in (0, 1)),
+            *(
+                round((row[n] + step) * width, 2)
+                for n in ("clip_bin", "dino_bin")
+                for step in (0, 1)
+            ),
             row["count"],
         ]
         for row in histogram.to_pylist()

@@ -68,21 +68,27 @@ class Plots:
 
 
 def write_plots(
-    store: Store, record: Json, selected: pa.Table, decisions: Sequence[Decision], report: Path
+    store: Store,
+    name: str,
+    record: Json,
+    selected: pa.Table,
+    decisions: Sequence[Decision],
+    report: Path,
 ) -> Plots:
     """Draw the hexbin, write every plot's numbers as CSV, and give what the page draws itself.
 
     Args:
         store: the run directory.
+        name: the join's.
         record: the content of join.json.
         selected: all rows of `selected`.
         decisions: those that the run keeps.
         report: the folder of the report.
     """
-    raw = store.raw(record["name"])
-    histogram = store.read_table(f"pairs/{record['name']}/histogram.parquet")
+    raw = store.raw(name)
+    histogram = store.read_table(f"pairs/{name}/histogram.parquet")
     for scheme, palette in (("light", LIGHT), ("dark", DARK)):
-        thresholds = {name: record[name] for name in ("clip_above", "dino_below")}
+        thresholds = {word: record[word] for word in ("clip_above", "dino_below")}
         picture = draw_cosines(histogram, **thresholds, palette=palette)
         (report / f"cosines-{scheme}.svg").write_text(picture, "utf-8", newline="\n")
     grid = figures.threshold_grid(raw, record)
@@ -97,8 +103,8 @@ def write_plots(
         ("thresholds", GRID_COLUMNS, grid_rows(grid, record)),
         *((plot.name, plot.columns, plot.rows) for plot in plots),
     ]
-    for name, columns, rows in tables:
-        (report / f"{name}.csv").write_text(csv_text(columns, rows), "utf-8", newline="\n")
+    for table, columns, rows in tables:
+        (report / f"{table}.csv").write_text(csv_text(columns, rows), "utf-8", newline="\n")
     return Plots(corner=corner_data(grid, histogram, record), plots=plots)
 
 
@@ -201,7 +207,7 @@ def _of_decisions(raw: pa.Table, decisions: Sequence[Decision]) -> list[Plot]:
     if not decided:
         return []
     rows = pattern_rows(decided)
-    accepted, rejected = (sum(row[place] for row in rows) for place in (2, 3))
+    accepted, rejected = sum(row[2] for row in rows), sum(row[3] for row in rows)
     return [
         Plot(
             name="patterns",

@@ -116,14 +116,14 @@ def test_captions_stay_text(opened: Opened) -> None:
     assert "left ⟨U+202E⟩ right ⟨U+0000⟩ end" in shown
     assert "tench" in shown
     expect(page.get_by_text(HOSTILE).first).to_be_visible()
-    assert page.locator("script").count() == 2
+    assert page.locator("script").count() == 3
     assert page.title().startswith("15 CLIP-blind pairs")
     for _ in range(15):
         page.keyboard.press("j")
         page.keyboard.press("Enter")
         expect(page.locator("#viewer")).to_be_visible()
         page.keyboard.press("Escape")
-    assert page.locator("script").count() == 2
+    assert page.locator("script").count() == 3
     assert page.title().startswith("15 CLIP-blind pairs")
 
 

@@ -158,9 +158,9 @@ class CornerPlot {
   }
 }
 
-document.addEventListener("DOMContentLoaded", () => {
+function makeCorner(data) {
   const $ = (id) => document.getElementById(id);
-  const counts = new Counts(JSON.parse($("plots-data").textContent).corner);
+  const counts = new Counts(data);
   const plot = new CornerPlot($("corner-area"), counts);
   const { step } = counts, { clip: clips, dino: dinos } = plot.range;
   const limits = {
@@ -246,5 +246,5 @@ document.addEventListener("DOMContentLoaded", () => {
     show();
   });
   show();
-  requestAnimationFrame(() => requestAnimationFrame(() => watcher.observe(plot.area)));
-});
+  watcher.observe(plot.area);
+}

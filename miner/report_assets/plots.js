@@ -1,11 +1,29 @@
 "use strict";
 
-// The plots beside the hexbin: columns, curves and bars, drawn anew when their place gets wider.
+// The plots below the hexbin. They are made when somebody opens them, so no pair waits for them.
 
 document.addEventListener("DOMContentLoaded", () => {
+  const details = document.getElementById("plots"), key = "blindpairs-plots";
+  let isMade = false;
+  details.addEventListener("toggle", () => {
+    try { localStorage.setItem(key, details.open ? "open" : "closed"); } catch { /* not here */ }
+    if (!details.open || isMade) return;
+    isMade = true;
+    const data = JSON.parse(document.getElementById("plots-data").textContent);
+    makeCorner(data.corner);
+    makePlots(data.plots);
+  });
+  // The page's keys for pairs would keep these from the place that has the focus.
+  details.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" || event.key === " ") event.stopPropagation();
+  });
+  // This, too, is a toggle.
+  try { details.open = localStorage.getItem(key) === "open"; } catch { /* not here */ }
+});
+
+// Columns, curves and bars, drawn anew when their place gets wider or narrower.
+function makePlots(drawings) {
   const HEIGHT = 220, LEFT = 46, RIGHT = 12, TOP = 12, BOTTOM = 42;
-  const details = document.getElementById("plots");
-  const drawings = JSON.parse(document.getElementById("plots-data").textContent).plots;
 
   const titleOf = (area) => area.parentElement.querySelector("h3").textContent;
 
@@ -84,7 +102,7 @@ document.addEventListener("DOMContentLoaded", () => {
         d: `M${line.join("L")}${isAbove ? `L${x(Math.min(1, high))},${y(last[1])}` : end}`,
       }));
       // Where no curve is: below left of a falling one, below right of a rising one.
-      const side = isAbove ? { x: LEFT + 8, anchor: "start" } : { x: right - 8, anchor: "end" };
+      const side = isAbove ? { x: mark + 8, anchor: "start" } : { x: mark - 8, anchor: "end" };
       svg.append(Draw.text(each.name, side.x, bottom - 26 + 17 * place, {
         class: `legend ${kind}`, "text-anchor": side.anchor,
       }));
@@ -97,7 +115,7 @@ document.addEventListener("DOMContentLoaded", () => {
   function bars(area, drawing) {
     const total = (bar) => bar.counts.reduce((sum, count) => sum + count, 0);
     const most = Math.max(1, ...drawing.bars.map(total));
-    const list = element("ol", "bars");
+    const list = element("ol", "bars scroll");
     for (const bar of drawing.bars) {
       const label = element("span", "bar-label"), track = element("span", "bar-track");
       label.dir = "auto";
@@ -136,12 +154,5 @@ document.addEventListener("DOMContentLoaded", () => {
       if (target.clientWidth && target.dataset.drawn !== String(Math.floor(target.clientWidth))) draw(target);
     }
   });
-  // After the pairs: nobody waits for plots.
-  requestAnimationFrame(() => requestAnimationFrame(() => places.forEach((area) => watcher.observe(area))));
-
-  const key = "blindpairs-plots";
-  try { details.open = localStorage.getItem(key) !== "closed"; } catch { /* not here */ }
-  details.addEventListener("toggle", () => {
-    try { localStorage.setItem(key, details.open ? "open" : "closed"); } catch { /* not here */ }
-  });
-});
+  places.forEach((area) => watcher.observe(area));
+}
