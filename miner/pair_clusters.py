@@ -34,6 +34,11 @@ ROUNDS = 100
 
 MAX_WORDS = 4
 CAPTION_CHARS = 2000
+COMMON = frozenset(
+    ("and", "are", "for", "from", "has", "her", "his", "its", "that", "the", "this", "was", "with")
+)
+"""Words that tell nothing of a picture."""
+
 WORD = re.compile(r"[^\W\d_]{3,30}")
 
 
@@ -186,5 +191,6 @@ def _telling(inside: Sequence[set[str]], outside: Sequence[set[str]]) -> tuple[s
         word: number / len(inside) - there[word] / max(1, len(outside))
         for word, number in here.items()
     }
-    best = sorted((word for word in lead if lead[word] > 0), key=lambda word: (-lead[word], word))
+    telling = (word for word in lead.keys() - COMMON if lead[word] > 0)
+    best = sorted(telling, key=lambda word: (-lead[word], word))
     return tuple(best[:MAX_WORDS])

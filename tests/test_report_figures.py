@@ -61,9 +61,7 @@ def test_the_grid_counts_as_a_query_of_raw_would(record: Json) -> None:
         # At the thresholds themselves the join has decided, in float64.
         if (k, m) == (0, 0):
             wanted = blind_mask(raw)
-        elif above == keep_clip or below == keep_dino:
-            continue
-        elif k == 0 or m == 0:
+        elif above == keep_clip or below == keep_dino or k == 0 or m == 0:
             continue
         assert kept(grid, k, m) == wanted.sum(), (above, below)
 
@@ -81,6 +79,17 @@ def test_the_grid_is_on_the_sides_on_which_the_join_put_a_pair(record: Json) -> 
     reach = [round((keep_clip - 0.95) / 0.001), round((keep_dino - 0.6) / 0.001)]
     assert kept(grid, 0, 0) == int(blind_mask(raw).sum()) == 3
     assert kept(grid, *reach) == len(pairs)
+
+
+def test_pairs_that_float32_rounds_across_a_threshold_stay_not_blind() -> None:
+    """float32 rounds 0.953 - 1e-9 to more than 0.953, and 0.58 + 1e-9 to less than 0.58."""
+    record = WIDER | {"clip_above": 0.953, "dino_below": 0.58}
+    raw = raw_table(np.array([0.953 - 1e-9, 0.97]), np.array([0.5, 0.58 + 1e-9]), record)
+    assert raw["clip_cos"][0].as_py() > 0.953
+    assert raw["dino_cos"][1].as_py() < 0.58
+    grid = threshold_grid(raw, record)
+    assert kept(grid, 0, 0) == 0
+    assert kept(grid, -1, 0) == kept(grid, 0, 1) == 1
 
 
 def test_thresholds_off_the_round_numbers_have_a_grid_of_their_own() -> None:

@@ -93,14 +93,10 @@ function makePlots(drawings) {
     const mark = x(drawing.threshold);
     svg.append(Draw.make("line", { class: "threshold", x1: mark, x2: mark, y1: TOP, y2: bottom }));
     series.forEach((each, place) => {
-      const last = each.points[each.points.length - 1];
-      const end = isAbove ? `V${bottom}` : `H${right}`;
       const line = each.points.map(([value, count]) => `${x(value).toFixed(1)},${y(count).toFixed(1)}`);
       const kind = each.name.startsWith("blind") ? "curve-blind" : "curve-all";
-      svg.append(Draw.make("path", {
-        class: `curve ${kind}`,
-        d: `M${line.join("L")}${isAbove ? `L${x(Math.min(1, high))},${y(last[1])}` : end}`,
-      }));
+      // It ends where the last count is: what lies beyond is not known.
+      svg.append(Draw.make("path", { class: `curve ${kind}`, d: `M${line.join("L")}` }));
       // Where no curve is: below left of a falling one, below right of a rising one.
       const side = isAbove ? { x: mark + 8, anchor: "start" } : { x: mark - 8, anchor: "end" };
       svg.append(Draw.text(each.name, side.x, bottom - 26 + 17 * place, {
@@ -115,7 +111,7 @@ function makePlots(drawings) {
   function bars(area, drawing) {
     const total = (bar) => bar.counts.reduce((sum, count) => sum + count, 0);
     const most = Math.max(1, ...drawing.bars.map(total));
-    const list = element("ol", "bars scroll");
+    const list = element("ol", "bars");
     for (const bar of drawing.bars) {
       const label = element("span", "bar-label"), track = element("span", "bar-track");
       label.dir = "auto";
