@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from miner.report_figures import blind_mask
 from miner.review import PATTERNS, Decision
+
+# urllib.parse does the same ten times slower.
+HOST = re.compile(
+    r"https?://(?:[^/?#]*@)?(\[[0-9a-f:.]+\]|[^/?#:@\[\]\s]{1,253})(?=[/?#:]|$)", re.IGNORECASE
+)
+"""A web address up to its host."""
 
 NO_PATTERN = 0
 """In the place of a pattern's number where none was given."""
@@ -47,14 +53,8 @@ def pattern_rows(decided: Iterable[Decision]) -> list[tuple[int, str, int, int, 
 
 def source_of(image_id: str, url: str | None) -> tuple[str, str]:
     """Where an image comes from: (`host`, that of its web address), else (`dataset`, its name)."""
-    if url and url[:8].lower().startswith(("http://", "https://")):
-        try:
-            host = urlsplit(url).hostname
-        except ValueError:
-            host = None
-        if host:
-            return "host", host
-    return "dataset", image_id.partition("/")[0]
+    found = HOST.match(url) if url else None
+    return ("host", found[1].lower()) if found else ("dataset", image_id.partition("/")[0])
 
 
 def source_rows(selected: pa.Table) -> list[tuple[str, str, int, int]]:

@@ -280,6 +280,10 @@ def test_ten_thousand_pairs_open_in_two_seconds(browser: Browser, tmp_path: Path
         assert report.page.locator(".card").count() < 100
         report.page.evaluate("() => scrollTo(0, document.body.scrollHeight)")
         expect(report.page.get_by_role("button", name="Pair 10000,")).to_be_visible()
+        report.page.locator("#search").fill("caption 15554:")
+        expect(report.page.locator("#found")).to_have_text("1 of 10,000")
+        report.page.locator("#plots summary").click()
+        expect(report.page.locator("#corner-area svg")).to_be_visible()
         report.page.context.close()
         assert report.errors == []
     assert min(times_ms) < 2000, times_ms

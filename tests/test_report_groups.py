@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -56,10 +57,20 @@ def test_decisions_on_pairs_that_are_not_blind_here_do_not_count() -> None:
         ("javascript:alert(1)", ("dataset", "laion")),
         ("https://[broken/a.jpg", ("dataset", "laion")),
         ("https:///a.jpg", ("dataset", "laion")),
+        ("https://a b/c.jpg", ("dataset", "laion")),
+        (f"https://{'a' * 254}/c.jpg", ("dataset", "laion")),
+        ("https://[2001:db8::1]:80/a.jpg", ("host", "[2001:db8::1]")),
+        ("https://ann@x:b@example.org?a@b.org/", ("host", "example.org")),
+        ("https://example.org#a@b.org", ("host", "example.org")),
     ],
 )
 def test_the_source_is_the_host_or_else_the_dataset(url: str | None, wanted: object) -> None:
     assert source_of("laion/00000/000000001", url) == wanted
+
+
+def test_hosts_are_those_of_the_standard_library() -> None:
+    for url in ("https://a.org", "http://u:p@b.org:1/?q=@c", "https://d.org?x=https://e.org/"):
+        assert source_of("laion/0/1", url) == ("host", urlsplit(url).hostname)
 
 
 def test_a_pair_counts_once_for_each_source() -> None:
