@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +24,9 @@ MAX_DIM = 65_536
 
 UNREADABLE = (OSError, ValueError, TypeError, OverflowError, pa.ArrowException)
 """What numpy and pyarrow throw at files that are broken, cut or something else."""
+
+_HEADER_BREAKS_WITH = (KeyError, SyntaxError, RecursionError, MemoryError, TokenError)
+"""What numpy throws, besides, at headers that are none."""
 
 
 class VectorFile(Protocol):
@@ -72,7 +76,7 @@ class NpyVectors:
                 shape, self._is_fortran, self._dtype = read_header(file)
                 self._start = file.tell()
                 num_bytes = file.seek(0, 2) - self._start
-        except (*UNREADABLE, KeyError) as error:
+        except (*UNREADABLE, *_HEADER_BREAKS_WITH) as error:
             raise StoreError(
                 f"{path} is no npy file that can be read ({error}); write it with numpy.save"
             ) from error

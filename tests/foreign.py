@@ -52,5 +52,4 @@ def clip_retrieval_of(store: Store, encoder_id: str, folder: Path, **more: Any) 
 
 def some_vectors(num_rows: int, dim: int = 8, *, seed: int = 0) -> np.ndarray:
     """[N, D] float32, of any length but zero."""
-    rows = np.random.default_rng(seed).normal(size=(num_rows, dim)).astype(np.float32)
-    return rows
+    return np.random.default_rng(seed).normal(size=(num_rows, dim)).astype(np.float32)

@@ -46,9 +46,7 @@ def imported(commands: Commands, folder: Path, *, digits: int = 1) -> tuple[Stor
 
 
 @pytest.mark.parametrize("digits", [1, 4])
-def test_own_vectors_come_back_bit_by_bit(
-    commands: Commands, tmp_path: Path, digits: int
-) -> None:
+def test_own_vectors_come_back_bit_by_bit(commands: Commands, tmp_path: Path, digits: int) -> None:
     first, second = imported(commands, tmp_path, digits=digits)
     join(first, CLIP, DINO, HOW, SelectSettings())
     assert commands("join", second.root, *JOIN).code == 0
