@@ -59,7 +59,7 @@ def _which(settings: HandoffSettings, num_selected: int, num_accepted: int | Non
         return f"Of {num_selected} that were selected, nobody has reviewed any."
     taken = "every selected one" if settings.reviewed == "all" else "those that were accepted"
     return (
-        f"Of {num_selected} that were selected, reviewers accepted {num_accepted}; here is {taken}."
+        f"Of {num_selected} that were selected, reviewers accepted {num_accepted}; handed off is {taken}."
     )
 
 
