@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from miner.schema import Reason
 
 
+USAGE = 2
+"""Exit code where a setting or an argument is wrong."""
+
+
 class MinerError(Exception):
     """Data, the run directory, a resource or an engine is not as it has to be."""
 
@@ -75,3 +79,12 @@ class ParityError(MinerError):
     """An engine's cosines differ from the encoder's by more than is allowed."""
 
     exit_code = 5
+
+
+def exit_of(error: MinerError | ValueError | OSError) -> tuple[int, str]:
+    """The exit code of a command that an error ends, and what it says to its user."""
+    if isinstance(error, MinerError):
+        return error.exit_code, str(error)
+    if isinstance(error, ValueError):
+        return USAGE, str(error)
+    return ResourceError.exit_code, f"{error}; see to it and run again"

@@ -56,8 +56,6 @@ class Reason(StrEnum):
     """The decoder refused the bytes."""
     CRASHED_DECODER = "crashed_decoder"
     """The process that decoded the image died, and so did a fresh one that had it alone."""
-    CHANGED = "changed"
-    """The bytes found at the recorded place have another sha256 than recorded."""
 
     # The encoder.
     NONFINITE = "nonfinite"

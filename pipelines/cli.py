@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from export.__main__ import export_engine
-from miner.errors import MinerError, ResourceError
+from miner.errors import MinerError, exit_of
 from pipelines.looking_commands import doctor, encoders, plan, status, verify_command, why
 from pipelines.mining_commands import demo, embed, join, mine, report, select
 
@@ -99,15 +99,10 @@ def run(
     except (KeyboardInterrupt, click.Abort):
         error_console.print("interrupted; the same command goes on from here")
         return INTERRUPTED
-    except MinerError as error:
-        error_console.print(f"{name}: {error}", markup=False)
-        return error.exit_code
-    except ValueError as error:
-        error_console.print(f"{name}: {error}", markup=False)
-        return click.UsageError.exit_code
-    except OSError as error:
-        error_console.print(f"{name}: {error}; see to it and run again", markup=False)
-        return ResourceError.exit_code
+    except (MinerError, ValueError, OSError) as error:
+        code, said = exit_of(error)
+        error_console.print(f"{name}: {said}", markup=False)
+        return code
 
 
 if __name__ == "__main__":
