@@ -1,4 +1,4 @@
-"""The knobs of the selection: what is left out of a join's pairs, and which of the rest are shown."""
+"""The knobs of the selection: which of a join's pairs are left out, and which of the rest shown."""
 
 from __future__ import annotations
 

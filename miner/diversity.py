@@ -49,7 +49,8 @@ def pair_features(
         mean = vectors[first].astype(np.float64) + vectors[second]
         halves.append(mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12))
     features = np.concatenate(halves, axis=1) * (SCALE / np.sqrt(2))
-    return np.rint(features).astype(np.float32)
+    rounded: Features = np.rint(features).astype(np.float32)
+    return rounded
 
 
 def farthest_first(

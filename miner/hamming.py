@@ -8,6 +8,8 @@ Shape suffixes: Q queries, L listed hashes.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -49,7 +51,7 @@ def nearest(queries: Hashes, listed: Hashes, within: int) -> npt.NDArray[np.int6
     none = (HASH_BITS + 1) * max(len(listed), 1)
     best = np.full(len(queries), none, np.int64)
     edges = np.linspace(0, HASH_BITS, within + 2).astype(int)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges.tolist()):
         keys = _band(distinct, low, high)
         order = np.argsort(keys, kind="stable")
         asked = _band(queries, low, high)

@@ -14,27 +14,25 @@ from miner.raw_pairs import RawPairs, Rows
 from miner.verdicts import Step, Values, Verdict, Words, first_of
 
 
-def _sides(pairs: RawPairs, rows: Rows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """[2, R] int64 each: the shorter and the longer side of both images; 0 where unknown."""
-    sizes = np.array([[each.to_numpy() for each in pairs.both(n, rows)] for n in ("width", "height")])
-    return sizes.min(axis=0).astype(np.int64), sizes.max(axis=0).astype(np.int64)
+def _extremes(pairs: RawPairs, rows: Rows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """[R] each: the shortest side of both images, and the largest ratio of their sides."""
+    columns = [pairs.both(name, rows) for name in ("width", "height")]
+    sizes = np.array([[side.to_numpy() for side in both] for both in columns], np.int64)
+    short, long = sizes.min(axis=0), sizes.max(axis=0)
+    return short.min(axis=0), (long / np.maximum(short, 1)).max(axis=0)
 
 
 def _sizes(pairs: RawPairs, settings: SelectSettings, rows: Rows) -> Words:
-    short, long = _sides(pairs, rows)
-    nowhere = np.zeros(len(rows), np.bool_)
-    small, elongated = nowhere, nowhere
-    if settings.min_side is not None:
-        small = (short < settings.min_side).any(axis=0)
-    if settings.max_elongation is not None:
-        elongated = (long > settings.max_elongation * short).any(axis=0)
-    unknown = (short < 1).any(axis=0)
-    return first_of((unknown, "no_size"), (small, "too_small"), (elongated, "too_elongated"))
+    side, elongation = _extremes(pairs, rows)
+    least, most = settings.min_side or 0, settings.max_elongation or np.inf
+    return first_of(
+        (side < 1, "no_size"), (side < least, "too_small"), (elongation > most, "too_elongated")
+    )
 
 
 def _size_values(pairs: RawPairs, settings: SelectSettings, row: int) -> Values:
-    short, long = _sides(pairs, np.array([row]))
-    return {"side": short.min(), "elongation": (long / np.maximum(short, 1)).max()}
+    side, elongation = _extremes(pairs, np.array([row]))
+    return {"side": side[0], "elongation": elongation[0]}
 
 
 SIZES = Step(

@@ -1,4 +1,4 @@
-"""Filters by how alike the two images of a pair are otherwise: in their captions, in their looks."""
+"""Filters by how alike the images of a pair are otherwise: in their captions, in their looks."""
 
 from __future__ import annotations
 

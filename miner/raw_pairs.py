@@ -174,7 +174,7 @@ class RawPairs:
         """[U] int64: for each image the number that leads its group of near-copies."""
         near = (settings.near_clip, settings.near_dino)
         if near not in self._groups:
-            clip_UD, dino_UE = (torch.from_numpy(self.vectors(side)) for side in ("clip", "dino"))  # type: ignore[arg-type]
+            clip_UD, dino_UE = (torch.from_numpy(self.vectors(side)) for side in ("clip", "dino"))
             found = near_copies(clip_UD, dino_UE, near_clip=near[0], near_dino=near[1])
             self._groups[near] = found
         return self._groups[near]
