@@ -15,19 +15,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jinja2
-import pyarrow as pa
 
 from miner.errors import StoreError
-from miner.plots import DARK, LIGHT, draw_cosines, histogram_csv
 from miner.records import Json, digest, file_sha256, replace_record
 from miner.report_counts import Step, image_steps, pair_steps
 from miner.report_data import page_data
+from miner.report_plots import Plots, write_plots
+from miner.review import Decision, decisions_of
 from miner.store import Store
 
 DEFAULT_LIMIT = 2000
 """Pairs on the page, with the images of both, unless more are asked for."""
 
 ASSETS = Path(__file__).parent / "report_assets"
+
+STYLES = ("report.css", "plots.css")
+"""Parts of the page's style, in their order."""
+
+SCRIPTS = ("report.js", "draw.js", "plots.js", "corner.js")
+"""Parts of the page's script, in their order."""
 
 Cell = str | int | float
 Steps = dict[str, list[Step]]
@@ -91,15 +97,15 @@ def write_report(
 def _write_whole(store: Store, name: str, limit: int | None, tables: Sequence[ReportTable]) -> None:
     record = _whole_record(store, name)
     steps = {"images": image_steps(store, record), "pairs": pair_steps(record)}
-    fingerprint = _fingerprint(record, steps, limit, tables)
+    decisions = decisions_of(store)
+    fingerprint = _fingerprint(record, steps, limit, tables, decisions)
     if _is_done(store, f"pairs/{name}/report", fingerprint):
         return
     selected = store.read_table(record["selection"]["file"]["path"])
-    histogram = store.read_table(f"pairs/{name}/histogram.parquet")
     with store.files.new_folder(f"pairs/{name}/report") as report:
         data, exhibits = page_data(store, record, selected.slice(0, limit), report)
-        _write_plot(histogram, report, record)
-        page = _page(name, record, steps, data, len(selected), tables)
+        plots = write_plots(store, name, record, selected, decisions, report)
+        page = _page(name, record, steps, data, plots, len(selected), tables)
         (report / "index.html").write_text(page, "utf-8", newline="\n")
         missing = sum(exhibit.extension is None for exhibit in exhibits.values())
         images = [path for part in ("images", "thumbs") for path in (report / part).glob("*")]
@@ -124,15 +130,21 @@ def _whole_record(store: Store, name: str) -> Json:
 
 
 def _fingerprint(
-    record: Json, steps: Steps, limit: int | None, tables: Sequence[ReportTable]
+    record: Json,
+    steps: Steps,
+    limit: int | None,
+    tables: Sequence[ReportTable],
+    decisions: Sequence[Decision],
 ) -> str:
-    """What the page is made of: the selection, the counts, the caller's wishes, this code."""
-    code = [*ASSETS.iterdir(), *ASSETS.parent.glob("report*.py"), ASSETS.parent / "plots.py"]
+    """What the page is made of: selection, counts, decisions, the caller's wishes, this code."""
+    parts = ("report*.py", "plot_*.py", "pair_clusters.py")
+    code = [*ASSETS.iterdir(), *(path for part in parts for path in ASSETS.parent.glob(part))]
     return digest(
         {
             "selection": record["selection"]["fingerprint"],
             "steps": [asdict(step) for part in steps.values() for step in part],
             "limit": limit,
+            "decisions": [said.line() for said in decisions],
             "tables": [asdict(table) for table in tables],
             "code": sorted(file_sha256(path) for path in code if path.is_file()),
         }
@@ -156,23 +168,12 @@ def _is_done(store: Store, report: str, fingerprint: str) -> bool:
     return done == {"fingerprint": fingerprint, "missing_images": 0, **contents}
 
 
-def _write_plot(histogram: pa.Table, report: Path, record: Json) -> None:
-    (report / "cosines.csv").write_text(histogram_csv(histogram), "utf-8", newline="\n")
-    for name, palette in (("light", LIGHT), ("dark", DARK)):
-        picture = draw_cosines(
-            histogram,
-            clip_above=record["clip_above"],
-            dino_below=record["dino_below"],
-            palette=palette,
-        )
-        (report / f"cosines-{name}.svg").write_text(picture, "utf-8", newline="\n")
-
-
 def _page(
     name: str,
     record: Json,
     steps: Steps,
     data: Json,
+    plots: Plots,
     num_selected: int,
     tables: Sequence[ReportTable],
 ) -> str:
@@ -191,7 +192,10 @@ def _page(
         "allow_nan": False,
     }
     environment.filters |= {"bar": _percentage, "is_figure": _is_figure}
-    css, script = ((ASSETS / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    css, script = (
+        "\n".join((ASSETS / part).read_text("utf-8") for part in parts)
+        for parts in (STYLES, SCRIPTS)
+    )
     return environment.get_template("index.html").render(
         css=css,
         script=script,
@@ -200,6 +204,7 @@ def _page(
         record=record,
         steps=steps,
         tables=tables,
+        plots=plots,
         num_shown=len(data["pairs"]["rows"]),
         num_selected=num_selected,
         data={**data, "clip_above": record["clip_above"], "dino_below": record["dino_below"]},
