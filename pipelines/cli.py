@@ -14,6 +14,7 @@ from export.__main__ import export_engine
 from miner.errors import MinerError, exit_of
 from pipelines.looking_commands import doctor, encoders, plan, status, verify_command, why
 from pipelines.mining_commands import demo, embed, join, mine, report, select
+from pipelines.review_commands import review
 
 INTERRUPTED = 130
 
@@ -66,7 +67,7 @@ def configure_logging(verbose: bool) -> None:
 
 _MINING = (mine, embed, join, select, report, demo)
 _LOOKING = (plan, status, why, verify_command, encoders, doctor)
-for _command in (*_MINING, *_LOOKING, export_engine):
+for _command in (*_MINING, *_LOOKING, review, export_engine):
     cli.add_command(_command)
 
 
