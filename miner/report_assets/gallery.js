@@ -14,7 +14,7 @@ class Gallery {
     this.cursor = 0;
     this.columns = 1;
     addEventListener("scroll", () => this.paint(), { passive: true });
-    new ResizeObserver(() => { this.measure(); this.paint(); }).observe(this.grid.parentElement);
+    new ResizeObserver(() => this.fit()).observe(this.grid.parentElement);
   }
 
   get pair() {
@@ -28,8 +28,21 @@ class Gallery {
     this.paint();
   }
 
+  // Whoever was at a card is at it still when cards are made anew.
+  fit() {
+    if (this.grid.clientWidth !== this.width) {
+      const isWithin = this.grid.contains(document.activeElement);
+      this.measure();
+      this.paint();
+      if (isWithin) this.moveTo(this.cursor);
+      if (isWithin && !$("viewer").open) this.focus();
+    } else {
+      this.paint();
+    }
+  }
+
   measure() {
-    const width = this.grid.clientWidth;
+    const width = this.width = this.grid.clientWidth;
     this.columns = Math.max(1, Math.floor((width + GAP) / (CARD_WIDTH + GAP)));
     this.cardWidth = Math.floor((width - GAP * (this.columns - 1)) / this.columns);
     this.rowHeight = Math.round(this.cardWidth / 2) + TEXT_HEIGHT + GAP;
