@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from miner.config import Settings
 from miner.errors import StoreError
@@ -104,16 +104,6 @@ class Decision(Settings):
 
     decided_at: datetime
     """When it was said, with its time zone."""
-
-    @field_validator("*")
-    @classmethod
-    def _is_text(cls, value: object) -> object:
-        if isinstance(value, str):
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError("holds half of a UTF-16 pair, which is no text") from error
-        return value
 
     @model_validator(mode="after")
     def _is_one_pair(self) -> Self:

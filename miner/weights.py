@@ -2,7 +2,8 @@
 
 Files are safetensors; nothing is ever unpickled. Accepted layouts:
 
-    open_clip   the whole state dict, OpenAI's too (`visual.conv1.weight`, text tower beside it)
+    open_clip   the whole state dict, OpenAI's too (`visual.conv1.weight`, text tower beside it,
+                which `miner.text` reads)
                 the image tower alone (`conv1.weight`)
     timm        timm's own (`blocks.0.norm1.weight`); a classifier is left out
                 the DINOv2 hub's (with `mask_token`; with `register_tokens` where it has them)
@@ -108,7 +109,7 @@ def fit_state(record: EncoderRecord, path: Path, tower: Any) -> State:
             grid,
             antialias=record.position_embedding == "hub-antialias",
         )
-    _check_fit(record, path, state, wanted)
+    check_fit(record, path, state, wanted)
     return state
 
 
@@ -241,7 +242,12 @@ def _timm_names(state: State) -> State:
     return state
 
 
-def _check_fit(record: EncoderRecord, path: Path, state: State, wanted: State) -> None:
+def check_fit(record: EncoderRecord, path: Path, state: State, wanted: State) -> None:
+    """Hold the tensors of a file against those that a tower wants.
+
+    Raises:
+        ResourceError: a tensor is missing, over or misshapen.
+    """
     missing = wanted.keys() - state.keys()
     unexpected = state.keys() - wanted.keys()
     misshapen = [
