@@ -180,5 +180,7 @@ def _review_findings(store: Store) -> Iterator[Finding]:
             yield Finding(path=path, problem=str(error))
             continue
         if others := sorted(spoke - {name.removesuffix(".jsonl")}):
-            problem = f"holds decisions of {', '.join(others)}; `blindpairs review merge` sorts them"
+            problem = (
+                f"holds decisions of {', '.join(others)}; `blindpairs review merge` sorts them"
+            )
             yield Finding(path=path, problem=problem)

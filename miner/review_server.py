@@ -56,7 +56,7 @@ TYPES = {
 FILE = re.compile(r"(?:(?:images|thumbs)/)?[a-z0-9][a-z0-9_-]*(?:\.view)?\.([a-z]+)")
 """A file of a report, by its path within it."""
 
-POLICY = b"content=\"default-src &#39;none&#39;; "
+POLICY = b'content="default-src &#39;none&#39;; '
 """How the policy of a report's page begins, in the page."""
 
 MARK = b'<meta name="review-server" content="here">'

@@ -43,7 +43,9 @@ def serve(root: Path | str, name: str | None, port: int) -> int:
 
     store = Store(root)
     with ReviewServer(store, joins.pick_join(store, name), port=port) as server:
-        show.facts(out_console, [("serving", f"{server.url} (open it in a browser on this machine)")])
+        show.facts(
+            out_console, [("serving", f"{server.url} (open it in a browser on this machine)")]
+        )
         out_console.print("decisions are saved to", f"{store.place('review')}/;", "Ctrl-C ends")
         try:
             server.serve_forever()

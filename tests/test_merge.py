@@ -25,9 +25,7 @@ def store(run: tuple[Store, Path]) -> Store:
     return run[0]
 
 
-def test_files_are_kept_and_compared(
-    store: Store, run: tuple[Store, Path], tmp_path: Path
-) -> None:
+def test_files_are_kept_and_compared(store: Store, run: tuple[Store, Path], tmp_path: Path) -> None:
     rows = selected_rows(run[1])
     ann = [
         said_of(rows[0], "ann", decision="accept", pattern=3),

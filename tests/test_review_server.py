@@ -171,13 +171,22 @@ def test_nothing_else_can_be_read(served: Served, path: str) -> None:
 
 
 def test_no_address_without_the_token(served: Served) -> None:
-    for path in ("=/", "=/index.html", "=//", "=/x/index.html", "=/review.jsonl", "=/%00/", "=/%C3%BC/"):
+    for path in (
+        "=/",
+        "=/index.html",
+        "=//",
+        "=/x/index.html",
+        "=/review.jsonl",
+        "=/%00/",
+        "=/%C3%BC/",
+    ):
         answer = served.ask(path)
         assert answer.status == 404
         assert b"use the address that `blindpairs report` printed" in answer.body
     token = served.server.token
     assert served.ask(f"=/{token[:-1]}/index.html").status == 404
-    assert served.ask("=http://[/x").status == 400
+    answer = served.ask("=http://[/x", Host=served.origin.removeprefix("http://"))
+    assert (answer.status, answer.body) == (400, b"no address: Invalid IPv6 URL\n")
 
 
 def test_only_loopback_is_a_host(served: Served) -> None:
