@@ -16,6 +16,7 @@ from pipelines.handoff_commands import handoff, hydrate
 from pipelines.import_commands import import_command
 from pipelines.looking_commands import doctor, encoders, plan, status, verify_command, why
 from pipelines.mining_commands import demo, embed, join, mine, report, select
+from pipelines.review_commands import review
 
 INTERRUPTED = 130
 
@@ -69,7 +70,7 @@ def configure_logging(verbose: bool) -> None:
 _MINING = (mine, embed, join, select, report, demo)
 _LOOKING = (plan, status, why, verify_command, encoders, doctor)
 _EXCHANGING = (import_command, handoff, hydrate)
-for _command in (*_MINING, *_LOOKING, *_EXCHANGING, export_engine):
+for _command in (*_MINING, *_LOOKING, review, *_EXCHANGING, export_engine):
     cli.add_command(_command)
 
 
