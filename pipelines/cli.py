@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 from export.__main__ import export_engine
 from miner.errors import MinerError, exit_of
 from pipelines.looking_commands import doctor, encoders, plan, status, verify_command, why
+from pipelines.measuring_commands import compare_command, evaluate_command
 from pipelines.mining_commands import demo, embed, join, mine, report, select
 
 INTERRUPTED = 130
@@ -66,7 +67,8 @@ def configure_logging(verbose: bool) -> None:
 
 _MINING = (mine, embed, join, select, report, demo)
 _LOOKING = (plan, status, why, verify_command, encoders, doctor)
-for _command in (*_MINING, *_LOOKING, export_engine):
+_MEASURING = (evaluate_command, compare_command)
+for _command in (*_MINING, *_LOOKING, *_MEASURING, export_engine):
     cli.add_command(_command)
 
 
