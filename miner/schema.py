@@ -121,6 +121,9 @@ RAW = pa.schema(
 BLIND = pa.field("blind", pa.bool_(), nullable=False)
 """The column that `raw` has besides where pairs beyond the thresholds are kept."""
 
+ABOUT = pa.field("about_cos", pa.float32(), nullable=False)
+"""The column that `selected` has besides with `--about`: both images' mean cosine with the text."""
+
 IMAGE_COLUMNS = ("shard", "key", "sha256", "width", "height", "caption", "url", "label")
 """Columns of `samples` that `selected` carries for both images, suffixed `_1` and `_2`."""
 
@@ -177,10 +180,15 @@ def raw(*, with_blind: bool) -> pa.Schema:
     return RAW.append(BLIND) if with_blind else RAW
 
 
-def selected(*, with_blind: bool) -> pa.Schema:
-    """Schema of `selected.parquet`: rank, the columns of `raw`, both images' metadata."""
+def selected(*, with_blind: bool, with_about: bool = False) -> pa.Schema:
+    """Schema of `selected.parquet`: rank, the columns of `raw`, both images' metadata.
+
+    Args:
+        with_blind: `raw` reaches beyond the thresholds.
+        with_about: the pairs were chosen by a text.
+    """
     schema = pa.schema([pa.field("rank", pa.int64(), nullable=False), *raw(with_blind=with_blind)])
     for suffix in ("_1", "_2"):
         for name in IMAGE_COLUMNS:
             schema = schema.append(SAMPLES.field(name).with_name(name + suffix))
-    return schema
+    return schema.append(ABOUT) if with_about else schema
