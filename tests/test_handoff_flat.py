@@ -35,12 +35,14 @@ def with_pandas_csv(root: Path) -> list[Json]:
 
 
 def with_pandas_jsonl(root: Path) -> list[Json]:
-    frame = pandas.read_json(root / "jsonl/pairs.jsonl", lines=True, dtype=dict.fromkeys(TEXTS, str))
+    frame = pandas.read_json(
+        root / "jsonl/pairs.jsonl", lines=True, dtype=dict.fromkeys(TEXTS, str)
+    )
     return [dict(zip(frame, row, strict=True)) for row in frame.itertuples(index=False)]
 
 
 def with_duckdb_csv(root: Path) -> list[Json]:
-    types = {name: "VARCHAR" for name in (*TEXTS, "label_2")}
+    types = dict.fromkeys((*TEXTS, "label_2"), "VARCHAR")
     options = f"allow_quoted_nulls = false, types = {types}"
     return duckdb_rows(f"read_csv('{root}/csv/pairs.csv', {options})")
 

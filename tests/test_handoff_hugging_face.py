@@ -10,6 +10,7 @@ from miner.handoff import hugging_face
 from miner.store import Store
 from tests.handoff_runs import deliver, originals_of, selected_of
 
+
 @pytest.fixture(scope="module")
 def folder(reviewed: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("hf") / "out"
@@ -79,6 +80,6 @@ def test_sizes_have_the_words_of_the_hub(reviewed: Store, tmp_path: Path) -> Non
     handoff = deliver(reviewed, "csv", tmp_path / "out").source.handoff
     for number, word in ((999, "n<1K"), (1000, "1K<n<10K"), (2 * 10**5, "100K<n<1M")):
         many = handoff.only([handoff.pairs[0]] * number)
-        assert yaml.safe_load(hugging_face.front_matter(many).strip("-\n"))[
-            "size_categories"
-        ] == [word]
+        assert yaml.safe_load(hugging_face.front_matter(many).strip("-\n"))["size_categories"] == [
+            word
+        ]

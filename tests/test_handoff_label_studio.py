@@ -66,7 +66,9 @@ def test_every_control_acts_on_an_object_of_the_interface(folder: Path) -> None:
 
 def test_what_reviewers_said_comes_as_predictions_that_the_interface_knows(folder: Path) -> None:
     tree = interface(folder)
-    kinds = {e.get("name"): e.tag.lower() for tag in ("Choices", "TextArea") for e in tree.iter(tag)}
+    kinds = {
+        e.get("name"): e.tag.lower() for tag in ("Choices", "TextArea") for e in tree.iter(tag)
+    }
     words = {
         choices.get("name"): {choice.get("value") for choice in choices}
         for choices in tree.iter("Choices")

@@ -58,9 +58,7 @@ def _which(settings: HandoffSettings, num_selected: int, num_accepted: int | Non
     if num_accepted is None:
         return f"Of {num_selected} that were selected, nobody has reviewed any."
     taken = "every selected one" if settings.reviewed == "all" else "those that were accepted"
-    return (
-        f"Of {num_selected} that were selected, reviewers accepted {num_accepted}; handed off is {taken}."
-    )
+    return f"Of {num_selected} that were selected, reviewers accepted {num_accepted}; handed off is {taken}."
 
 
 def _encoder(role: str, facts: EncoderFacts) -> str:

@@ -1,0 +1,88 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from miner.store import Store
+from tests.commands import Commands
+from tests.handoff_runs import QUESTION, review, selected_of, tree
+from tests.small import write_corpus
+
+
+@pytest.fixture
+def run(commands: Commands, tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "corpus", num_shards=2)
+    mined = commands.mine(tmp_path / "corpus", "--out", tmp_path / "run")
+    assert mined.code == 0, mined.err
+    return tmp_path / "run"
+
+
+def test_pairs_of_a_mined_run_are_handed_off(commands: Commands, run: Path, tmp_path: Path) -> None:
+    ran = commands("handoff", "webdataset", run, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert "nobody has reviewed any; taken: all" in ran.out
+    assert list((tmp_path / "out").glob("*.tar"))
+    again = commands("handoff", "webdataset", run, "--out", tmp_path / "out")
+    assert "was there already" in again.out
+    other = commands("handoff", "hf", run, "--out", tmp_path / "out")
+    assert other.code == 4
+    assert "holds another hand-off (webdataset)" in other.err
+    assert commands("handoff", "hf", run, "--out", tmp_path / "out", "--overwrite").code == 0
+
+
+def test_accepted_pairs_are_taken_and_counted(
+    commands: Commands, run: Path, tmp_path: Path
+) -> None:
+    store = Store(run)
+    rows = selected_of(store)
+    review(store, rows[:2], **QUESTION)
+    ran = commands("handoff", "mmvp", run, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert f"{len(rows)} pairs, reviewers accepted 2; taken: accepted" in ran.out
+    assert "2 pairs of" in ran.out
+    ran = commands("handoff", "mmvp", run, "--out", tmp_path / "all", "--reviewed", "all")
+    assert ran.code == 2
+    assert f"mmvp: {len(rows) - 2} of {len(rows)} pairs cannot be asked about" in ran.err
+    ran = commands("handoff", "mmvp-vlm", run, "--out", tmp_path / "all")
+    assert ran.code == 2
+    assert "Camera Perspective" in ran.err
+
+
+def test_options_without_effect_are_refused(commands: Commands, run: Path, tmp_path: Path) -> None:
+    ran = commands("handoff", "csv", run, "--out", tmp_path / "out", "--images", "none")
+    assert ran.code == 2
+    assert "--images has no effect on csv" in ran.err
+    ran = commands("handoff", "excel", run, "--out", tmp_path / "out")
+    assert ran.code == 2
+
+
+def test_ids_are_hydrated_from_the_readers_copy(
+    commands: Commands, run: Path, tmp_path: Path
+) -> None:
+    ids, corpus = tmp_path / "ids", tmp_path / "corpus"
+    ran = commands("handoff", "label-studio", run, "--out", ids, "--images", "none")
+    assert f"blindpairs hydrate {ids} --shards SHARD" in ran.out
+    commands("handoff", "label-studio", run, "--out", tmp_path / "whole")
+    assert commands("hydrate", ids).code == 2
+    first, second = sorted(corpus.glob("*.tar"))
+    shutil.move(second, tmp_path / "away.tar")
+    ran = commands("hydrate", ids, "--shards", first)
+    assert ran.code == 3
+    assert "missing: " in ran.out
+    assert "stays as it is" in ran.out
+    ran = commands("hydrate", ids, "--shards", first, "--shards", tmp_path / "away.tar")
+    assert ran.code == 0, ran.err
+    assert tree(ids) == tree(tmp_path / "whole")
+    assert "has its images already" in commands("hydrate", ids, "--shards", first).out
+
+
+def test_missing_images_may_be_left_out(commands: Commands, run: Path, tmp_path: Path) -> None:
+    ids = tmp_path / "ids"
+    commands("handoff", "webdataset", run, "--out", ids, "--images", "none")
+    num_pairs = len(selected_of(Store(run)))
+    first = min((tmp_path / "corpus").glob("*.tar"))
+    ran = commands("hydrate", ids, "--shards", first, "--skip-missing")
+    assert ran.code == 3
+    assert " left out" in ran.out
+    assert list(ids.glob("*.tar"))
+    assert num_pairs > 1
