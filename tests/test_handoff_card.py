@@ -11,7 +11,7 @@ def test_card_says_what_whence_and_whose(reviewed: Store, tmp_path: Path) -> Non
     assert text.startswith("# 64 CLIP-blind pairs\n")
     assert "above 0.95" in text
     assert "below 0.6" in text
-    assert "reviewers accepted 64; handed off is those" in text.replace("are", "is")
+    assert "reviewers accepted 64; handed off is what they accepted" in text
     assert f"| CLIP | {CLIP} | not told |" in text
     assert "MMVP Images/1.jpg" in text
     assert "this hand-off gives none" in text.replace("\n", " ")
@@ -32,4 +32,4 @@ def test_card_of_ids_says_how_images_come_in(reviewed: Store, tmp_path: Path) ->
     assert "(`hf`)" in text
     deliver(reviewed, "hf", tmp_path / "all", images="none", reviewed="all")
     text = (tmp_path / "all" / "README.md").read_text("utf-8")
-    assert "every selected one" in text
+    assert "every selected pair" in text

@@ -1,23 +1,19 @@
-import shutil
 from pathlib import Path
 
 import pytest
 
 from miner.store import Store
 from tests.commands import Commands
-from tests.handoff_runs import QUESTION, review, selected_of, tree
-from tests.small import write_corpus
+from tests.handoff_runs import QUESTION, many_shots, originals_of, review, run_of, selected_of, tree
+from tests.small import write_tar
 
 
 @pytest.fixture
-def run(commands: Commands, tmp_path: Path) -> Path:
-    write_corpus(tmp_path / "corpus", num_shards=2)
-    mined = commands.mine(tmp_path / "corpus", "--out", tmp_path / "run")
-    assert mined.code == 0, mined.err
-    return tmp_path / "run"
+def run(tmp_path: Path) -> Path:
+    return Path(run_of(tmp_path, many_shots(4)).root)
 
 
-def test_pairs_of_a_mined_run_are_handed_off(commands: Commands, run: Path, tmp_path: Path) -> None:
+def test_pairs_are_handed_off(commands: Commands, run: Path, tmp_path: Path) -> None:
     ran = commands("handoff", "webdataset", run, "--out", tmp_path / "out")
     assert ran.code == 0, ran.err
     assert "nobody has reviewed any; taken: all" in ran.out
@@ -59,18 +55,19 @@ def test_options_without_effect_are_refused(commands: Commands, run: Path, tmp_p
 def test_ids_are_hydrated_from_the_readers_copy(
     commands: Commands, run: Path, tmp_path: Path
 ) -> None:
-    ids, corpus = tmp_path / "ids", tmp_path / "corpus"
+    ids = tmp_path / "ids"
     ran = commands("handoff", "label-studio", run, "--out", ids, "--images", "none")
     assert f"blindpairs hydrate {ids} --shards SHARD" in ran.out
     commands("handoff", "label-studio", run, "--out", tmp_path / "whole")
     assert commands("hydrate", ids).code == 2
-    first, second = sorted(corpus.glob("*.tar"))
-    shutil.move(second, tmp_path / "away.tar")
+    members = [(f"{n}.jpg", data) for n, data in enumerate(originals_of(Store(run)).values())]
+    first = write_tar(tmp_path / "first.tar", members[:3])
+    second = write_tar(tmp_path / "second.tar", members[3:])
     ran = commands("hydrate", ids, "--shards", first)
     assert ran.code == 3
     assert "missing: " in ran.out
     assert "stays as it is" in ran.out
-    ran = commands("hydrate", ids, "--shards", first, "--shards", tmp_path / "away.tar")
+    ran = commands("hydrate", ids, "--shards", first, "--shards", second)
     assert ran.code == 0, ran.err
     assert tree(ids) == tree(tmp_path / "whole")
     assert "has its images already" in commands("hydrate", ids, "--shards", first).out
@@ -79,10 +76,9 @@ def test_ids_are_hydrated_from_the_readers_copy(
 def test_missing_images_may_be_left_out(commands: Commands, run: Path, tmp_path: Path) -> None:
     ids = tmp_path / "ids"
     commands("handoff", "webdataset", run, "--out", ids, "--images", "none")
-    num_pairs = len(selected_of(Store(run)))
-    first = min((tmp_path / "corpus").glob("*.tar"))
+    members = [(f"{n}.jpg", data) for n, data in enumerate(originals_of(Store(run)).values())]
+    first = write_tar(tmp_path / "first.tar", members[:3])
     ran = commands("hydrate", ids, "--shards", first, "--skip-missing")
     assert ran.code == 3
-    assert " left out" in ran.out
+    assert "3 pairs, 3 left out" in ran.out
     assert list(ids.glob("*.tar"))
-    assert num_pairs > 1

@@ -2,7 +2,7 @@ import csv
 import io
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miner.handoff.delimited import csv_text, json_lines
@@ -11,6 +11,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 CELL = TEXT | st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, width=32)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(TEXT, CELL), max_size=5))
 def test_a_reader_of_csv_gets_back_every_text(cells: list[tuple[str, object]]) -> None:
     rows = [{"a": first, "b": second} for first, second in cells]
@@ -32,6 +33,7 @@ def test_nothing_is_told_from_an_empty_text_and_ends_of_lines_are_those_of_the_r
     assert "".join(csv_text(["a", "b"], rows)) == '"a","b"\r\n,""\r\n"x""y","=1"\r\n'
 
 
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(TEXT, CELL), max_size=4))
 def test_json_lines_are_as_many_as_rows_for_every_reader_of_lines(rows: list[object]) -> None:
     text = "".join(json_lines(rows))  # type: ignore[arg-type]

@@ -85,6 +85,6 @@ def test_bytes_that_are_others_are_refused(rows: list[Json]) -> None:
 def test_images_that_cannot_be_turned_are_told(rows: list[Json]) -> None:
     with (
         originals_of(rows, bake=True, max_pixels=100) as originals,
-        pytest.raises(ShardError, match="cannot be decoded any more .*leave out --bake-orient"),
+        pytest.raises(ShardError, match=r"cannot be decoded any more .*leave out --bake-orient"),
     ):
         originals.read(rows[5])

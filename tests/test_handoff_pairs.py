@@ -77,5 +77,5 @@ def test_edited_tables_are_refused(handoff: Handoff, edit: Edit, message: str) -
 
 def test_tables_with_other_columns_are_refused(handoff: Handoff) -> None:
     tables = tables_of(handoff)
-    with pytest.raises(StoreError, match="images.parquet has other columns"):
+    with pytest.raises(StoreError, match=r"images\.parquet has other columns"):
         handoff_of(tables["pairs"], tables["images"].drop("key"), handoff.facts, "there")
