@@ -31,6 +31,7 @@ __all__ = [
     "TorchEncoder",
     "check_pixels",
     "find_device",
+    "find_dtype",
     "find_record",
     "load_encoder",
     "locate",
@@ -194,7 +195,7 @@ def load_encoder(
         ResourceError: the weights or the device are missing, or the weights do not fit.
     """
     record = find_record(name) if isinstance(name, str) else name
-    torch_dtype = _find_dtype(dtype)
+    torch_dtype = find_dtype(dtype)
     torch_device = find_device(device)
     check_activation(record)
     record, path = locate(record, weights)
@@ -229,7 +230,12 @@ def find_record(name: str) -> EncoderRecord:
     )
 
 
-def _find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The number format of a name.
+
+    Raises:
+        ValueError: it is none in which a tower may compute.
+    """
     name = str(dtype).removeprefix("torch.")
     for short, found in PRECISIONS.items():
         if name in (short, str(found).removeprefix("torch.")):
