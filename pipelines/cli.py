@@ -12,6 +12,8 @@ from rich.logging import RichHandler
 
 from export.__main__ import export_engine
 from miner.errors import MinerError, exit_of
+from pipelines.handoff_commands import handoff, hydrate
+from pipelines.import_commands import import_command
 from pipelines.looking_commands import doctor, encoders, plan, status, verify_command, why
 from pipelines.mining_commands import demo, embed, join, mine, report, select
 from pipelines.review_commands import review
@@ -67,7 +69,8 @@ def configure_logging(verbose: bool) -> None:
 
 _MINING = (mine, embed, join, select, report, demo)
 _LOOKING = (plan, status, why, verify_command, encoders, doctor)
-for _command in (*_MINING, *_LOOKING, review, export_engine):
+_EXCHANGING = (import_command, handoff, hydrate)
+for _command in (*_MINING, *_LOOKING, review, *_EXCHANGING, export_engine):
     cli.add_command(_command)
 
 

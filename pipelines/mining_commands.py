@@ -212,7 +212,7 @@ def join(folder: Path | str, config_file: Path | None, **flags: Any) -> int:
 @join_option
 @settings_options(SelectSettings)
 def select(folder: Path | str, name: str | None, config_file: Path | None, **flags: Any) -> int:
-    """Select again from a join's pairs: near-copies, cap, ranking."""
+    """Select again from a join's pairs: filters, near-copies, subject, cap, ranking, diversity."""
     from miner.store import Store
     from pipelines import driver, joins, show
 
