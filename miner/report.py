@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jinja2
-import pyarrow as pa
 
 from miner.errors import StoreError
-from miner.plots import DARK, LIGHT, draw_cosines, histogram_csv
 from miner.records import Json, digest, file_sha256, replace_record
 from miner.report_counts import Step, image_steps, pair_steps
 from miner.report_data import page_data
-from miner.review import MAX_TEXT_CHARS, PATTERNS
+from miner.report_plots import Plots, write_plots
+from miner.review import MAX_TEXT_CHARS, PATTERNS, Decision, decisions_of
 from miner.store import Store
 from miner.suggestions import PAIR_NAMES, Suggestion, suggested
 
@@ -31,10 +30,11 @@ DEFAULT_LIMIT = 2000
 
 ASSETS = Path(__file__).parent / "report_assets"
 
-STYLES = ("report.css", "review.css")
+STYLES = ("report.css", "review.css", "plots.css")
 SCRIPTS = (
     *("page.js", "data.js", "filters.js", "decisions.js", "saving.js"),
     *("cards.js", "gallery.js", "zoom.js", "facts.js", "viewer.js", "review.js", "start.js"),
+    *("draw.js", "plots.js", "corner.js"),
 )
 """The files that become the page's one style and its one script, in this order."""
 
@@ -109,17 +109,17 @@ def _write_whole(
 ) -> None:
     record = _whole_record(store, name)
     steps = {"images": image_steps(store, record), "pairs": pair_steps(record)}
-    fingerprint = _fingerprint(record, steps, limit, tables, suggestions)
+    decisions = decisions_of(store)
+    fingerprint = _fingerprint(record, steps, limit, tables, decisions, suggestions)
     if _is_done(store, f"pairs/{name}/report", fingerprint):
         return
     selected = store.read_table(record["selection"]["file"]["path"])
-    histogram = store.read_table(f"pairs/{name}/histogram.parquet")
     with store.files.new_folder(f"pairs/{name}/report") as report:
         shown = selected.slice(0, limit)
         data, exhibits = page_data(store, record, shown, report)
         data["suggestions"] = suggested(suggestions, shown.select(PAIR_NAMES).to_pylist())
-        _write_plot(histogram, report, record)
-        page = _page(name, record, steps, data, len(selected), tables)
+        plots = write_plots(store, name, record, selected, decisions, report)
+        page = _page(name, record, steps, data, plots, len(selected), tables)
         (report / "index.html").write_text(page, "utf-8", newline="\n")
         missing = sum(exhibit.extension is None for exhibit in exhibits.values())
         images = [path for part in ("images", "thumbs") for path in (report / part).glob("*")]
@@ -148,15 +148,18 @@ def _fingerprint(
     steps: Steps,
     limit: int | None,
     tables: Sequence[ReportTable],
+    decisions: Sequence[Decision],
     suggestions: Mapping[str, Suggestion],
 ) -> str:
-    """What the page is made of: the selection, the counts, the caller's wishes, this code."""
-    code = [*ASSETS.iterdir(), *ASSETS.parent.glob("report*.py"), ASSETS.parent / "plots.py"]
+    """What the page is made of: selection, counts, decisions, the caller's wishes, this code."""
+    parts = ("report*.py", "plot_*.py", "pair_clusters.py")
+    code = [*ASSETS.iterdir(), *(path for part in parts for path in ASSETS.parent.glob(part))]
     return digest(
         {
             "selection": record["selection"]["fingerprint"],
             "steps": [asdict(step) for part in steps.values() for step in part],
             "limit": limit,
+            "decisions": [said.line() for said in decisions],
             "tables": [asdict(table) for table in tables],
             "suggestions": {pair: said.model_dump() for pair, said in suggestions.items()},
             "code": sorted(file_sha256(path) for path in code if path.is_file()),
@@ -181,23 +184,12 @@ def _is_done(store: Store, report: str, fingerprint: str) -> bool:
     return done == {"fingerprint": fingerprint, "missing_images": 0, **contents}
 
 
-def _write_plot(histogram: pa.Table, report: Path, record: Json) -> None:
-    (report / "cosines.csv").write_text(histogram_csv(histogram), "utf-8", newline="\n")
-    for name, palette in (("light", LIGHT), ("dark", DARK)):
-        picture = draw_cosines(
-            histogram,
-            clip_above=record["clip_above"],
-            dino_below=record["dino_below"],
-            palette=palette,
-        )
-        (report / f"cosines-{name}.svg").write_text(picture, "utf-8", newline="\n")
-
-
 def _page(
     name: str,
     record: Json,
     steps: Steps,
     data: Json,
+    plots: Plots,
     num_selected: int,
     tables: Sequence[ReportTable],
 ) -> str:
@@ -217,7 +209,7 @@ def _page(
     }
     environment.filters |= {"bar": _percentage, "is_figure": _is_figure}
     css, script = (
-        "".join((ASSETS / name).read_text("utf-8") for name in names) for names in (STYLES, SCRIPTS)
+        "".join((ASSETS / part).read_text("utf-8") for part in parts) for parts in (STYLES, SCRIPTS)
     )
     return environment.get_template("index.html").render(
         css=css,
@@ -227,6 +219,7 @@ def _page(
         record=record,
         steps=steps,
         tables=tables,
+        plots=plots,
         num_shown=len(data["pairs"]["rows"]),
         num_selected=num_selected,
         patterns=PATTERNS,
