@@ -185,7 +185,7 @@ def run(arguments: list[str] | None = None) -> int:
     Args:
         arguments: the words after `python -m export`; None takes the process's own.
     """
-    from miner.errors import MinerError, ResourceError
+    from miner.errors import MinerError, exit_of
 
     try:
         return int(export_engine.main(arguments, "python -m export", standalone_mode=False) or 0)
@@ -197,15 +197,10 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; the same command goes on from here", err=True)
         return INTERRUPTED
-    except MinerError as error:
-        click.echo(f"export: {error}", err=True)
-        return error.exit_code
-    except ValueError as error:
-        click.echo(f"export: {error}", err=True)
-        return click.UsageError.exit_code
-    except OSError as error:
-        click.echo(f"export: {error}; see to it and run again", err=True)
-        return ResourceError.exit_code
+    except (MinerError, ValueError, OSError) as error:
+        code, said = exit_of(error)
+        click.echo(f"export: {said}", err=True)
+        return code
 
 
 if __name__ == "__main__":

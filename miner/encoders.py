@@ -31,6 +31,7 @@ __all__ = [
     "TorchEncoder",
     "check_pixels",
     "find_device",
+    "find_dtype",
     "find_record",
     "load_encoder",
     "locate",
@@ -179,7 +180,7 @@ def load_encoder(
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
-    weights: Path | None = None,
+    weights: str | Path | None = None,
 ) -> TorchEncoder:
     """Build an encoder and load its weights.
 
@@ -187,14 +188,15 @@ def load_encoder(
         name: a registry name, `library:model:weights`, or a record.
         device: cpu, cuda or cuda:N.
         dtype: float32 (fp32), bfloat16 (bf16) or float16 (fp16), in which the tower computes.
-        weights: safetensors file; default: bundled, or the hub's local cache, or the hub.
+        weights: safetensors file, or its URL and hash; default: bundled, or the hub's local
+            cache, or the hub.
 
     Raises:
         ValueError: no such encoder, device or dtype, or a model with the wrong kind of weights.
         ResourceError: the weights or the device are missing, or the weights do not fit.
     """
     record = find_record(name) if isinstance(name, str) else name
-    torch_dtype = _find_dtype(dtype)
+    torch_dtype = find_dtype(dtype)
     torch_device = find_device(device)
     check_activation(record)
     record, path = locate(record, weights)
@@ -229,7 +231,12 @@ def find_record(name: str) -> EncoderRecord:
     )
 
 
-def _find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The number format of a name.
+
+    Raises:
+        ValueError: it is none in which a tower may compute.
+    """
     name = str(dtype).removeprefix("torch.")
     for short, found in PRECISIONS.items():
         if name in (short, str(found).removeprefix("torch.")):

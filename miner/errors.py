@@ -6,6 +6,7 @@
     ├── ImageError              one image is refused; carries its reason
     ├── StoreError              the run directory is missing or contradicts itself (4)
     │   └── FingerprintError    it holds work made with other settings (2)
+    ├── LabelError              a labelled set, or answers to it, cannot be read (4)
     ├── ResourceError           weights, a device or a dependency is missing (exit code 4)
     ├── EngineError             an engine cannot be exported, built or loaded (exit code 4)
     └── ParityError             an engine does not equal the encoder (exit code 5)
@@ -19,6 +20,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from miner.schema import Reason
+
+
+USAGE = 2
+"""Exit code where a setting or an argument is wrong."""
 
 
 class MinerError(Exception):
@@ -59,6 +64,12 @@ class FingerprintError(StoreError):
     exit_code = 2
 
 
+class LabelError(MinerError):
+    """A labelled set, or answers to its questions, cannot be read or contradict themselves."""
+
+    exit_code = 4
+
+
 class ResourceError(MinerError):
     """Weights, a device or a dependency is missing."""
 
@@ -75,3 +86,12 @@ class ParityError(MinerError):
     """An engine's cosines differ from the encoder's by more than is allowed."""
 
     exit_code = 5
+
+
+def exit_of(error: MinerError | ValueError | OSError) -> tuple[int, str]:
+    """The exit code of a command that an error ends, and what it says to its user."""
+    if isinstance(error, MinerError):
+        return error.exit_code, str(error)
+    if isinstance(error, ValueError):
+        return USAGE, str(error)
+    return ResourceError.exit_code, f"{error}; see to it and run again"

@@ -155,7 +155,7 @@ def check_activation(record: EncoderRecord) -> None:
         return
     if record.config is None:
         _check_pairing(record.model, record.weights)
-    activation = "quick_gelu" if _clip_config(record).get("quick_gelu") else "gelu"
+    activation = "quick_gelu" if clip_config(record).get("quick_gelu") else "gelu"
     if activation != record.activation:
         raise ValueError(
             f"{record.name}: the record says {record.activation}, {record.model} computes with "
@@ -168,7 +168,7 @@ def build_tower(record: EncoderRecord) -> Any:
     if record.library == "open_clip":
         from open_clip.model import _build_vision_tower
 
-        config = _clip_config(record)
+        config = clip_config(record)
         # CoCa's towers would return their tokens too.
         vision = {**config["vision_cfg"], "output_tokens": False}
         return _build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False))
@@ -184,7 +184,18 @@ def build_tower(record: EncoderRecord) -> Any:
     return timm.create_model(f"{record.model}.{record.weights}", pretrained=False, **changes)
 
 
-def _clip_config(record: EncoderRecord) -> dict[str, Any]:
+def build_text_tower(record: EncoderRecord) -> Any:
+    """The text tower alone of an open_clip record, with initial values."""
+    from open_clip.model import _build_text_tower
+
+    config = clip_config(record)
+    # CoCa's towers would return their tokens too.
+    text = {**config["text_cfg"], "output_tokens": False}
+    return _build_text_tower(config["embed_dim"], text, config.get("quick_gelu", False))
+
+
+def clip_config(record: EncoderRecord) -> dict[str, Any]:
+    """The settings from which open_clip builds both towers of a record."""
     import open_clip
 
     config: dict[str, Any] = record.config or open_clip.get_model_config(record.model)

@@ -28,7 +28,8 @@ SEGMENT_ROWS = 131_072
 MOST_SEGMENTS = 64
 """Rows to a segment, more where there would be too many segments; a shard is never parted."""
 
-FILES = CLIP_FILE, DINO_FILE = "clip.npy", "dino.npy"
+DINO_FILE = "dino.npy"
+FILES = ("clip.npy", DINO_FILE)
 """Of a pack, in the order of its encoders."""
 
 MOST_SMALL = 8

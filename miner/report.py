@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,19 +21,22 @@ from miner.records import Json, digest, file_sha256, replace_record
 from miner.report_counts import Step, image_steps, pair_steps
 from miner.report_data import page_data
 from miner.report_plots import Plots, write_plots
-from miner.review import Decision, decisions_of
+from miner.review import MAX_TEXT_CHARS, PATTERNS, Decision, decisions_of
 from miner.store import Store
+from miner.suggestions import PAIR_NAMES, Suggestion, suggested
 
 DEFAULT_LIMIT = 2000
 """Pairs on the page, with the images of both, unless more are asked for."""
 
 ASSETS = Path(__file__).parent / "report_assets"
 
-STYLES = ("report.css", "plots.css")
-"""Parts of the page's style, in their order."""
-
-SCRIPTS = ("report.js", "draw.js", "plots.js", "corner.js")
-"""Parts of the page's script, in their order."""
+STYLES = ("report.css", "review.css", "plots.css")
+SCRIPTS = (
+    *("page.js", "data.js", "filters.js", "decisions.js", "saving.js"),
+    *("cards.js", "gallery.js", "zoom.js", "facts.js", "viewer.js", "review.js", "start.js"),
+    *("draw.js", "plots.js", "corner.js"),
+)
+"""The files that become the page's one style and its one script, in this order."""
 
 Cell = str | int | float
 Steps = dict[str, list[Step]]
@@ -70,6 +73,7 @@ def write_report(
     *,
     limit: int | None = DEFAULT_LIMIT,
     tables: Sequence[ReportTable] = (),
+    suggestions: Mapping[str, Suggestion] | None = None,
 ) -> str:
     """Write `report/` of a join, unless the same report is there already.
 
@@ -78,32 +82,42 @@ def write_report(
         name: the join's.
         limit: pairs on the page, the best ranks first; None for all of them.
         tables: further tables to show.
+        suggestions: what the page suggests to its reviewer, by pair_id.
 
     Returns:
         The path or URL of index.html.
 
     Raises:
         StoreError: there is no whole join or selection, or the samples of a pair are missing. An
-            image that cannot be had does not raise; the page says why.
+            image that cannot be had does not raise; the page says why. Or a suggestion speaks of
+            another image than its pair's.
         ValueError: the limit is below 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; give at least 1, or None for every selected pair")
     with store.writing(), store.lock(name):
-        _write_whole(store, name, limit, tables)
+        _write_whole(store, name, limit, tables, suggestions or {})
     return store.place(f"pairs/{name}/report/index.html")
 
 
-def _write_whole(store: Store, name: str, limit: int | None, tables: Sequence[ReportTable]) -> None:
+def _write_whole(
+    store: Store,
+    name: str,
+    limit: int | None,
+    tables: Sequence[ReportTable],
+    suggestions: Mapping[str, Suggestion],
+) -> None:
     record = _whole_record(store, name)
     steps = {"images": image_steps(store, record), "pairs": pair_steps(record)}
     decisions = decisions_of(store)
-    fingerprint = _fingerprint(record, steps, limit, tables, decisions)
+    fingerprint = _fingerprint(record, steps, limit, tables, decisions, suggestions)
     if _is_done(store, f"pairs/{name}/report", fingerprint):
         return
     selected = store.read_table(record["selection"]["file"]["path"])
     with store.files.new_folder(f"pairs/{name}/report") as report:
-        data, exhibits = page_data(store, record, selected.slice(0, limit), report)
+        shown = selected.slice(0, limit)
+        data, exhibits = page_data(store, record, shown, report)
+        data["suggestions"] = suggested(suggestions, shown.select(PAIR_NAMES).to_pylist())
         plots = write_plots(store, name, record, selected, decisions, report)
         page = _page(name, record, steps, data, plots, len(selected), tables)
         (report / "index.html").write_text(page, "utf-8", newline="\n")
@@ -135,6 +149,7 @@ def _fingerprint(
     limit: int | None,
     tables: Sequence[ReportTable],
     decisions: Sequence[Decision],
+    suggestions: Mapping[str, Suggestion],
 ) -> str:
     """What the page is made of: selection, counts, decisions, the caller's wishes, this code."""
     parts = ("report*.py", "plot_*.py", "pair_clusters.py")
@@ -146,6 +161,7 @@ def _fingerprint(
             "limit": limit,
             "decisions": [said.line() for said in decisions],
             "tables": [asdict(table) for table in tables],
+            "suggestions": {pair: said.model_dump() for pair, said in suggestions.items()},
             "code": sorted(file_sha256(path) for path in code if path.is_file()),
         }
     )
@@ -193,8 +209,7 @@ def _page(
     }
     environment.filters |= {"bar": _percentage, "is_figure": _is_figure}
     css, script = (
-        "\n".join((ASSETS / part).read_text("utf-8") for part in parts)
-        for parts in (STYLES, SCRIPTS)
+        "".join((ASSETS / part).read_text("utf-8") for part in parts) for parts in (STYLES, SCRIPTS)
     )
     return environment.get_template("index.html").render(
         css=css,
@@ -207,7 +222,15 @@ def _page(
         plots=plots,
         num_shown=len(data["pairs"]["rows"]),
         num_selected=num_selected,
-        data={**data, "clip_above": record["clip_above"], "dino_below": record["dino_below"]},
+        patterns=PATTERNS,
+        max_text_chars=MAX_TEXT_CHARS,
+        data={
+            **data,
+            "clip_above": record["clip_above"],
+            "dino_below": record["dino_below"],
+            "fingerprint": digest(record["fingerprint"])[:16],
+            "patterns": {number: asdict(pattern) for number, pattern in PATTERNS.items()},
+        },
     )
 
 

@@ -16,7 +16,6 @@ import hashlib
 import logging
 import os
 import re
-from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from miner.errors import ResourceError, ShardError
 from miner.fetch import ShardFile
-from miner.records import flush_to_disk, new_attempt
+from miner.records import flush_to_disk, new_attempt, remembered_sha256
 from miner.tar import CHUNK_BYTES
 from miner.urls import shown
 
@@ -82,8 +81,7 @@ def _checked(path: Path, wanted: str) -> Path:
     """A local file that has to have a hash."""
     if not path.is_file():
         raise ResourceError(f"{path}: there is no such file; mend the path")
-    status = path.stat()
-    if (found := _file_sha256(path, status.st_size, status.st_mtime_ns)) != wanted:
+    if (found := remembered_sha256(path)) != wanted:
         raise ResourceError(_mismatch(str(path), found, wanted))
     return path
 
@@ -92,8 +90,7 @@ def _is_here(path: Path, wanted: str) -> bool:
     """Whether a fetched file is here with the bytes that its folder's name says."""
     if not path.is_file():
         return False
-    status = path.stat()
-    if (found := _file_sha256(path, status.st_size, status.st_mtime_ns)) == wanted:
+    if (found := remembered_sha256(path)) == wanted:
         return True
     log.warning("%s has sha256 %s now, not what its folder says; fetched anew", path, found)
     return False
@@ -128,10 +125,3 @@ def _mismatch(where: str, found: str, wanted: str) -> str:
         f"{where} has sha256 {found}, asked for is {wanted}; take the right file, or correct the "
         "hash if the change is meant"
     )
-
-
-@lru_cache
-def _file_sha256(path: Path, num_bytes: int, mtime_ns: int) -> str:
-    """Hash of a file; size and time are only there to notice a change."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,8 @@
 
 Files are safetensors; nothing is ever unpickled. Accepted layouts:
 
-    open_clip   the whole state dict, OpenAI's too (`visual.conv1.weight`, text tower beside it)
+    open_clip   the whole state dict, OpenAI's too (`visual.conv1.weight`, text tower beside it,
+                which `miner.text` reads)
                 the image tower alone (`conv1.weight`)
     timm        timm's own (`blocks.0.norm1.weight`); a classifier is left out
                 the DINOv2 hub's (with `mask_token`; with `register_tokens` where it has them)
@@ -14,17 +15,16 @@ Any storage precision is taken; floats are widened to float32. Every tensor must
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zipfile
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from miner.errors import ResourceError
+from miner.records import remembered_sha256
 from miner.registry import BUNDLED, EncoderRecord
 from miner.staging import staged
 
@@ -71,8 +71,7 @@ def locate(record: EncoderRecord, weights: str | Path | None) -> tuple[EncoderRe
             f"{record.name}: no weights file at {path}; give a safetensors file "
             "(--clip-weights, --dino-weights)"
         )
-    status = path.stat()
-    sha256 = _file_sha256(path, status.st_size, status.st_mtime_ns)
+    sha256 = remembered_sha256(path)
     if record.weights_sha256 not in (None, sha256):
         raise ResourceError(
             f"{record.name}: weights file {path} has sha256 {sha256}, the record wants "
@@ -110,7 +109,7 @@ def fit_state(record: EncoderRecord, path: Path, tower: Any) -> State:
             grid,
             antialias=record.position_embedding == "hub-antialias",
         )
-    _check_fit(record, path, state, wanted)
+    check_fit(record, path, state, wanted)
     return state
 
 
@@ -218,13 +217,6 @@ def _from_hub(record: EncoderRecord) -> Path:
         ) from error
 
 
-@lru_cache
-def _file_sha256(path: Path, num_bytes: int, mtime_ns: int) -> str:
-    """Hash of a file; size and time are only there to notice a change."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _image_tower(state: State) -> State:
     """Names without `visual.`, and without the text tower's tensors."""
     if not any(name.startswith("visual.") for name in state):
@@ -250,7 +242,12 @@ def _timm_names(state: State) -> State:
     return state
 
 
-def _check_fit(record: EncoderRecord, path: Path, state: State, wanted: State) -> None:
+def check_fit(record: EncoderRecord, path: Path, state: State, wanted: State) -> None:
+    """Hold the tensors of a file against those that a tower wants.
+
+    Raises:
+        ResourceError: a tensor is missing, over or misshapen.
+    """
     missing = wanted.keys() - state.keys()
     unexpected = state.keys() - wanted.keys()
     misshapen = [

@@ -11,9 +11,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from export.__main__ import export_engine
-from miner.errors import MinerError, ResourceError
+from miner.errors import MinerError, exit_of
+from pipelines.calibrate_command import calibrate
+from pipelines.handoff_commands import handoff, hydrate
+from pipelines.import_commands import import_command
 from pipelines.looking_commands import doctor, encoders, plan, status, verify_command, why
+from pipelines.measuring_commands import compare_command, evaluate_command
 from pipelines.mining_commands import demo, embed, join, mine, report, select
+from pipelines.review_commands import review
 
 INTERRUPTED = 130
 
@@ -66,7 +71,9 @@ def configure_logging(verbose: bool) -> None:
 
 _MINING = (mine, embed, join, select, report, demo)
 _LOOKING = (plan, status, why, verify_command, encoders, doctor)
-for _command in (*_MINING, *_LOOKING, export_engine):
+_JUDGING = (review, evaluate_command, compare_command, calibrate)
+_EXCHANGING = (import_command, handoff, hydrate)
+for _command in (*_MINING, *_LOOKING, *_JUDGING, *_EXCHANGING, export_engine):
     cli.add_command(_command)
 
 
@@ -99,15 +106,10 @@ def run(
     except (KeyboardInterrupt, click.Abort):
         error_console.print("interrupted; the same command goes on from here")
         return INTERRUPTED
-    except MinerError as error:
-        error_console.print(f"{name}: {error}", markup=False)
-        return error.exit_code
-    except ValueError as error:
-        error_console.print(f"{name}: {error}", markup=False)
-        return click.UsageError.exit_code
-    except OSError as error:
-        error_console.print(f"{name}: {error}; see to it and run again", markup=False)
-        return ResourceError.exit_code
+    except (MinerError, ValueError, OSError) as error:
+        code, said = exit_of(error)
+        error_console.print(f"{name}: {said}", markup=False)
+        return code
 
 
 if __name__ == "__main__":

@@ -47,7 +47,6 @@ class Member(Generic[TaskT]):
     Attributes:
         name: what people call it.
         actor: Ray's handle.
-        hired_s: when it was asked for.
         opening: the call that tells when its worker is ready; None once it is.
         asking: the call for a sign of life that is on its way.
         asked_s: when that was made.
@@ -61,7 +60,6 @@ class Member(Generic[TaskT]):
 
     name: str
     actor: Any
-    hired_s: float
     opening: Any
     asking: Any = None
     asked_s: float = 0.0
@@ -163,7 +161,6 @@ class Crew(Generic[TaskT, ReportT]):
             Member(
                 name=f"actor {self._num_hired}",
                 actor=actor,
-                hired_s=now_s,
                 opening=actor.open.remote(),
                 placing=actor.where.remote(),
             )

@@ -17,10 +17,11 @@ from pipelines.embedding import embed
 from pipelines.joins import join_and_select
 from pipelines.ray_executor import RayExecutor
 from tests import chaos
-from tests.chaos import World, committed, tables
+from tests.chaos_world import FINISHED_S, World, committed, tables
 from tests.commands import Commands
 from tests.ray_clusters import cluster
 from tests.sabotage import MOMENTS, WAYS, Deed, Plot, Saboteur
+from tests.small import write_corpus
 
 __all__ = ["cluster"]
 
@@ -83,7 +84,7 @@ def test_workers_that_end_at_every_moment(
         for moment, way in zip(("while it is decoded",) * 3, WAYS[1:], strict=True)
     ]
     corpus = tmp_path / "corpus"
-    chaos.write_corpus(corpus, num_shards=len(deeds), images=6)
+    write_corpus(corpus, num_shards=len(deeds), images=6)
     marks = tmp_path / "marks"
     marks.mkdir()
     names = [f"corpus.{number:05d}" for number in range(len(deeds))]
@@ -124,7 +125,7 @@ def test_settings_of_reading_that_change_are_named(world: World, tmp_path: Path)
     world.finish(run)
     other = replace(world, options=(*world.options, "--max-pixels", "5000"))
     process = other.start(run)
-    process.join(chaos.FINISHED_S)
+    process.join(FINISHED_S)
     assert process.exitcode == 2
     told = run.with_suffix(".err").read_text()
     assert "max_pixels: 100000000 recorded, 5000 now" in told
