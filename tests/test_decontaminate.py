@@ -53,7 +53,7 @@ def test_vectors_of_another_run(store: Store, tmp_path: Path) -> None:
     _, clip = store.vectors(CLIP, "set.00000")
     _, dino = store.vectors(DINO, "set.00000")
     near = torch.from_numpy(dino[1:2].copy()).float() + 0.01
-    fields = [{"phash": 5}, {"phash": 6}]
+    fields = [{"phash": 0x0F0F0F0F}, {"phash": 0xF0F0F0F0}]
     # The second has the CLIP vector of image 2 alone, which makes no near-copy.
     vectors = [torch.from_numpy(clip[1:3].copy()).float(), torch.cat([near, -near])]
     commit_shard(other, "00007", *map(unit, vectors), fields=fields, contents=[b"x", b"y"])
