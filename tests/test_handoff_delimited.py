@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from miner.handoff.delimited import csv_text, json_lines
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
-CELL = TEXT | st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False, width=32)
+CELL = (
+    TEXT
+    | st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False, width=32)
+)
 
 
 @settings(deadline=None)
