@@ -5,6 +5,7 @@ Readers rely on these names: a change here is a change of the contract.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import pyarrow as pa
@@ -60,6 +61,10 @@ class Reason(StrEnum):
     # The encoder.
     NONFINITE = "nonfinite"
     """The encoder gave NaN or infinity; the sample stands, its vector is missing."""
+    ZERO_VECTOR = "zero_vector"
+    """An imported vector is all zeros and has no cosine; the sample stands without it."""
+    NO_VECTOR = "no_vector"
+    """An import had no vector for the sample, or several; the sample stands without one."""
 
 
 SAMPLES = pa.schema(
@@ -83,6 +88,10 @@ SAMPLES = pa.schema(
         pa.field("meta", pa.string(), nullable=False),
     ]
 )
+
+UNKNOWN_FORMAT = "unknown"
+"""The `format` of an image of which only embeddings were imported: its `num_bytes` and `phash` are
+0, and so are its width and height where no metadata tells them."""
 
 QUARANTINE = pa.schema(
     [
@@ -149,6 +158,11 @@ SCREENED = pa.schema(
     ]
 )
 """What a block of a screening found: rows of its first (0) or second (1) segment with a partner."""
+
+
+def has_bytes(sample: Mapping[str, object]) -> bool:
+    """Whether a run knows the bytes of an image, by its row of `samples`; imports do not."""
+    return sample["num_bytes"] != 0
 
 
 def vectors(dim: int) -> pa.Schema:

@@ -115,6 +115,19 @@ class PartProgress:
         )
 
 
+class ImportProgress(PartProgress):
+    """Counts shards whose embeddings are imported; call `at` after each."""
+
+    doing, done, parts = "importing", "imported", "shards"
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(0, console)
+
+    def at(self, num_shards: int) -> None:
+        """One more shard of so many is done."""
+        self.advance(of=num_shards)
+
+
 class ShardProgress(PartProgress):
     """Counts shards and images, and says where the time goes.
 

@@ -177,7 +177,7 @@ def _status(console: Console, store: Store) -> None:
         totals.update(done=is_done, damaged=record["damaged"])
         reasons.update(store.reasons(shard_id))
         for found in (found for each in vectors.values() for found in each.records(shard_id)):
-            reasons["nonfinite"] += found["num_quarantined"]
+            reasons.update(found.get("reasons", {"nonfinite": found["num_quarantined"]}))
         if len(shard_ids) <= MOST_LISTED or not is_done or record["damaged"]:
             numbers = (str(record["num_decodable"]), str(record["num_quarantined"]))
             rows.append((shard_id, *marks, *numbers, "damaged" if record["damaged"] else ""))
