@@ -232,7 +232,7 @@ def test_parquet_in_another_order(tmp_path: Path) -> None:
     run_import(tmp_path / "run", clip, "c")
     order, dino = np.random.default_rng(0).permutation(9), some_vectors(9, 5, seed=3)
     frame = pd.DataFrame({"key": [keys[row] for row in order], "vector": [*dino[order]]})
-    frame.to_parquet(tmp_path / "d.parquet")
+    frame.to_parquet(tmp_path / "d.parquet", row_group_size=2)
     store, _ = run_import(tmp_path / "run", tmp_path / "d.parquet", "d", "parquet")
     _, vectors_ND = store.vectors(store.encoder_ids()[1], "set.00000")
     unit = dino / np.linalg.norm(dino, axis=1, keepdims=True)
