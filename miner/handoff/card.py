@@ -57,9 +57,10 @@ def _sections(format: Format, work: Work) -> list[str]:
 def _which(settings: HandoffSettings, num_selected: int, num_accepted: int | None) -> str:
     if num_accepted is None:
         return f"Of {num_selected} that were selected, nobody has reviewed any."
-    taken = "every selected one" if settings.reviewed == "all" else "those that were accepted"
+    taken = "every selected pair" if settings.reviewed == "all" else "what they accepted"
     return (
-        f"Of {num_selected} that were selected, reviewers accepted {num_accepted}; handed off is {taken}."
+        f"Of {num_selected} that were selected, reviewers accepted {num_accepted}; "
+        f"handed off is {taken}."
     )
 
 
