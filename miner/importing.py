@@ -15,6 +15,7 @@ from itertools import groupby
 
 import numpy as np
 
+from miner.audit import collect_garbage
 from miner.commits import reading_fingerprint
 from miner.config import ReadSettings
 from miner.errors import StoreError
@@ -109,7 +110,7 @@ def import_embeddings(
     command: Json,
     by_position: bool = False,
     max_bad_fraction: float = 0.01,
-    progress: Callable[[int], None] = lambda num_shards: None,
+    progress: Callable[[int], None] = lambda num_steps: None,
 ) -> Imported:
     """Import an encoder's vectors, and the images too where it is the dataset's first.
 
@@ -122,7 +123,7 @@ def import_embeddings(
         command: what is logged in run.json.
         by_position: ids are row numbers.
         max_bad_fraction: see `Imported`.
-        progress: called after each shard, with the number of all.
+        progress: called after each step, with the number of all: samples of a shard, or vectors.
 
     Raises:
         StoreError: no id of the source is known, or the source contradicts itself.
@@ -147,9 +148,18 @@ def import_embeddings(
         for _, own in groupby(slices, key=lambda each: each.part.name):
             for num_rows in commit_samples(store, [*own], origin, files):
                 done.new_samples += num_rows
+                progress(2 * len(slices))
         _import_vectors(
-            store, parts, encoder, done, origin, files, by_position=by_position, progress=progress
+            store,
+            parts,
+            encoder,
+            done,
+            origin,
+            files,
+            by_position=by_position,
+            progress=lambda num_shards: progress(len(slices) + num_shards),
         )
+    collect_garbage(store, spare=("packed",))
     return done
 
 

@@ -19,10 +19,9 @@ import torch
 
 from miner.config import SelectSettings
 from miner.copies import near_copies
-from miner.errors import StoreError
 from miner.image_lists import ImageList
 from miner.records import Json
-from miner.rows import by_shard, runs_of
+from miner.rows import by_shard, lacking, runs_of, sample_table
 from miner.store import Store
 from miner.vectors import EncoderVectors
 
@@ -115,19 +114,7 @@ class RawPairs:
         Raises:
             StoreError: an image is no sample of the runs.
         """
-        parts, wanted = [], self.image_ids.to_pylist()
-        # Of an image that two runs have, the second run's sample counts, as everywhere.
-        for run in reversed(self.runs):
-            for shard_id in by_shard(run, wanted):
-                record = run.record("samples", shard_id)
-                part = run.table(record, "samples", ["image_id", *self._columns])
-                parts.append(part.filter(pc.is_in(part["image_id"], value_set=self.image_ids)))
-        found = pa.concat_tables(parts) if parts else None
-        ids = found["image_id"].combine_chunks() if found is not None else self.image_ids[:0]
-        places = pc.index_in(self.image_ids, value_set=ids)
-        if places.null_count:
-            raise self._missing("samples", np.asarray(pc.is_null(places)))
-        return pa.table({}) if found is None else found.take(places)
+        return sample_table(self.runs, self.image_ids, self._columns)
 
     def vectors(self, side: Literal["clip", "dino"]) -> npt.NDArray[np.float16]:
         """[U, D] float16: an encoder's vectors of the images, by their numbers.
@@ -160,15 +147,8 @@ class RawPairs:
                 found_UD[numbers[numbers >= 0]] = vectors_ND[numbers >= 0]
                 has[numbers[numbers >= 0]] = True
         if not has.all():
-            raise self._missing(f"vectors of {encoder_id}", ~has)
+            raise lacking(self.runs, f"vectors of {encoder_id}", self.image_ids, ~has)
         return found_UD
-
-    def _missing(self, what: str, lacking: npt.NDArray[np.bool_]) -> StoreError:
-        first = self.image_ids[int(np.argmax(lacking))].as_py()
-        return StoreError(
-            f"pairs name {lacking.sum()} images without {what} in {self.store.root} ({first}, "
-            f"...); run `blindpairs verify {self.store.root}`"
-        )
 
     def groups(self, settings: SelectSettings) -> Rows:
         """[U] int64: for each image the number that leads its group of near-copies."""

@@ -30,9 +30,9 @@ def decided_on(raw: pa.Table, decided: Mapping[str, Decision]) -> list[Decision]
         decided: one decision to a pair, by pair_id.
     """
     blind = raw["pair_id"].filter(pa.array(blind_mask(raw)))
-    asked = pa.array(list(decided), pa.string())
-    there = pc.is_in(asked, value_set=blind.combine_chunks()).to_pylist()
-    return [said for said, is_there in zip(decided.values(), there, strict=True) if is_there]
+    asked = pc.is_in(blind, value_set=pa.array(list(decided), pa.string()))
+    there = set(blind.filter(asked).to_pylist())
+    return [said for pair, said in decided.items() if pair in there]
 
 
 def pattern_rows(decided: Iterable[Decision]) -> list[tuple[int, str, int, int, int]]:

@@ -21,7 +21,7 @@ from miner.ranked_steps import about_cosines
 from miner.ranking import rank_order
 from miner.raw_pairs import RawPairs, Rows
 from miner.records import Json, digest
-from miner.rows import runs_of, samples_of
+from miner.rows import runs_of, sample_table
 from miner.steps import STEP_OF, STEPS, columns_of, settings_of, step_counts
 from miner.store import Store
 from miner.urls import shown
@@ -215,12 +215,12 @@ def _selected_table(pairs: RawPairs, rows: Rows) -> pa.Table:
     columns["rank"] = pa.array(range(1, len(rows) + 1), pa.int64())
     if pairs.text_D is not None:
         columns["about_cos"] = pa.array(about_cosines(pairs, rows).astype(np.float32))
-    both = {"_1": kept["image_1"].to_pylist(), "_2": kept["image_2"].to_pylist()}
-    samples = samples_of(pairs.runs, {*both["_1"], *both["_2"]})
-    for suffix, image_ids in both.items():
-        for name in schema.IMAGE_COLUMNS:
-            columns[name + suffix] = [samples[image_id][name] for image_id in image_ids]
+    for suffix in ("_1", "_2"):
+        image_ids = kept[f"image{suffix}"].combine_chunks()
+        samples = sample_table(pairs.runs, image_ids, schema.IMAGE_COLUMNS)
+        columns |= {name + suffix: samples[name] for name in schema.IMAGE_COLUMNS}
     target = schema.selected(
         with_blind="blind" in kept.column_names, with_about=pairs.text_D is not None
     )
-    return pa.Table.from_pydict({name: columns[name] for name in target.names}, schema=target)
+    table = pa.Table.from_pydict({name: columns[name] for name in target.names}, schema=target)
+    return table.combine_chunks()

@@ -1,15 +1,14 @@
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from miner.handoff import hugging_face, webdataset_tars
+from miner.handoff import hugging_face
 from miner.store import Store
 from tests.handoff_runs import deliver, originals_of, selected_of
-
-datasets: Any = pytest.importorskip("datasets", reason="a development dependency")
 
 
 @pytest.fixture(scope="module")
@@ -84,4 +83,3 @@ def test_sizes_have_the_words_of_the_hub(reviewed: Store, tmp_path: Path) -> Non
         assert yaml.safe_load(hugging_face.front_matter(many).strip("-\n"))["size_categories"] == [
             word
         ]
-    assert webdataset_tars.TAR_BYTES > hugging_face.FILE_BYTES

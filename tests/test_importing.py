@@ -159,6 +159,31 @@ def test_goes_on_where_it_was(
         np.testing.assert_array_equal(before[1], after[1])
 
 
+def test_what_a_killed_import_left_is_removed(tmp_path: Path) -> None:
+    source = write_clip_retrieval(tmp_path / "src", [(some_vectors(2), {"key": ["a", "b"]})])
+    dead = tmp_path / "run" / "samples" / "set.00000.0123.parquet"
+    dead.parent.mkdir(parents=True)
+    dead.write_bytes(b"half a file")
+    run_import(tmp_path / "run", source, "c")
+    assert not dead.exists()
+
+
+def test_steps_are_counted_to_their_number(tmp_path: Path) -> None:
+    parts = [(some_vectors(2, seed=n), {"key": [f"{n}a", f"{n}b"]}) for n in range(3)]
+    source = open_source("clip-retrieval", write_clip_retrieval(tmp_path / "src", parts))
+    said: list[int] = []
+    import_embeddings(
+        Store(tmp_path / "run"),
+        source,
+        imported_encoder("c", 8, declared_dim=8),
+        dataset="set",
+        origin=ORIGIN,
+        command={"command": "import"},
+        progress=said.append,
+    )
+    assert said == [6] * 6
+
+
 def test_parts_that_changed_are_refused(tmp_path: Path) -> None:
     columns = {"key": ["a", "b"]}
     source = write_clip_retrieval(tmp_path / "src", [(some_vectors(2), columns)])

@@ -57,8 +57,11 @@ def _sections(format: Format, work: Work) -> list[str]:
 def _which(settings: HandoffSettings, num_selected: int, num_accepted: int | None) -> str:
     if num_accepted is None:
         return f"Of {num_selected} that were selected, nobody has reviewed any."
-    taken = "every selected one" if settings.reviewed == "all" else "those that were accepted"
-    return f"Of {num_selected} that were selected, reviewers accepted {num_accepted}; handed off is {taken}."
+    taken = "every selected pair" if settings.reviewed == "all" else "what they accepted"
+    return (
+        f"Of {num_selected} that were selected, reviewers accepted {num_accepted}; "
+        f"handed off is {taken}."
+    )
 
 
 def _encoder(role: str, facts: EncoderFacts) -> str:

@@ -43,7 +43,8 @@ CSV = Format(
     summary="a flat table for pandas, DuckDB, Polars",
     usage=USAGE.format(
         name="csv",
-        form="RFC 4180 in UTF-8, every text in quotes, a null as nothing between two commas",
+        form="RFC 4180 in UTF-8, every text in quotes, a null as nothing between two commas "
+        "(DuckDB tells it from an empty text with `allow_quoted_nulls = false`)",
     ),
     write=write_csv,
     options=frozenset(),

@@ -181,11 +181,11 @@ def _encoder(store: Store, encoder_id: str) -> EncoderFacts:
     shard_ids = store.committed("samples")
     records = (each for shard_id in shard_ids for each in vectors.records(shard_id))
     said = next(records, {}).get("encoder") or {}
-    weights = ":".join(said[name] for name in ("library", "model", "weights")) if said else None
+    names = [said[name] for name in ("library", "model", "weights") if name in said]
     return EncoderFacts(
         encoder_id=encoder_id,
         name=said.get("name"),
-        weights=weights,
+        weights=":".join(names) or None,
         weights_sha256=said.get("weights_sha256"),
         licence=said.get("licence"),
     )
