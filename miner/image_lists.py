@@ -28,6 +28,9 @@ from miner.staging import staged
 from miner.store import Store
 from miner.urls import shown
 
+MADE_FROM_ID = r'"sha256_of":\s*"image_id"'
+"""What `meta` says of such a sha256."""
+
 
 @dataclass(slots=True, kw_only=True)
 class ImageList:
@@ -194,8 +197,8 @@ def _of_run(run: Store) -> ImageList:
         for shard_id in run.committed("samples"):
             names = ["image_id", "sha256", "phash", "meta"]
             samples = run.table(run.record("samples", shard_id), "samples", names)
-            # Of what was imported nobody has seen the bytes: its sha256 is made from its id.
-            seen = pc.invert(pc.match_substring(samples["meta"], '"sha256_of"'))
+            # What was imported may have a sha256 that is made from its image_id, not its bytes.
+            seen = pc.invert(pc.match_substring_regex(samples["meta"], MADE_FROM_ID))
             found.num_images += len(samples)
             found.num_without_bytes += len(samples) - (pc.sum(seen).as_py() or 0)
             rows: list[Json] = samples.filter(seen).to_pylist()

@@ -37,7 +37,11 @@ def test_a_folder_names_its_images(tmp_path: Path) -> None:
 
 
 def test_a_run_names_its_samples_but_not_those_without_bytes(tmp_path: Path) -> None:
-    fields = [{"phash": 7}, {"phash": 0}, {"meta": '{"sha256_of":"id"}', "phash": 9}]
+    fields: list[dict[str, object]] = [
+        {"phash": 7, "meta": '{"sha256_of":"metadata"}'},
+        {"phash": 0},
+        {"meta": '{"sha256_of": "image_id"}', "phash": 9},
+    ]
     store = blind_run(tmp_path, fields)
     found = read_list(str(tmp_path))
     assert (found.num_images, found.num_without_bytes) == (3, 1)

@@ -18,6 +18,14 @@ def test_stored_unit_rows_stay_as_they_are(dtype: type[np.floating]) -> None:
     assert not (is_zero | is_bad).any()
 
 
+def test_rows_of_nearly_unit_length_stay_as_they_are() -> None:
+    """What float16 took from a length is not given back, which would move other bits."""
+    rows = np.full((1, 4), 0.501, np.float16)
+    found, _, _ = unit_rows(rows)
+    assert abs(np.linalg.norm(rows.astype(float)) - 1) > 1e-3
+    np.testing.assert_array_equal(found, rows)
+
+
 @pytest.mark.parametrize("scale", [5e-324, 1e-200, 1e-5, 0.99, 1.01, 30, 1e30, 1e300])
 def test_rows_of_any_length(scale: float) -> None:
     rows = some_vectors(50, 40).astype(np.float64)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import miner.importing
@@ -222,6 +223,20 @@ def test_new_parts_are_added(tmp_path: Path) -> None:
     store, done = run_import(tmp_path / "run", source, "c")
     assert dict(done.shards) == {"known": 2, "new": 1}
     assert len(store.committed("samples")) == 3
+
+
+def test_parquet_in_another_order(tmp_path: Path) -> None:
+    """Rows of Parquet are read in its order, and put where their ids belong."""
+    keys = [f"k{row}" for row in range(9)]
+    clip = write_clip_retrieval(tmp_path / "src", [(some_vectors(9), {"key": keys})])
+    run_import(tmp_path / "run", clip, "c")
+    order, dino = np.random.default_rng(0).permutation(9), some_vectors(9, 5, seed=3)
+    frame = pd.DataFrame({"key": [keys[row] for row in order], "vector": [*dino[order]]})
+    frame.to_parquet(tmp_path / "d.parquet", row_group_size=2)
+    store, _ = run_import(tmp_path / "run", tmp_path / "d.parquet", "d", "parquet")
+    _, vectors_ND = store.vectors(store.encoder_ids()[1], "set.00000")
+    unit = dino / np.linalg.norm(dino, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors_ND.astype(np.float32), unit, atol=1e-3)
 
 
 def test_ids_that_nobody_knows(tmp_path: Path) -> None:

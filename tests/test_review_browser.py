@@ -293,6 +293,22 @@ def test_undo_goes_back_step_by_step(opened: Opened, tmp_path: Path) -> None:
     }
 
 
+def test_a_card_keeps_the_focus_when_the_page_grows(opened: Opened) -> None:
+    page = opened.page
+    # What is said of the saving takes a line of its own here, and the list moves down.
+    page.set_viewport_size({"width": 420, "height": 900})
+    focus_first(page)
+    press(page, "a")
+    page.keyboard.type("ann")
+    press(page, "Enter")
+    expect(page.locator("#saved")).to_be_visible()
+    expect(page.get_by_role("button", name="Pair 2,")).to_be_focused()
+    press(page, "r", "a")
+    expect(page.locator("#decided")).to_have_text("3 of 15 decided")
+    page.set_viewport_size({"width": 900, "height": 900})
+    expect(page.get_by_role("button", name="Pair 4,")).to_be_focused()
+
+
 def test_suggestions_are_shown_and_count_when_they_are_accepted(
     opened: Opened, rows: list[Json], tmp_path: Path
 ) -> None:

@@ -296,6 +296,18 @@ def test_a_request_that_ends_early_keeps_nothing(served: Served) -> None:
     assert b"2 of 9 bytes arrived" in answer
 
 
+def test_the_body_of_a_refused_request_is_no_request(served: Served) -> None:
+    host = f"Host: 127.0.0.1:{served.server.server_port}\r\n"
+    hidden = f"GET /{served.server.token}/cosines.csv HTTP/1.1\r\n{host}\r\n"
+    head = f"POST /x/ HTTP/1.1\r\n{host}Content-Length: {len(hidden)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.server.server_port), timeout=30) as sent:
+        sent.sendall((head + hidden).encode())
+        sent.shutdown(socket.SHUT_WR)
+        answer = sent.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
 def test_a_run_that_cannot_be_written_says_so(served: Served) -> None:
     row = selected_rows(served.folder)[0]
     served.store.files.write("review/ann.jsonl", b"damaged\n")
