@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import hypothesis
 import schemathesis
@@ -103,19 +104,22 @@ def test_the_service_keeps_to_its_own_description(live: Live) -> None:
     schema = schemathesis.openapi.from_dict(document)
 
     for found in schema.get_all_operations():
-        operation = found.ok()
         # What a schema cannot say: that base64 is of an image, and a cursor one of ours.
+        operation = found.ok()
         excluded = [positive_data_acceptance] if operation.path in WITH_MEANING else []
+        check_operation(operation, live.url, excluded)
 
-        @hypothesis.given(case=operation.as_strategy())
-        @hypothesis.settings(
-            max_examples=EXAMPLES,
-            derandomize=True,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(hypothesis.HealthCheck),
-        )
-        def keeps_to_it(case: schemathesis.Case) -> None:
-            case.call_and_validate(base_url=live.url, excluded_checks=excluded)
 
-        keeps_to_it()
+def check_operation(operation: Any, url: str, excluded: list[Any]) -> None:
+    @hypothesis.given(case=operation.as_strategy())
+    @hypothesis.settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    def keeps_to_it(case: schemathesis.Case) -> None:
+        case.call_and_validate(base_url=url, excluded_checks=excluded)
+
+    keeps_to_it()
