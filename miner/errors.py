@@ -6,6 +6,7 @@
     ├── ImageError              one image is refused; carries its reason
     ├── StoreError              the run directory is missing or contradicts itself (4)
     │   └── FingerprintError    it holds work made with other settings (2)
+    ├── LabelError              a labelled set, or answers to it, cannot be read (4)
     ├── ResourceError           weights, a device or a dependency is missing (exit code 4)
     ├── EngineError             an engine cannot be exported, built or loaded (exit code 4)
     ├── ParityError             an engine does not equal the encoder (exit code 5)
@@ -62,6 +63,12 @@ class FingerprintError(StoreError):
     """The run directory holds work made with other settings, weights or bytes."""
 
     exit_code = 2
+
+
+class LabelError(MinerError):
+    """A labelled set, or answers to its questions, cannot be read or contradict themselves."""
+
+    exit_code = 4
 
 
 class ResourceError(MinerError):

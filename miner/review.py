@@ -154,7 +154,7 @@ def parse_decisions(data: bytes, place: str) -> list[Decision]:
             said = Decision(**json.loads(line.decode()))
         except (ValidationError, ValueError, TypeError, RecursionError) as error:
             raise StoreError(
-                f"{place}: line {number} is no decision ({_first_line(error)}); "
+                f"{place}: line {number} is no decision ({first_fault(error)}); "
                 "mend the line or remove it"
             ) from error
         key = (said.reviewer, said.pair_id)
@@ -164,7 +164,8 @@ def parse_decisions(data: bytes, place: str) -> list[Decision]:
     return list(found.values())
 
 
-def _first_line(error: Exception) -> str:
+def first_fault(error: Exception) -> str:
+    """What is wrong with a line, in one line."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(str(part) for part in first['loc']) or 'fields'}: {first['msg']}"

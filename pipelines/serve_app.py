@@ -21,10 +21,13 @@ from pipelines import (
 from pipelines.serve_callers import Callers
 from pipelines.serve_limits import Limits
 from pipelines.serve_models import StateResponse
+from pipelines.serve_openapi import errors_of
 from pipelines.serve_service import Service
 from pipelines.serve_settings import ServeSettings
 
 router = APIRouter()
+
+REFUSALS = errors_of(400, 401, 408, 413, 429, 503, 504)
 
 
 def build_app(settings: ServeSettings) -> FastAPI:
@@ -65,21 +68,36 @@ def build_app(settings: ServeSettings) -> FastAPI:
     return app
 
 
-@router.get("/healthz", response_model=StateResponse, summary="Whether the process is alive")
+@router.get(
+    "/healthz",
+    response_model=StateResponse,
+    responses={503: {"model": StateResponse, "description": "Only a restart helps."}},
+    summary="Whether the process is alive",
+)
 async def healthz(request: Request) -> JSONResponse:
     """Answers at once, however much there is to do; 503 where only a restart would help."""
     status = request.app.state.service.status
     return JSONResponse({"status": status}, 503 if status == "broken" else 200)
 
 
-@router.get("/readyz", response_model=StateResponse, summary="Whether requests should come here")
+@router.get(
+    "/readyz",
+    response_model=StateResponse,
+    responses={503: {"model": StateResponse, "description": "Requests should go elsewhere."}},
+    summary="Whether requests should come here",
+)
 async def readyz(request: Request) -> JSONResponse:
     """503 while the service loads, and from the moment that it is told to stop."""
     status = request.app.state.service.status
     return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 
 
-@router.get("/metrics", summary="Figures for Prometheus")
+@router.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **REFUSALS},
+)
 async def metrics(request: Request) -> Response:
     """Requests, batches, queue, images by outcome, seconds of decoding and encoding."""
     data = generate_latest(request.app.state.service.metrics.registry)

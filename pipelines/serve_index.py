@@ -41,7 +41,7 @@ REPORT_TYPES = {
 }
 
 _IN_REPORT = re.compile(
-    r"index\.html|cosines\.csv|cosines-(light|dark)\.svg"
+    r"index\.html|[a-z][a-z_-]{0,40}\.(csv|svg)"
     r"|(images|thumbs)/[0-9a-f]{64}(\.view)?\.(" + "|".join(EXTENSIONS.values()) + ")"
 )
 """Files of a report; nothing else is read by a name that came from outside."""

@@ -58,6 +58,11 @@ class Limits:
             await self._limited(call)
         except _GoneError:
             pass
+        except asyncio.CancelledError:
+            if not self._service.is_draining:
+                raise
+            stopped = ServiceError(503, "stopped", "the service stopped before it had an answer")
+            await call.refuse(stopped, {"connection": "close"})
         except Exception:
             # The app's own last resort says it to the client, outside of this.
             call.status = 500

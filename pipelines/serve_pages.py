@@ -27,19 +27,17 @@ DOCS = jinja2.Environment(
 {% for path, methods in paths.items() %}
 {% for method, route in methods.items() %}
 <h2>{{ method | upper }} {{ path }}</h2>
-<p>{{ route.summary }}. {{ route.description }}</p>
-{% if route.parameters %}
+<p>{{ route.summary }}. {{ route.get("description", "") }}</p>
 <ul>
-{% for each in route.parameters %}
-<li><code>{{ each.name }}</code> ({{ each.in }}) {{ each.description or "" }}</li>
+{% for each in route.get("parameters", []) %}
+<li><code>{{ each.name }}</code> ({{ each.in }}) {{ each.get("description", "") }}</li>
 {% endfor %}
 </ul>
-{% endif %}
-{% for kind, body in (route.requestBody.content if route.requestBody else {}).items() %}
+{% for kind, body in route.get("requestBody", {}).get("content", {}).items() %}
 <h3>{{ kind }}</h3>
 <ul>
-{% for name, field in (body.schema.properties or {}).items() %}
-<li><code>{{ name }}</code> {{ field.description or "" }}</li>
+{% for name, field in body.schema.get("properties", {}).items() %}
+<li><code>{{ name }}</code> {{ field.get("description", "") }}</li>
 {% endfor %}
 </ul>
 {% endfor %}

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from miner.errors import ResourceError
 from pipelines.serve_service import Service
 from pipelines.serve_settings import ServeSettings
 

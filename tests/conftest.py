@@ -8,9 +8,20 @@ from tests.breaking import server
 from tests.buckets import s3, s3_server
 from tests.commands import commands
 from tests.exports import exported, large_weights
+from tests.handoff_runs import reviewed
 from tests.serving import index, live
 
-__all__ = ["commands", "exported", "index", "large_weights", "live", "s3", "s3_server", "server"]
+__all__ = [
+    "commands",
+    "exported",
+    "index",
+    "large_weights",
+    "live",
+    "reviewed",
+    "s3",
+    "s3_server",
+    "server",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -266,7 +266,7 @@ def test_the_client_and_the_service_understand_each_other(live: Live, index: Sto
         assert few.num_partners <= by_id.num_partners
         found = client.embed([data, b"no image", data], request_images=2)
         assert found.indexes == [0, 2]
-        assert found.errors[1].code == "not_an_image"
+        assert found.errors[1].code == "unknown_format"
         assert found.vectors.keys() == found.encoders.keys()
         assert {vectors_ND.shape for vectors_ND in found.vectors.values()} == {(2, 64), (2, 128)}
         assert sorted(client.embed([b"no", b"image"]).errors) == [0, 1]
