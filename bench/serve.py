@@ -8,34 +8,34 @@ In each round take turns: bytes to vectors without HTTP, in full batches; the se
 in a closed loop; the service with batches of one, likewise; and the first service in open loops, at
 shares of the throughput that it just had. Each service is a process of its own; a third one is by
 turns the rate without HTTP and the generator of the load. That has no cores of its own on a small
-machine: what it takes is in the rows. Exit code 1, and no row, where a vector is not that of the
-encoder in float32.
+machine: what it takes is in the rows. Threads of all of them wait without spinning. Exit code 1,
+and no row, where a vector is not that of the encoder in float32.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import click
-import numpy as np
 
 from bench.load import Driven, Load, drive
 from bench.pictures import pictures_of
-from bench.rows import Row, append_rows, blank_row
+from bench.rows import append_rows
 from bench.serve_raw import RawRate, raw_rate, truth_of
-from bench.served import Counts, Served
-from bench.targets import judged
+from bench.serve_rows import Plan, Round, rows_of
+from bench.served import PATIENT, Counts, Served
 from bench.terminal import show
 from miner.config import EmbedSettings
 from miner.encoders import find_record
 from tests.towers import write_clip_weights, write_dino_weights
 
-NAME = "serve"
 OUT = Path(__file__).parent / "results" / "serve.csv"
 B16 = ("clip-vit-b-16", "timm:vit_base_patch16_224:dino")
 BATCH = {"demo": 64, "b16": 8}
@@ -45,49 +45,6 @@ FARTHEST = {"fp32": 1e-3, "bf16": 5e-2}
 """Of a served vector from that of float32; float16, in which vectors are stored, may take 5e-4."""
 
 OPEN_CONNECTIONS = 512
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is measured.
-
-    Attributes:
-        towers: `demo` or `b16`.
-        precision: fp32 or bf16.
-        decoders: process or thread.
-        max_batch: of the service that has batches.
-        connections: of the closed loops.
-        loads: of the open loops, as shares of the closed loop's throughput.
-        warm_s: before the seconds that count.
-        seconds: of each measurement.
-        repeats: rounds.
-    """
-
-    towers: str
-    precision: str
-    decoders: str
-    max_batch: int
-    connections: int
-    loads: tuple[float, ...]
-    warm_s: float
-    seconds: float
-    repeats: int
-
-
-@dataclass(kw_only=True)
-class Round:
-    """One round's measurements.
-
-    Attributes:
-        batched: the closed loop at the service with batches, and what that counted meanwhile.
-        single: likewise with batches of one.
-        opened: the open loops by share, likewise.
-    """
-
-    raw: RawRate
-    batched: tuple[Driven, Counts]
-    single: tuple[Driven, Counts]
-    opened: dict[float, tuple[Driven, Counts]] = field(default_factory=dict)
 
 
 def settings_of(plan: Plan, folder: Path) -> EmbedSettings:
@@ -129,6 +86,7 @@ def measure(plan: Plan, images: list[bytes]) -> list[Round]:
         folder = Path(name)
         settings = settings_of(plan, folder)
         # It stays: to start a process takes seconds, and would take them from the services.
+        stack.enter_context(_patient())
         beside = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
         batched, single = (
             stack.enter_context(Served(arguments_of(settings, size), folder / f"{size}.log"))
@@ -159,6 +117,18 @@ def measure(plan: Plan, images: list[bytes]) -> list[Round]:
                 one.opened[share] = _driven(beside, plan, batched, opened)
             rounds.append(one)
     return rounds
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Processes that are started meanwhile are as patient as the services."""
+    before = dict(os.environ)
+    os.environ.update(PATIENT)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _raw(pool: Executor, settings: EmbedSettings, load: Load) -> RawRate:
@@ -193,60 +163,6 @@ def check(what: str, deviation: float, precision: str) -> None:
             f"{what}: a vector is {deviation:.1e} from that of float32, limit "
             f"{FARTHEST[precision]:.0e}; no row is written"
         )
-
-
-def rows_of(plan: Plan, rounds: list[Round]) -> list[Row]:
-    """What was measured."""
-    blank = replace(
-        blank_row(NAME), data=plan.towers, shape=str(plan.max_batch), dtype=plan.precision
-    )
-    raw = [each.raw.images_per_s for each in rounds]
-    batched, single = (
-        [each.images_per_s for each, _ in pairs]
-        for pairs in ([r.batched for r in rounds], [r.single for r in rounds])
-    )
-    note = f"no HTTP; batches of {plan.max_batch}"
-    rows = [replace(blank, provider="raw").measured("images/s", raw, unit="images/s", note=note)]
-    closed = {"batched": [r.batched for r in rounds], "one by one": [r.single for r in rounds]}
-    for provider, measured in closed.items():
-        note = f"closed loop, {plan.connections} connections"
-        rows += driven_rows(replace(blank, provider=provider), measured, note)
-    row = replace(blank, provider="batched")
-    for base, rates in (("raw", raw), ("one by one", single)):
-        ratios = [theirs / ours for theirs, ours in zip(rates, batched, strict=True)]
-        rows.append(row.measured(f"time / {base}", ratios, unit="ratio"))
-    for share in plan.loads:
-        measured = [each.opened[share] for each in rounds]
-        offered = float(np.median([share * each for each in batched]))
-        provider = f"batched, {share:.0%} load".replace("%", " %")
-        note = f"open loop, Poisson, {offered:.4g} requests/s"
-        rows += driven_rows(replace(blank, provider=provider), measured, note)
-        tails = [_quantile(each, 0.99) / _quantile(each, 0.5) for each, _ in measured]
-        rows.append(replace(blank, provider=provider).measured("p99 / p50", tails, unit="ratio"))
-    return [judged(row) for row in rows]
-
-
-def driven_rows(row: Row, measured: list[tuple[Driven, Counts]], note: str) -> list[Row]:
-    """Throughput, latencies, fill of the batches, and what may make the figures worse."""
-    driven = [each for each, _ in measured]
-    rows = [row.measured("images/s", [d.images_per_s for d in driven], unit="images/s", note=note)]
-    for share in (0.5, 0.95, 0.99):
-        latencies_ms = [1e3 * _quantile(each, share) for each in driven]
-        rows.append(row.measured(f"p{100 * share:.0f}", latencies_ms, unit="ms", note=note))
-    fills = [counts.images / max(counts.batches, 1) for _, counts in measured]
-    lags_ms = [1e3 * float(np.quantile(each.lags_s, 0.99)) for each in driven]
-    refused = [1 - each.statuses[200] / each.statuses.total() for each in driven]
-    return [
-        *rows,
-        row.measured("images a batch", fills),
-        row.measured("generator", [each.generator_cores for each in driven], unit="cores"),
-        row.measured("sent late, p99", lags_ms, unit="ms"),
-        row.measured("not answered", refused, unit="share"),
-    ]
-
-
-def _quantile(driven: Driven, share: float) -> float:
-    return float(np.quantile(driven.latencies_s, share))
 
 
 def shares_of(text: str) -> tuple[float, ...]:

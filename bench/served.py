@@ -19,6 +19,10 @@ STOP_S = 60.0
 LISTENS = re.compile(r"serving at http://127\.0\.0\.1:(\d+)")
 
 
+PATIENT = {"OMP_WAIT_POLICY": "passive"}
+"""For every process that computes: threads that wait would else spin on cores that others need."""
+
+
 class ServiceFailedError(Exception):
     """The service ended, or did not begin to listen."""
 
@@ -71,7 +75,7 @@ class Served:
             stderr=subprocess.STDOUT,
             cwd=Path(__file__).parents[1],
             # Nothing is to be asked of the user's own service.
-            env={name: value for name, value in os.environ.items() if name != "BLINDPAIRS_TOKEN"},
+            env={n: value for n, value in os.environ.items() if n != "BLINDPAIRS_TOKEN"} | PATIENT,
         )
         return self
 

@@ -14,8 +14,9 @@ from bench import plot_serve
 from bench.load import Driven
 from bench.pictures import generated
 from bench.rows import Row, append_rows, read_rows
-from bench.serve import Plan, Round, arguments_of, check, main, rows_of, settings_of, shares_of
+from bench.serve import arguments_of, check, main, settings_of, shares_of
 from bench.serve_raw import RawRate, raw_rate, truth_of
+from bench.serve_rows import Plan, Round, rows_of
 from bench.served import Counts, Served, ServiceFailedError
 from miner.config import EmbedSettings
 
