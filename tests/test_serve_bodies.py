@@ -22,9 +22,7 @@ def test_base64_comes_back(num_bytes: int) -> None:
     assert bad.code == "invalid_base64"
 
 
-@pytest.mark.parametrize(
-    "url", ["http://a", "HTTPS://a", " ftp://a", "file:///a", "data:image/png,a"]
-)
+@pytest.mark.parametrize("url", ["http://a", "HTTPS://a", " ftp://a", "file:///a", "data:a,b"])
 def test_urls_are_not_fetched(url: str) -> None:
     found = decode_one(url, "input")
     assert isinstance(found, ServiceError)
