@@ -128,8 +128,10 @@ class Batcher:
         return [ticket.future for ticket in tickets]
 
     def close(self) -> None:
-        """Stop; what is still held fails."""
+        """Stop; what is still held fails. Called on the event loop, and again for nothing."""
         with self._change:
+            if self._is_closed:
+                return
             self._is_closed = True
             left = [*self._waiting, *self._decoding.values(), *self._ready]
             self._waiting.clear()

@@ -156,14 +156,28 @@ def run_server(app: FastAPI, settings: ServeSettings) -> int:
         ResourceError: the port is taken, or may not be listened on.
     """
     with _listener(settings) as listener:
-        _allow_many_connections()
+        allow_many_connections()
         service: Service = app.state.service
-        with contextlib.suppress(SystemExit):
+        with _quiet(service), contextlib.suppress(SystemExit):
             make_server(app, settings).run([listener])
-        # The server itself says no more of that than that it did not start.
         if service.failure is not None:
             raise service.failure
     return 0
+
+
+@contextlib.contextmanager
+def _quiet(service: Service) -> Iterator[None]:
+    """Why a service did not start is said once: by whoever catches it, with no traceback."""
+    logger = logging.getLogger("uvicorn.error")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return service.failure is None
+
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 def _listener(settings: ServeSettings) -> socket.socket:
@@ -187,7 +201,7 @@ def _listener(settings: ServeSettings) -> socket.socket:
     return listener
 
 
-def _allow_many_connections() -> None:
+def allow_many_connections() -> None:
     """As many open files as the system lets this process have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

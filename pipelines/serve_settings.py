@@ -8,7 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from miner.config import EmbedSettings, FileOrUrl, Folder, ImageLimits, RunOrUrl, Settings
+from miner.config import EmbedSettings, ImageLimits, Settings
+from miner.settings import FileOrUrl, Folder, RunOrUrl
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 """What a browser on this machine may call it, and no page from elsewhere."""
