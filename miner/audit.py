@@ -10,6 +10,7 @@ import numpy as np
 
 from miner.errors import MinerError, StoreError
 from miner.records import Json
+from miner.review import parse_decisions
 from miner.store import Store
 from miner.vectors import EncoderVectors, shard_of
 
@@ -40,7 +41,7 @@ def verify(store: Store) -> list[Finding]:
         StoreError: the folder holds no run.
     """
     store.run()
-    return [*_commit_findings(store), *_join_findings(store)]
+    return [*_commit_findings(store), *_join_findings(store), *_review_findings(store)]
 
 
 def collect_garbage(store: Store, *, spare: tuple[str, ...] = ()) -> list[str]:
@@ -166,3 +167,20 @@ def _join_findings(store: Store) -> Iterator[Finding]:
             if not store.is_whole(file):
                 problem = f"missing, or not as {path} says; run `blindpairs join` again"
                 yield Finding(path=file["path"], problem=problem)
+
+
+def _review_findings(store: Store) -> Iterator[Finding]:
+    for name in store.files.names("review"):
+        path = f"review/{name}"
+        if not name.endswith(".jsonl"):
+            continue
+        try:
+            spoke = {said.reviewer for said in parse_decisions(store.files.read(path), "the file")}
+        except StoreError as error:
+            yield Finding(path=path, problem=str(error))
+            continue
+        if others := sorted(spoke - {name.removesuffix(".jsonl")}):
+            problem = (
+                f"holds decisions of {', '.join(others)}; `blindpairs review merge` sorts them"
+            )
+            yield Finding(path=path, problem=problem)

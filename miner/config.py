@@ -6,46 +6,27 @@ A command's flags, a YAML file's keys and these fields are the same names (`clip
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-SettingsT = TypeVar("SettingsT", bound="Settings")
+from miner.config_select import SelectSettings
+from miner.settings import FileOrUrl, Folder, RatingSettings, RunOrUrl, Settings, SettingsT
 
-
-def _absolute(value: object) -> object:
-    """A path from the root on; a URL, and what is neither, as it is."""
-    if isinstance(value, Path) or (isinstance(value, str) and value and "://" not in value):
-        return os.path.abspath(value)
-    return value
-
-
-Folder = Annotated[Path | None, BeforeValidator(_absolute)]
-"""A local folder, likewise made absolute where it is given."""
-
-RunOrUrl = Annotated[str | None, BeforeValidator(_absolute)]
-"""A run directory or its URL, likewise."""
-
-FileOrUrl = Annotated[str | None, Field(min_length=1), BeforeValidator(_absolute)]
-"""A local file, or a URL with its `#sha256=` (see `miner/staging.py`).
-
-Made absolute where it is given, since workers and later commands stand in other folders.
-"""
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, keyword-only, no unknown field."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    def part(self, of: type[SettingsT]) -> SettingsT:
-        """These settings, narrowed to one stage's; what was not given stays not given."""
-        given = self.model_fields_set & of.model_fields.keys()
-        return of(**{name: getattr(self, name) for name in given})
+__all__ = [
+    "EmbedSettings",
+    "ExcludeSettings",
+    "ExecutorSettings",
+    "FeedSettings",
+    "ImageLimits",
+    "JoinSettings",
+    "MineSettings",
+    "ReadSettings",
+    "SelectSettings",
+    "Settings",
+    "SettingsT",
+]
 
 
 class ImageLimits(Settings):
@@ -61,37 +42,11 @@ class ImageLimits(Settings):
     """Largest member of a shard that is read, in bytes."""
 
 
-class ExcludeSettings(Settings):
+class ExcludeSettings(RatingSettings):
     """Which samples are left out before their image is decoded; they are quarantined."""
-
-    max_punsafe: float | None = Field(default=None, ge=0, le=1)
-    """Exclude samples whose `punsafe` (LAION's probability of unsafe content) is above this."""
-
-    max_pwatermark: float | None = Field(default=None, ge=0, le=1)
-    """Exclude samples whose `pwatermark` (probability of a watermark) is above this."""
-
-    nsfw: str | None = Field(default=None, pattern=r"^\s*\w+(\s*,\s*\w+)*\s*$")
-    """Exclude samples whose `NSFW` is none of these words, with commas: UNLIKELY,UNSURE."""
-
-    unrated: Literal["exclude", "keep"] = "exclude"
-    """What becomes of samples without a rating that one of these filters asks for."""
 
     exclude_ids: FileOrUrl = None
     """Exclude samples named here by key, image_id, url or sha256: one a line, or Parquet."""
-
-    @model_validator(mode="after")
-    def _unrated_has_an_effect(self) -> Self:
-        if self.unrated == "keep" and not self.asks_for_ratings:
-            raise ValueError(
-                "--unrated keep has no effect without --max-punsafe, --max-pwatermark or --nsfw; "
-                "give one of them, or leave it out"
-            )
-        return self
-
-    @property
-    def asks_for_ratings(self) -> bool:
-        """Whether a rating decides over some samples."""
-        return (self.max_punsafe, self.max_pwatermark, self.nsfw) != (None, None, None)
 
 
 class ReadSettings(ImageLimits, ExcludeSettings):
@@ -227,25 +182,6 @@ class JoinSettings(Settings):
                 "drop blind pairs; give a higher one or leave it out"
             )
         return self
-
-
-class SelectSettings(Settings):
-    """Which blind pairs a person should look at, and in what order."""
-
-    near_clip: float = Field(default=0.99, ge=-1, le=1)
-    """Near-copies have a CLIP cosine strictly above this ..."""
-
-    near_dino: float = Field(default=0.95, ge=-1, le=1)
-    """... and a DINO cosine strictly above this."""
-
-    max_per_image: int | None = Field(default=2, gt=0)
-    """Selected pairs in which one image, with its near-copies, may occur."""
-
-    labels: Literal["any", "same", "different"] = "any"
-    """Select pairs whose images have the same label, or different ones; else of any."""
-
-    rank_by: Literal["clip", "gap"] = "clip"
-    """Order of the selection: CLIP cosine, or CLIP minus DINO cosine, descending."""
 
 
 class ExecutorSettings(Settings):

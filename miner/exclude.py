@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from miner.config import ExcludeSettings
 from miner.errors import ResourceError
 from miner.records import Json, file_sha256
+from miner.settings import RatingSettings
 from miner.staging import staged
 
 if TYPE_CHECKING:
@@ -67,16 +68,16 @@ class IdList:
     has_hashes: bool
 
 
-class Exclusions:
-    """The filters of a run; without any setting nothing is excluded."""
+class Ratings:
+    """The filters by ratings; without any setting nothing is excluded.
 
-    def __init__(self, settings: ExcludeSettings) -> None:
-        """Read the list of ids, once in a process however often it is asked for.
+    Attributes:
+        asked: whether a rating decides over some samples.
+    """
 
-        Raises:
-            ResourceError: it is missing, or not what it has to be.
-        """
-        self._settings = settings
+    def __init__(self, settings: RatingSettings) -> None:
+        self.asked = settings.asks_for_ratings
+        self._drops_unrated = settings.unrated == "exclude"
         self._limits = {
             name: limit
             for name, limit in (
@@ -87,17 +88,9 @@ class Exclusions:
         }
         words = (settings.nsfw or "").upper().split(",")
         self._allowed = [word.strip() for word in words if word.strip()]
-        self._list = None if settings.exclude_ids is None else read_ids(settings.exclude_ids)
 
-    def opinion(self, sample: Sample, image_id: str) -> Opinion:
-        """Whether a sample is left out, and why."""
-        if self._list is None and not self._settings.asks_for_ratings:
-            return Opinion(excluded=None)
-        fields: Json = json.loads(sample.meta)
-        if self._list is not None:
-            for what, value in _ids_of(sample, image_id, fields, hashed=self._list.has_hashes):
-                if value in self._list.ids:
-                    return Opinion(excluded=f"{LISTED}: its {what} is in {self._list.name}")
+    def opinion(self, fields: Mapping[str, object]) -> Opinion:
+        """Whether a sample with these fields in its `meta` is left out, and why."""
         unrated: list[str] = []
         for name, limit in self._limits.items():
             ratings = [n for n in map(_number, _spelt(fields, name)) if n is not None]
@@ -110,9 +103,33 @@ class Exclusions:
                 allowed = ", ".join(self._allowed)
                 return Opinion(excluded=f"nsfw: {bad[0][:100]}, allowed {allowed}")
             unrated += [] if words else ["nsfw"]
-        if unrated and self._settings.unrated == "exclude":
+        if unrated and self._drops_unrated:
             return Opinion(excluded=f"{UNRATED}: no {', no '.join(unrated)}")
         return Opinion(excluded=None, unrated=tuple(unrated))
+
+
+class Exclusions:
+    """The filters of a run; without any setting nothing is excluded."""
+
+    def __init__(self, settings: ExcludeSettings) -> None:
+        """Read the list of ids, once in a process however often it is asked for.
+
+        Raises:
+            ResourceError: it is missing, or not what it has to be.
+        """
+        self._ratings = Ratings(settings)
+        self._list = None if settings.exclude_ids is None else read_ids(settings.exclude_ids)
+
+    def opinion(self, sample: Sample, image_id: str) -> Opinion:
+        """Whether a sample is left out, and why."""
+        if self._list is None and not self._ratings.asked:
+            return Opinion(excluded=None)
+        fields: Json = json.loads(sample.meta)
+        if self._list is not None:
+            for what, value in _ids_of(sample, image_id, fields, hashed=self._list.has_hashes):
+                if value in self._list.ids:
+                    return Opinion(excluded=f"{LISTED}: its {what} is in {self._list.name}")
+        return self._ratings.opinion(fields)
 
 
 def fingerprint(settings: ExcludeSettings) -> Json:

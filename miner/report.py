@@ -10,24 +10,33 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jinja2
-import pyarrow as pa
 
 from miner.errors import StoreError
-from miner.plots import DARK, LIGHT, draw_cosines, histogram_csv
 from miner.records import Json, digest, file_sha256, replace_record
 from miner.report_counts import Step, image_steps, pair_steps
 from miner.report_data import page_data
+from miner.report_plots import Plots, write_plots
+from miner.review import MAX_TEXT_CHARS, PATTERNS, Decision, decisions_of
 from miner.store import Store
+from miner.suggestions import PAIR_NAMES, Suggestion, suggested
 
 DEFAULT_LIMIT = 2000
 """Pairs on the page, with the images of both, unless more are asked for."""
 
 ASSETS = Path(__file__).parent / "report_assets"
+
+STYLES = ("report.css", "review.css", "plots.css")
+SCRIPTS = (
+    *("page.js", "data.js", "filters.js", "decisions.js", "saving.js"),
+    *("cards.js", "gallery.js", "zoom.js", "facts.js", "viewer.js", "review.js", "start.js"),
+    *("draw.js", "plots.js", "corner.js"),
+)
+"""The files that become the page's one style and its one script, in this order."""
 
 Cell = str | int | float
 Steps = dict[str, list[Step]]
@@ -64,6 +73,7 @@ def write_report(
     *,
     limit: int | None = DEFAULT_LIMIT,
     tables: Sequence[ReportTable] = (),
+    suggestions: Mapping[str, Suggestion] | None = None,
 ) -> str:
     """Write `report/` of a join, unless the same report is there already.
 
@@ -72,34 +82,44 @@ def write_report(
         name: the join's.
         limit: pairs on the page, the best ranks first; None for all of them.
         tables: further tables to show.
+        suggestions: what the page suggests to its reviewer, by pair_id.
 
     Returns:
         The path or URL of index.html.
 
     Raises:
         StoreError: there is no whole join or selection, or the samples of a pair are missing. An
-            image that cannot be had does not raise; the page says why.
+            image that cannot be had does not raise; the page says why. Or a suggestion speaks of
+            another image than its pair's.
         ValueError: the limit is below 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; give at least 1, or None for every selected pair")
     with store.writing(), store.lock(name):
-        _write_whole(store, name, limit, tables)
+        _write_whole(store, name, limit, tables, suggestions or {})
     return store.place(f"pairs/{name}/report/index.html")
 
 
-def _write_whole(store: Store, name: str, limit: int | None, tables: Sequence[ReportTable]) -> None:
+def _write_whole(
+    store: Store,
+    name: str,
+    limit: int | None,
+    tables: Sequence[ReportTable],
+    suggestions: Mapping[str, Suggestion],
+) -> None:
     record = _whole_record(store, name)
     steps = {"images": image_steps(store, record), "pairs": pair_steps(record)}
-    fingerprint = _fingerprint(record, steps, limit, tables)
+    decisions = decisions_of(store)
+    fingerprint = _fingerprint(record, steps, limit, tables, decisions, suggestions)
     if _is_done(store, f"pairs/{name}/report", fingerprint):
         return
     selected = store.read_table(record["selection"]["file"]["path"])
-    histogram = store.read_table(f"pairs/{name}/histogram.parquet")
     with store.files.new_folder(f"pairs/{name}/report") as report:
-        data, exhibits = page_data(store, record, selected.slice(0, limit), report)
-        _write_plot(histogram, report, record)
-        page = _page(name, record, steps, data, len(selected), tables)
+        shown = selected.slice(0, limit)
+        data, exhibits = page_data(store, record, shown, report)
+        data["suggestions"] = suggested(suggestions, shown.select(PAIR_NAMES).to_pylist())
+        plots = write_plots(store, name, record, selected, decisions, report)
+        page = _page(name, record, steps, data, plots, len(selected), tables)
         (report / "index.html").write_text(page, "utf-8", newline="\n")
         missing = sum(exhibit.extension is None for exhibit in exhibits.values())
         images = [path for part in ("images", "thumbs") for path in (report / part).glob("*")]
@@ -124,16 +144,24 @@ def _whole_record(store: Store, name: str) -> Json:
 
 
 def _fingerprint(
-    record: Json, steps: Steps, limit: int | None, tables: Sequence[ReportTable]
+    record: Json,
+    steps: Steps,
+    limit: int | None,
+    tables: Sequence[ReportTable],
+    decisions: Sequence[Decision],
+    suggestions: Mapping[str, Suggestion],
 ) -> str:
-    """What the page is made of: the selection, the counts, the caller's wishes, this code."""
-    code = [*ASSETS.iterdir(), *ASSETS.parent.glob("report*.py"), ASSETS.parent / "plots.py"]
+    """What the page is made of: selection, counts, decisions, the caller's wishes, this code."""
+    parts = ("report*.py", "plot_*.py", "pair_clusters.py")
+    code = [*ASSETS.iterdir(), *(path for part in parts for path in ASSETS.parent.glob(part))]
     return digest(
         {
             "selection": record["selection"]["fingerprint"],
             "steps": [asdict(step) for part in steps.values() for step in part],
             "limit": limit,
+            "decisions": [said.line() for said in decisions],
             "tables": [asdict(table) for table in tables],
+            "suggestions": {pair: said.model_dump() for pair, said in suggestions.items()},
             "code": sorted(file_sha256(path) for path in code if path.is_file()),
         }
     )
@@ -156,23 +184,12 @@ def _is_done(store: Store, report: str, fingerprint: str) -> bool:
     return done == {"fingerprint": fingerprint, "missing_images": 0, **contents}
 
 
-def _write_plot(histogram: pa.Table, report: Path, record: Json) -> None:
-    (report / "cosines.csv").write_text(histogram_csv(histogram), "utf-8", newline="\n")
-    for name, palette in (("light", LIGHT), ("dark", DARK)):
-        picture = draw_cosines(
-            histogram,
-            clip_above=record["clip_above"],
-            dino_below=record["dino_below"],
-            palette=palette,
-        )
-        (report / f"cosines-{name}.svg").write_text(picture, "utf-8", newline="\n")
-
-
 def _page(
     name: str,
     record: Json,
     steps: Steps,
     data: Json,
+    plots: Plots,
     num_selected: int,
     tables: Sequence[ReportTable],
 ) -> str:
@@ -191,7 +208,9 @@ def _page(
         "allow_nan": False,
     }
     environment.filters |= {"bar": _percentage, "is_figure": _is_figure}
-    css, script = ((ASSETS / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    css, script = (
+        "".join((ASSETS / part).read_text("utf-8") for part in parts) for parts in (STYLES, SCRIPTS)
+    )
     return environment.get_template("index.html").render(
         css=css,
         script=script,
@@ -200,9 +219,18 @@ def _page(
         record=record,
         steps=steps,
         tables=tables,
+        plots=plots,
         num_shown=len(data["pairs"]["rows"]),
         num_selected=num_selected,
-        data={**data, "clip_above": record["clip_above"], "dino_below": record["dino_below"]},
+        patterns=PATTERNS,
+        max_text_chars=MAX_TEXT_CHARS,
+        data={
+            **data,
+            "clip_above": record["clip_above"],
+            "dino_below": record["dino_below"],
+            "fingerprint": digest(record["fingerprint"])[:16],
+            "patterns": {number: asdict(pattern) for number, pattern in PATTERNS.items()},
+        },
     )
 
 

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from miner.records import Json
 from miner.rows import encoders_of_all, joined_shards, runs_of
+from miner.steps import VERDICTS, settings_of, step_counts
 from miner.store import Store
 from miner.vectors import EncoderVectors
-
-DROPPED = {
-    "not_blind": "kept beyond the thresholds only",
-    "no_label": "an image without a label",
-    "same_label": "of the same label",
-    "different_labels": "of different labels",
-    "near_copies": "near-copies of each other",
-    "near_copy_of_kept": "near-copies of a better pair",
-    "cap": "an image has better pairs already",
-}
-"""Why the selection drops a pair, by the words of `selection.counts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +106,7 @@ def pair_steps(record: Json) -> list[Step]:
     Args:
         record: the content of join.json, with a selection.
     """
-    counts, selection = record["counts"], record["selection"]["counts"]
-    dropped = Counter({DROPPED[word]: n for word, n in selection.items() if word in DROPPED})
+    counts = record["counts"]
     beyond = counts["kept"] - counts["blind"]
     most, cut = record["max_partners"], counts["cut_pairs"]
     return [
@@ -134,8 +123,18 @@ def pair_steps(record: Json) -> list[Step]:
             + (f"; {beyond:,} more kept beyond the thresholds" if beyond else ""),
             dropped=_sorted(Counter({f"beyond {most:,} partners of an image": cut})),
         ),
-        Step(name="selected", count=selection.get("kept", 0), dropped=_sorted(dropped)),
+        *_selection_steps(record["selection"]),
     ]
+
+
+def _selection_steps(selection: Json) -> list[Step]:
+    """Each step of the selection that dropped a pair; the last of them leaves the selected ones."""
+    counted = step_counts(selection["counts"], settings_of(selection))
+    found = []
+    for each in [each for each in counted if each.dropped] or counted[-1:]:
+        dropped = Counter({VERDICTS[word].counted: n for word, n in each.dropped.items()})
+        found.append(Step(name=each.step, count=each.left, dropped=_sorted(dropped)))
+    return [*found[:-1], replace(found[-1], name="selected")]
 
 
 def _sorted(reasons: Counter[str]) -> tuple[tuple[str, int], ...]:

@@ -19,6 +19,10 @@ from miner.fetch import ImageFetcher
 from miner.filesystems import is_tar
 from miner.images import Decoded, decode
 from miner.records import Json
+from miner.schema import has_bytes
+
+NOT_AT_HAND = "not at hand: only embeddings of this image were imported, so its bytes are unknown"
+"""Why an image of imported embeddings is not seen."""
 
 EXTENSIONS = {
     "JPEG": "jpg",
@@ -88,6 +92,9 @@ def _fetch(rows: Iterable[Json]) -> Iterator[tuple[str, bytes | str]]:
     with ImageFetcher() as fetcher:
         for row in rows:
             url, sha256 = row["shard"], row["sha256"]
+            if not has_bytes(row):
+                yield sha256, NOT_AT_HAND
+                continue
             if url in gone:
                 yield sha256, gone[url]
                 continue

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from miner.config import Settings
 from miner.errors import StoreError
@@ -105,16 +105,6 @@ class Decision(Settings):
     decided_at: datetime
     """When it was said, with its time zone."""
 
-    @field_validator("*")
-    @classmethod
-    def _is_text(cls, value: object) -> object:
-        if isinstance(value, str):
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError("holds half of a UTF-16 pair, which is no text") from error
-        return value
-
     @model_validator(mode="after")
     def _is_one_pair(self) -> Self:
         if self.pair_id != pair_id(self.sha256_1, self.sha256_2):
@@ -164,7 +154,7 @@ def parse_decisions(data: bytes, place: str) -> list[Decision]:
             said = Decision(**json.loads(line.decode()))
         except (ValidationError, ValueError, TypeError, RecursionError) as error:
             raise StoreError(
-                f"{place}: line {number} is no decision ({_first_line(error)}); "
+                f"{place}: line {number} is no decision ({first_fault(error)}); "
                 "mend the line or remove it"
             ) from error
         key = (said.reviewer, said.pair_id)
@@ -174,7 +164,8 @@ def parse_decisions(data: bytes, place: str) -> list[Decision]:
     return list(found.values())
 
 
-def _first_line(error: Exception) -> str:
+def first_fault(error: Exception) -> str:
+    """What is wrong with a line, in one line."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(str(part) for part in first['loc']) or 'fields'}: {first['msg']}"

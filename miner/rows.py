@@ -6,11 +6,14 @@ Shape suffixes: N images.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from miner import schema
 from miner.errors import StoreError
 from miner.records import Json, digest
 from miner.store import Store
@@ -185,9 +188,57 @@ def samples_of(runs: Sequence[Store], wanted: Collection[str]) -> dict[str, Json
         seen = store.run()["shards"]
         for shard_id, named in by_shard(store, wanted).items():
             place = {"shard": seen[shard_id]["url"]} if shard_id in seen else {}
-            rows = store.samples(shard_id).to_pylist()
-            found |= {row["image_id"]: row | place for row in rows if row["image_id"] in named}
+            samples = store.samples(shard_id)
+            # A shard may have thousands of rows of which few are wanted.
+            few = pc.is_in(samples["image_id"], value_set=pa.array(sorted(named), pa.string()))
+            rows = samples.filter(few).to_pylist()
+            found |= {row["image_id"]: row | place for row in rows}
     return found
+
+
+def sample_table(runs: Sequence[Store], image_ids: pa.Array, columns: Iterable[str]) -> pa.Table:
+    """Columns of `samples` of some images, in the order in which they are named.
+
+    Their `shard` is where the shard was seen last. Of an image that two runs have, the second run's
+    sample counts, as in `samples_of`.
+
+    Args:
+        runs: where to look.
+        image_ids: text without nulls.
+        columns: of `samples`.
+
+    Raises:
+        StoreError: an image is no sample of the runs.
+    """
+    names = sorted({"image_id", *columns})
+    parts = []
+    for store in reversed(runs):
+        seen = store.run()["shards"]
+        for shard_id in by_shard(store, image_ids.to_pylist()):
+            part = store.table(store.record("samples", shard_id), "samples", names)
+            part = part.filter(pc.is_in(part["image_id"], value_set=image_ids))
+            if "shard" in names and shard_id in seen:
+                place = pa.array([seen[shard_id]["url"]] * len(part), pa.string())
+                part = part.set_column(part.column_names.index("shard"), "shard", place)
+            parts.append(part)
+    fields = [schema.SAMPLES.field(name) for name in names]
+    empty = pa.schema(fields).empty_table()
+    found = pa.concat_tables([empty, *parts], promote_options="permissive").combine_chunks()
+    places = pc.index_in(image_ids, value_set=found["image_id"].combine_chunks())
+    if places.null_count:
+        raise lacking(runs, "samples", image_ids, np.asarray(pc.is_null(places)))
+    return found.take(places)
+
+
+def lacking(
+    runs: Sequence[Store], what: str, image_ids: pa.Array, are_missing: np.ndarray
+) -> StoreError:
+    """The error where pairs name images of which a run has nothing."""
+    first = image_ids[int(np.argmax(are_missing))].as_py()
+    return StoreError(
+        f"pairs name {are_missing.sum()} images without {what} in {runs[0].root} ({first}, ...); "
+        f"run `blindpairs verify {runs[0].root}`"
+    )
 
 
 def by_shard(store: Store, wanted: Collection[str]) -> dict[str, set[str]]:

@@ -87,6 +87,9 @@ class RunRecords:
         """Files that no record names."""
         there = [name for name in self._files.names("") if name.endswith(".unfinished")]
         there += [entry.path for folder in FOLDERS for entry in self._files.below(folder)]
+        # What people decided is named by no record and never left over.
+        review = self._files.below("review")
+        there += [entry.path for entry in review if entry.path.endswith(".unfinished")]
         # Read after the files were listed, so that what is committed meanwhile is named.
         named = self.named()
         return [path for path in there if _is_leftover(path, named)]

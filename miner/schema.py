@@ -5,6 +5,7 @@ Readers rely on these names: a change here is a change of the contract.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import pyarrow as pa
@@ -60,6 +61,10 @@ class Reason(StrEnum):
     # The encoder.
     NONFINITE = "nonfinite"
     """The encoder gave NaN or infinity; the sample stands, its vector is missing."""
+    ZERO_VECTOR = "zero_vector"
+    """An imported vector is all zeros and has no cosine; the sample stands without it."""
+    NO_VECTOR = "no_vector"
+    """An import had no vector for the sample, or several; the sample stands without one."""
 
 
 SAMPLES = pa.schema(
@@ -83,6 +88,10 @@ SAMPLES = pa.schema(
         pa.field("meta", pa.string(), nullable=False),
     ]
 )
+
+UNKNOWN_FORMAT = "unknown"
+"""The `format` of an image of which only embeddings were imported: its `num_bytes` and `phash` are
+0, and so are its width and height where no metadata tells them."""
 
 QUARANTINE = pa.schema(
     [
@@ -111,6 +120,9 @@ RAW = pa.schema(
 
 BLIND = pa.field("blind", pa.bool_(), nullable=False)
 """The column that `raw` has besides where pairs beyond the thresholds are kept."""
+
+ABOUT = pa.field("about_cos", pa.float32(), nullable=False)
+"""The column that `selected` has besides with `--about`: both images' mean cosine with the text."""
 
 IMAGE_COLUMNS = ("shard", "key", "sha256", "width", "height", "caption", "url", "label")
 """Columns of `samples` that `selected` carries for both images, suffixed `_1` and `_2`."""
@@ -148,6 +160,11 @@ SCREENED = pa.schema(
 """What a block of a screening found: rows of its first (0) or second (1) segment with a partner."""
 
 
+def has_bytes(sample: Mapping[str, object]) -> bool:
+    """Whether a run knows the bytes of an image, by its row of `samples`; imports do not."""
+    return sample["num_bytes"] != 0
+
+
 def vectors(dim: int) -> pa.Schema:
     """Schema of one encoder's vectors: unit length, float16, [dim] each."""
     return pa.schema(
@@ -163,10 +180,15 @@ def raw(*, with_blind: bool) -> pa.Schema:
     return RAW.append(BLIND) if with_blind else RAW
 
 
-def selected(*, with_blind: bool) -> pa.Schema:
-    """Schema of `selected.parquet`: rank, the columns of `raw`, both images' metadata."""
+def selected(*, with_blind: bool, with_about: bool = False) -> pa.Schema:
+    """Schema of `selected.parquet`: rank, the columns of `raw`, both images' metadata.
+
+    Args:
+        with_blind: `raw` reaches beyond the thresholds.
+        with_about: the pairs were chosen by a text.
+    """
     schema = pa.schema([pa.field("rank", pa.int64(), nullable=False), *raw(with_blind=with_blind)])
     for suffix in ("_1", "_2"):
         for name in IMAGE_COLUMNS:
             schema = schema.append(SAMPLES.field(name).with_name(name + suffix))
-    return schema
+    return schema.append(ABOUT) if with_about else schema

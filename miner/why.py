@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from kernels.reference import cosines
-from miner.config import SelectSettings
 from miner.errors import StoreError
 from miner.pairs import pair_id
 from miner.recheck import near_threshold, true_vectors
 from miner.records import Json
 from miner.rows import runs_of, samples_of, vectors_of
-from miner.select import KEPT, verdicts
+from miner.select import verdict_on
 from miner.store import Store
 
 THRESHOLDS = {"clip": "clip_above", "dino": "dino_below"}
@@ -140,21 +139,7 @@ def _verdict(
     identity = pair_id(*(row["sha256"] for row in samples.values()))
     if "selection" not in record:
         return f"in raw as {identity}; nothing was selected yet"
-    settings = SelectSettings(**record["selection"]["settings"])
-    said = verdicts(store, raw, record, settings)[rows[0]]
-    return (
-        f"in raw as {identity}; "
-        + {
-            KEPT: "selected",
-            "not_blind": "not selected: kept beyond the thresholds only",
-            "no_label": f"not selected: labels {settings.labels}, and an image has no label",
-            "same_label": "not selected: both images have the same label",
-            "different_labels": "not selected: the images have different labels",
-            "near_copies": "not selected: the images are near-copies of each other",
-            "near_copy_of_kept": "not selected: near-copies of both were selected at a better rank",
-            "cap": f"not selected: an image has {settings.max_per_image} better pairs already",
-        }[said]
-    )
+    return f"in raw as {identity}; {verdict_on(store, name, record, rows[0])}"
 
 
 def _cosine(

@@ -17,6 +17,7 @@ from miner.config import (
     SelectSettings,
 )
 from miner.errors import FingerprintError, StoreError
+from miner.image_lists import check_is_there
 from miner.implementations import implementation, why_chosen
 from miner.partial import Late
 from miner.records import Json
@@ -62,6 +63,8 @@ def mine(patterns: Sequence[str], out: Path | str, settings: MineSettings) -> tu
     """
     who = settings.part(ExecutorSettings)
     _say_who_joins(settings.join, who, settings.device)
+    if settings.not_in is not None:
+        check_is_there(settings.not_in)
     with open_executor(who, settings.device) as executor:
         embedded = _embed(patterns, out, settings, WHOLE, executor)
         record = join_and_select(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import torch
@@ -14,7 +14,7 @@ import torch
 from miner.audit import collect_garbage
 from miner.config import EmbedSettings, JoinSettings, ReadSettings
 from miner.embed import reading_fingerprint
-from miner.errors import FingerprintError, ResourceError
+from miner.errors import ResourceError
 from miner.partial import embed_rests
 from miner.records import Json
 from miner.rows import joined_shards
@@ -24,15 +24,16 @@ from miner.store import Store
 from miner.urls import shown
 from miner.vectors import EncoderVectors
 from miner.versions import versions
-from pipelines.embed_work import EmbedHere, EmbedShards, ShardTask, first_shards
+from pipelines.embed_work import EmbedHere, EmbedShards, first_shards
 from pipelines.embedded import Embedded
 from pipelines.executors import Executor, Inline
 from pipelines.joins import with_own_thresholds
 from pipelines.loading import Encoders, append_failure, append_metrics
 from pipelines.modes import AUTO_SAMPLES, Choice, choice_made, choose
-from pipelines.progress import ShardOutcome, ShardProgress
+from pipelines.progress import ShardProgress
 from pipelines.settle import settle
 from pipelines.shares import WHOLE, Share
+from pipelines.todo import Embedding, Todo
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def embed(
                 "--limit counts samples over the shards in their order: they go one at a time, so "
                 "that one Ray worker alone is busy"
             )
-        task = _Embedding(
+        task = Embedding(
             store=store,
             shards=shards,
             encoders=encoders,
@@ -118,22 +119,8 @@ def embed(
     return done
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Embedding:
-    """What is embedded, where and how; and the vectors that were there before, by encoder_id."""
-
-    store: Store
-    shards: list[Shard]
-    encoders: Encoders
-    read: ReadSettings
-    encode: EmbedSettings
-    how: JoinSettings | None
-    executor: Executor
-    before: dict[str, EncoderVectors]
-
-
 def _embed_all(
-    task: _Embedding,
+    task: Embedding,
     wanted: list[str],
     done: Embedded,
     progress: ShardProgress,
@@ -142,7 +129,7 @@ def _embed_all(
 ) -> None:
     """Embed every shard with some encoders, and count; stop early at a number of samples."""
     _embed_rests(task, wanted, done, progress)
-    todo = _Todo(task, wanted, done, progress, most_samples)
+    todo = Todo(task, wanted, done, progress, most_samples)
     there = EmbedShards(
         root=task.store.root,
         read=task.read,
@@ -203,79 +190,8 @@ def _check_elsewhere(encode: EmbedSettings, how: JoinSettings | None) -> None:
     )
 
 
-class _Todo:
-    """The shards that have work to do, in their order; the others are accounted for on the way."""
-
-    def __init__(
-        self,
-        task: _Embedding,
-        wanted: list[str],
-        done: Embedded,
-        progress: ShardProgress,
-        most_samples: int | None,
-    ) -> None:
-        self._task, self._wanted, self._done, self._progress = task, wanted, done, progress
-        self._left, self._most_samples = task.read.limit, most_samples
-        # Some samples are needed at once, to choose by; or what is left of a limit, which is known
-        # when the shard before is committed.
-        self.in_turn = self._left is not None or most_samples is not None
-
-    def __iter__(self) -> Iterator[ShardTask]:
-        """Shards, each with what is left of `--limit`."""
-        store = self._task.store
-        stages = ["samples", *(f"vectors/{encoder_id}" for encoder_id in self._wanted)]
-        for shard in self._task.shards:
-            enough = self._most_samples is not None and self._done.num_samples >= self._most_samples
-            if enough or (self._left is not None and self._left <= 0):
-                return
-            _check_cut(store, shard, self._left)
-            if shard.shard_id in self._done.failed:
-                # What cannot be read is not tried twice.
-                self.show("failed", Stats())
-            elif all(store.is_committed(stage, shard.shard_id) for stage in stages):
-                self.account(shard, Stats())
-            else:
-                yield ShardTask(shard=shard, quota=self._left)
-
-    def account(self, shard: Shard, stats: Stats, *, worker: str | None = None) -> None:
-        """Add a committed shard to the totals."""
-        store, done, shard_id = self._task.store, self._done, shard.shard_id
-        record = store.record("samples", shard_id)
-        vectors = [store.record(f"vectors/{encoder_id}", shard_id) for encoder_id in self._wanted]
-        done.stats += stats
-        if stats.counts:
-            done.new.add(shard_id)
-        done.num_samples += record["num_samples"]
-        num_quarantined = record["num_quarantined"]
-        num_quarantined += sum(vector["num_quarantined"] for vector in vectors)
-        done.num_quarantined += num_quarantined
-        # Runs that are older than the filters have neither.
-        done.excluded.update(record.get("excluded", {}))
-        done.unrated.update(record.get("unrated", {}))
-        done.damaged += [shard_id] if record["damaged"] else []
-        self._left = None if self._left is None else self._left - record["num_samples"]
-        self.show(
-            "embedded" if stats.counts else "known",
-            stats,
-            num_quarantined=num_quarantined,
-            worker=worker,
-        )
-
-    def show(
-        self,
-        outcome: ShardOutcome,
-        stats: Stats,
-        *,
-        num_quarantined: int = 0,
-        worker: str | None = None,
-    ) -> None:
-        """Show that a shard is dealt with, unless all of them are gone through once more."""
-        if self._most_samples is None:
-            self._progress.shard(outcome, stats, num_quarantined=num_quarantined, worker=worker)
-
-
 def _embed_rests(
-    task: _Embedding, wanted: list[str], done: Embedded, progress: ShardProgress
+    task: Embedding, wanted: list[str], done: Embedded, progress: ShardProgress
 ) -> None:
     """Of shards of which lazy joins had a part looked at: the rest."""
     store = task.store
@@ -301,20 +217,7 @@ def _embed_rests(
                 done.new.add(shard_id)
 
 
-def _check_cut(store: Store, shard: Shard, quota: int | None) -> None:
-    """Refuse a shard that was committed with another `--limit`."""
-    if not store.is_committed("samples", shard.shard_id):
-        return
-    cut_after = store.record("samples", shard.shard_id)["cut_after"]
-    if cut_after is not None and cut_after != quota:
-        raise FingerprintError(
-            f"{shard.shard_id} was committed with --limit, after {cut_after} of its samples; "
-            f"now {'all' if quota is None else quota} are asked for; give the same --limit, "
-            "or another --out"
-        )
-
-
-def _choose(task: _Embedding, done: Embedded, how: JoinSettings, progress: ShardProgress) -> Choice:
+def _choose(task: Embedding, done: Embedded, how: JoinSettings, progress: ShardProgress) -> Choice:
     """Choose by the first shards, seen by CLIP alone, unless an earlier command chose already."""
     # Not at the top: a plan imports this file.
     from pipelines.plan import flops_per_image

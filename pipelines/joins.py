@@ -14,7 +14,7 @@ from miner.join import join
 from miner.pairs import join_name
 from miner.partial import Late
 from miner.records import Json
-from miner.select import select
+from miner.select import check_leaves_something, select
 from miner.store import Store
 from miner.why import Explanation, explain
 from pipelines.progress import JoinProgress
@@ -33,6 +33,7 @@ def join_and_select(
 ) -> Json:
     """Join two encoders' vectors and select from the pairs; the content of join.json."""
     how = with_own_thresholds(store, clip, dino, how)
+    check_leaves_something(how.clip_above, which, [store])
     with store.writing(), store.remembering():
         with JoinProgress() as progress:
             late = late and replace(late, on_image=progress.image)

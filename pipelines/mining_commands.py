@@ -102,15 +102,38 @@ def demo(out: Path) -> int:
 @click.option(
     "--limit", type=click.IntRange(min=0), help="Pairs to show, best first; 0 all.  [default: 2000]"
 )
-def report(folder: Path | str, name: str | None, limit: int | None) -> int:
+@click.option(
+    "--suggestions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON lines of pair_id and pattern, difference, question, option_1, option_2 to offer.",
+)
+@click.option("--serve", is_flag=True, help="Serve it to this machine; decisions go into the run.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Of --serve; 0 takes a free one.  [default: 0]"
+)
+def report(
+    folder: Path | str,
+    name: str | None,
+    limit: int | None,
+    suggestions: Path | None,
+    serve: bool,
+    port: int | None,
+) -> int:
     """Write a join's report: one folder that opens in a browser, with no network."""
-    _write_report(folder, name, limit)
-    return 0
+    from pipelines import review_commands
+
+    if port is not None and not serve:
+        raise click.UsageError("--port is for --serve; give both or neither")
+    _write_report(folder, name, limit, suggestions)
+    return review_commands.serve(folder, name, port or 0) if serve else 0
 
 
-def _write_report(root: Path | str, name: str | None, limit: int | None) -> None:
+def _write_report(
+    root: Path | str, name: str | None, limit: int | None, suggestions: Path | None = None
+) -> None:
     from miner.report import DEFAULT_LIMIT, write_report
     from miner.store import Store
+    from miner.suggestions import parse_suggestions
     from pipelines import joins, show
     from pipelines.demo import tables_of
 
@@ -118,7 +141,8 @@ def _write_report(root: Path | str, name: str | None, limit: int | None) -> None
     name = joins.pick_join(store, name)
     tables = tables_of(store, name)
     most = DEFAULT_LIMIT if limit is None else limit or None
-    page = write_report(store, name, limit=most, tables=tables)
+    said = parse_suggestions(suggestions.read_bytes(), str(suggestions)) if suggestions else None
+    page = write_report(store, name, limit=most, tables=tables, suggestions=said)
     show.facts(out_console, [("report", f"{page} (open it in a browser)")])
 
 
@@ -188,7 +212,7 @@ def join(folder: Path | str, config_file: Path | None, **flags: Any) -> int:
 @join_option
 @settings_options(SelectSettings)
 def select(folder: Path | str, name: str | None, config_file: Path | None, **flags: Any) -> int:
-    """Select again from a join's pairs: near-copies, cap, ranking."""
+    """Select again from a join's pairs: filters, near-copies, subject, cap, ranking, diversity."""
     from miner.store import Store
     from pipelines import driver, joins, show
 

@@ -115,6 +115,19 @@ class PartProgress:
         )
 
 
+class ImportProgress(PartProgress):
+    """Counts steps of an import, the samples of a shard or its vectors; call `at` after each."""
+
+    doing, done, parts = "importing", "imported", "steps"
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(0, console)
+
+    def at(self, num_steps: int) -> None:
+        """One more step of so many is done."""
+        self.advance(of=num_steps)
+
+
 class ShardProgress(PartProgress):
     """Counts shards and images, and says where the time goes.
 

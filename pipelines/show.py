@@ -17,6 +17,7 @@ from miner.vectors import EncoderVectors
 from miner.why import Explanation
 from pipelines.driver import Embedded
 from pipelines.loading import failures
+from pipelines.show_selection import selection_facts
 
 MOST_LISTED = 100
 """Shards that `status` lists; of more it lists those that are not done, or damaged."""
@@ -92,7 +93,7 @@ def _time_spent(stats: Stats) -> Facts:
 
 def joined(console: Console, root: Path | str, record: Json) -> None:
     """How many pairs each step of a join left."""
-    counts, selection = record["counts"], record["selection"]["counts"]
+    counts = record["counts"]
     lines = [
         ("distinct images", f"{counts['distinct']} of {counts['images']}"),
         ("pairs compared", f"{counts['pairs']} by {record['impl']}"),
@@ -109,7 +110,7 @@ def joined(console: Console, root: Path | str, record: Json) -> None:
         ),
         *_encoded_late(record),
         *([("recall", _recall(record["search"]["knn"]))] if record["impl"] == "knn" else []),
-        ("selected", f"{selection.get('kept', 0)}"),
+        *selection_facts(record["selection"]),
         ("table", f"{root}/{record['selection']['file']['path']}"),
     ]
     facts(console, lines)
@@ -176,7 +177,7 @@ def _status(console: Console, store: Store) -> None:
         totals.update(done=is_done, damaged=record["damaged"])
         reasons.update(store.reasons(shard_id))
         for found in (found for each in vectors.values() for found in each.records(shard_id)):
-            reasons["nonfinite"] += found["num_quarantined"]
+            reasons.update(found.get("reasons", {"nonfinite": found["num_quarantined"]}))
         if len(shard_ids) <= MOST_LISTED or not is_done or record["damaged"]:
             numbers = (str(record["num_decodable"]), str(record["num_quarantined"]))
             rows.append((shard_id, *marks, *numbers, "damaged" if record["damaged"] else ""))

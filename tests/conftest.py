@@ -8,8 +8,9 @@ from tests.breaking import server
 from tests.buckets import s3, s3_server
 from tests.commands import commands
 from tests.exports import exported, large_weights
+from tests.handoff_runs import reviewed
 
-__all__ = ["commands", "exported", "large_weights", "s3", "s3_server", "server"]
+__all__ = ["commands", "exported", "large_weights", "reviewed", "s3", "s3_server", "server"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -177,7 +177,7 @@ def make_large_run(root: Path, num_pairs: int) -> tuple[Store, Path]:
     record = {"fingerprint": "many", "clip": CLIP, "dino": DINO, "clip_above": 0.95, "impl": "cpu"}
     record |= {"dino_below": 0.6, "collapse": "exact", "counts": counts, "against": None}
     record |= {"lazy": None, "rechecked": None}
-    record |= {"max_partners": 1000}
+    record |= {"max_partners": 1000, "keep_clip": None, "keep_dino": None}
     record = publish(
         store, "many", [_table(pairs, schema.raw(with_blind=False))], histogram.table(), record
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,7 @@ def commit_shard(
     *,
     contents: Sequence[bytes] | None = None,
     labels: Sequence[str | None] | None = None,
+    fields: Sequence[Mapping[str, object]] | None = None,
     refused: int = 0,
     deviation: float = 0.0,
 ) -> list[str]:
@@ -65,6 +66,8 @@ def commit_shard(
     rows = [sample_row(i, content, url) for i, content in zip(image_ids, contents, strict=True)]
     for row, label in zip(rows, labels or [], strict=labels is not None):
         row["label"] = label
+    for row, others in zip(rows, fields or [], strict=fields is not None):
+        row |= others
     quarantine = [
         {
             "dataset": "set",

@@ -9,10 +9,12 @@ from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
 from miner.records import read_record, replace_record
+from miner.review import keep_decisions
 from miner.run_records import RunRecords
 from miner.select import select
 from miner.store import Store
 from miner.tables import vector_table
+from tests.reviews import said_of_number
 from tests.runs import CLIP, DINO, commit_shard, make_store
 
 
@@ -164,3 +166,22 @@ def test_what_is_committed_during_garbage_collection_stays(
 def test_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no run"):
         verify(Store(tmp_path / "nowhere"))
+
+
+def test_decisions_of_reviewers_are_checked_and_never_garbage(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    keep_decisions(store, [said_of_number(1, "ann", decision="accept")])
+    store.files.write("review/disputes.csv", b"about,pair_id,reviewer,said\n")
+    unfinished = tmp_path / "review" / ".ann.jsonl.0123.unfinished"
+    unfinished.touch()
+    assert verify(store) == []
+    assert collect_garbage(store) == ["review/.ann.jsonl.0123.unfinished"]
+    assert store.files.names("review") == ["ann.jsonl", "disputes.csv"]
+    store.files.write("review/bob.jsonl", store.files.read("review/ann.jsonl"))
+    store.files.write("review/cyd.jsonl", b"{}\n")
+    foreign, damaged = verify(store)
+    assert foreign.path == "review/bob.jsonl"
+    assert foreign.problem == "holds decisions of ann; `blindpairs review merge` sorts them"
+    assert damaged.path == "review/cyd.jsonl"
+    assert "the file: line 1 is no decision" in damaged.problem
+    assert collect_garbage(store) == []

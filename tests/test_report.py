@@ -138,7 +138,7 @@ def test_every_image_can_be_traced(run: tuple[Store, Path], page: Page) -> None:
 def test_captions_stay_data(page: Page) -> None:
     text = page.path.read_text("utf-8")
     assert [image["caption"] for image in page.rows("images")][: len(HOSTILE)] == list(HOSTILE)
-    assert [a.get("id") for a in page.named("script")] == [None, "data"]
+    assert [a.get("id") for a in page.named("script")] == [None, "plots-data", "data"]
     assert not [a for a in page.named("img") if a["src"] == "x"]
     for raw in ("<script>alert", "</script><img", "<!-- <script", "\x00", "49 &"):
         assert raw not in text
@@ -280,7 +280,7 @@ def test_a_failure_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object, **__: object) -> str:
         raise OSError("disk full")
 
-    monkeypatch.setattr("miner.report.draw_cosines", fail)
+    monkeypatch.setattr("miner.report_plots.draw_cosines", fail)
     with pytest.raises(OSError, match="disk full"):
         report_of(store, folder, limit=1)
     assert tree(folder / "report") == before

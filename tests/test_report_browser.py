@@ -116,14 +116,14 @@ def test_captions_stay_text(opened: Opened) -> None:
     assert "left ⟨U+202E⟩ right ⟨U+0000⟩ end" in shown
     assert "tench" in shown
     expect(page.get_by_text(HOSTILE).first).to_be_visible()
-    assert page.locator("script").count() == 2
+    assert page.locator("script").count() == 3
     assert page.title().startswith("15 CLIP-blind pairs")
     for _ in range(15):
         page.keyboard.press("j")
         page.keyboard.press("Enter")
         expect(page.locator("#viewer")).to_be_visible()
         page.keyboard.press("Escape")
-    assert page.locator("script").count() == 2
+    assert page.locator("script").count() == 3
     assert page.title().startswith("15 CLIP-blind pairs")
 
 
@@ -280,6 +280,10 @@ def test_ten_thousand_pairs_open_in_two_seconds(browser: Browser, tmp_path: Path
         assert report.page.locator(".card").count() < 100
         report.page.evaluate("() => scrollTo(0, document.body.scrollHeight)")
         expect(report.page.get_by_role("button", name="Pair 10000,")).to_be_visible()
+        report.page.locator("#search").fill("caption 15554:")
+        expect(report.page.locator("#found")).to_have_text("1 of 10,000")
+        report.page.locator("#plots summary").click()
+        expect(report.page.locator("#corner-area svg")).to_be_visible()
         report.page.context.close()
         assert report.errors == []
     assert min(times_ms) < 2000, times_ms

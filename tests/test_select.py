@@ -2,7 +2,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -11,7 +10,7 @@ from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
 from miner.records import Json
-from miner.select import rank_order, select
+from miner.select import select
 from miner.store import Store
 from tests.runs import CLIP, DINO, commit_shard, make_store, unit
 
@@ -106,15 +105,6 @@ def test_joining_again_drops_the_old_selection(tmp_path: Path) -> None:
     commit_shard(store, "00008", *(store.vectors(e, "set.00000")[1][:3] for e in (CLIP, DINO)))
     joined(store)
     assert not (folder / "selected.parquet").exists()
-
-
-def test_ties_are_ranked_by_pair_id(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
-    raw = store.raw(joined(store).name)
-    ones = pa.array([1.0] * len(raw), pa.float32())
-    ties = raw.set_column(raw.column_names.index("clip_cos"), "clip_cos", ones)
-    ids = ties["pair_id"].to_pylist()
-    assert [ids[row] for row in rank_order(ties, SelectSettings())] == sorted(ids)
 
 
 def test_selecting_from_a_damaged_join(tmp_path: Path) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import PolyCollection
@@ -18,6 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from miner import schema
+from miner.plot_style import Palette, annotate, in_page_type, keep_plain, plot_style
 
 HEXAGON = 0.02
 """Width of a hexagon in CLIP cosine; coarser than a bin, so that bins leave no pattern."""
@@ -38,56 +37,6 @@ PLACES = {
 """Left, bottom, width and height of both axes and both colour scales, in parts of the figure."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Palette:
-    """Colours of a plot; `scales` run from few pairs to many, for each source."""
-
-    ink: str
-    soft: str
-    line: str
-    accent: str
-    scales: dict[str, tuple[str, str, str]]
-
-
-LIGHT = Palette(
-    ink="#22201d",
-    soft="#6f6a63",
-    line="#d9d2c8",
-    accent="#c2410c",
-    scales={
-        "random": ("#dbe9ec", "#5aa3b3", "#0f3e4b"),
-        "candidates": ("#fad7b5", "#ec8433", "#8f2b05"),
-    },
-)
-DARK = Palette(
-    ink="#eceae6",
-    soft="#a09b93",
-    line="#3a3e48",
-    accent="#ff9d5c",
-    scales={
-        "random": ("#1d3841", "#3f8ea3", "#c9eff7"),
-        "candidates": ("#55290f", "#d9722b", "#ffe3c4"),
-    },
-)
-
-
-def histogram_csv(histogram: pa.Table) -> str:
-    """The counts behind the plot as CSV, with the edges of every bin.
-
-    Args:
-        histogram: the table `histogram`.
-    """
-    lines = ["source,clip_from,clip_to,dino_from,dino_to,count"]
-    for row in histogram.to_pylist():
-        edges = [
-            f"{(row[name] + step) * schema.HISTOGRAM_BIN_WIDTH:.2f}"
-            for name in ("clip_bin", "dino_bin")
-            for step in (0, 1)
-        ]
-        lines.append(",".join([row["source"], *edges, str(row["count"])]))
-    return "\n".join(lines) + "\n"
-
-
 def draw_cosines(
     histogram: pa.Table, *, clip_above: float, dino_below: float, palette: Palette
 ) -> str:
@@ -102,17 +51,7 @@ def draw_cosines(
     Returns:
         SVG text, the same for the same arguments.
     """
-    settings = {
-        "svg.hashsalt": "blindpairs",
-        "svg.fonttype": "none",
-        "font.size": 10.5,
-        "text.color": palette.ink,
-        "axes.edgecolor": palette.line,
-        "axes.labelcolor": palette.ink,
-        "xtick.color": palette.soft,
-        "ytick.color": palette.soft,
-    }
-    with style.context(["default", settings]):
+    with plot_style(palette):
         figure = Figure(figsize=(10.4, 5.2))
         FigureCanvasSVG(figure)
         axes = {name: figure.add_axes(place) for name, place in PLACES.items()}
@@ -121,8 +60,7 @@ def draw_cosines(
         axes["beside"].set_ylim(axes["plane"].get_ylim())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    # The page's own typeface: the browser that shows the page draws the letters.
-    return buffer.getvalue().replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans'")
+    return in_page_type(buffer.getvalue())
 
 
 def _draw_plane(
@@ -149,10 +87,10 @@ def _draw_plane(
     plane.plot([clip_above, clip_above], [-1, dino_below], **corner)
     plane.plot([clip_above, 1], [dino_below, dino_below], **corner)
     blind = f"blind: CLIP > {clip_above:g} and DINO < {dino_below:g}"
-    _annotate(plane, blind, (clip_above, low), (-8, 9), palette.accent)
+    annotate(plane, blind, (clip_above, low), (-8, 9), palette.accent)
     plane.set_xlabel("CLIP cosine")
     plane.set_ylabel("DINO cosine")
-    _keep_plain(plane)
+    keep_plain(plane)
 
 
 def _draw_scale(axes: Axes, cells: PolyCollection | None, source: str, palette: Palette) -> None:
@@ -191,13 +129,13 @@ def _draw_candidates(axes: Axes, histogram: pa.Table, dino_below: float, palette
     # Room for two words beside the longest bar.
     most = 1.4 * max(counts.values(), default=1)
     axes.set_xlim(0, most)
-    _annotate(axes, "blind", (most, dino_below), (0, -14), palette.accent)
-    _annotate(axes, "not blind", (most, dino_below), (0, 6), palette.soft)
+    annotate(axes, "blind", (most, dino_below), (0, -14), palette.accent)
+    annotate(axes, "not blind", (most, dino_below), (0, 6), palette.soft)
     axes.set_xlabel("candidates in each 0.01")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.tick_params(labelleft=False)
-    _keep_plain(axes)
+    keep_plain(axes)
 
 
 def _hexagons(
@@ -240,26 +178,3 @@ def _points(histogram: pa.Table, source: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _rows(histogram: pa.Table, source: str) -> list[dict[str, Any]]:
     return [row for row in histogram.to_pylist() if row["source"] == source]
-
-
-def _annotate(
-    axes: Axes, text: str, place: tuple[float, float], shift: tuple[int, int], colour: str
-) -> None:
-    """A word in bold, right-aligned at a place, shifted by points."""
-    axes.annotate(
-        text,
-        xy=place,
-        xytext=shift,
-        textcoords="offset points",
-        ha="right",
-        color=colour,
-        weight="bold",
-        zorder=6,
-    )
-
-
-def _keep_plain(axes: Axes) -> None:
-    axes.set_facecolor("none")
-    axes.tick_params(length=0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

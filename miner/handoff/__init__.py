@@ -1,0 +1,1 @@
+"""Selected pairs in the formats that benchmark builders open, a file for each consumer."""

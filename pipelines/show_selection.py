@@ -1,0 +1,35 @@
+"""What the commands print of a selection: its steps, and the list that pairs are kept clear of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from miner.records import Json
+from miner.steps import VERDICTS, settings_of, step_counts
+from miner.verdicts import KEPT
+
+
+def selection_facts(selection: Json) -> Iterator[tuple[str, str]]:
+    """What each step of a selection dropped, by what was said of the pairs, and what is left."""
+    if "not_in" in selection:
+        yield "not in", _known_by(selection["not_in"])
+    for each in step_counts(selection["counts"], settings_of(selection)):
+        if each.dropped:
+            reasons = [f"{number} {VERDICTS[w].counted}" for w, number in each.dropped.items()]
+            yield f"  {each.step}", f"{each.left} left; dropped {', '.join(reasons)}"
+    yield "selected", f"{selection['counts'].get(KEPT, 0)}"
+
+
+def _known_by(listed: Json) -> str:
+    """By what the images of a list can be known."""
+    ways = [f"{number} by {way}" for way, number in listed["known_by"].items() if number]
+    lacking = [f"none by {way}" for way, number in listed["known_by"].items() if not number]
+    notes = [
+        *([f"{listed['unread']} cannot be decoded"] if listed["unread"] else []),
+        *(
+            [f"the bytes of {listed['without_bytes']} are unknown"]
+            if listed["without_bytes"]
+            else []
+        ),
+    ]
+    return f"{listed['images']} images: {', '.join([*ways, *lacking, *notes])}"
