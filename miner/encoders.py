@@ -180,7 +180,7 @@ def load_encoder(
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
-    weights: Path | None = None,
+    weights: str | Path | None = None,
 ) -> TorchEncoder:
     """Build an encoder and load its weights.
 
@@ -188,7 +188,8 @@ def load_encoder(
         name: a registry name, `library:model:weights`, or a record.
         device: cpu, cuda or cuda:N.
         dtype: float32 (fp32), bfloat16 (bf16) or float16 (fp16), in which the tower computes.
-        weights: safetensors file; default: bundled, or the hub's local cache, or the hub.
+        weights: safetensors file, or its URL and hash; default: bundled, or the hub's local
+            cache, or the hub.
 
     Raises:
         ValueError: no such encoder, device or dtype, or a model with the wrong kind of weights.

@@ -12,7 +12,7 @@ from miner.embedding_files import CHUNK_ROWS, UNREADABLE, is_list, open_parquet,
 from miner.errors import StoreError
 from miner.records import Json
 
-ID_COLUMNS = ("key", "image_id", "id", "image_path", "path", "filename", "url")
+ID_COLUMNS = ("image_id", "key", "id", "image_path", "path", "filename", "url")
 """Columns by which an image is known, the best first, in any case."""
 
 VECTOR_COLUMNS = ("vector", "embedding", "embeddings", "image_embedding", "clip_embedding", "emb")

@@ -56,8 +56,13 @@ def imported_encoder(
                 f"--dim is for encoders that the registry does not know, by a name of letters, "
                 f"digits, '.', '_' and '-'; {name!r} is none: leave --dim out, or rename it"
             )
+        if weights_sha256 is not None:
+            raise ValueError(
+                f"--weights-sha256 has no effect with --dim: what {name} is, is not known; put the "
+                "weights into its name"
+            )
         _check_dim(name, declared_dim, dim)
-        return _unregistered(name, dim, weights_sha256)
+        return _unregistered(name, dim)
     try:
         record = find_record(name)
     except ValueError as error:
@@ -82,15 +87,19 @@ def _encoder_id(record: EncoderRecord, weights_sha256: str | None) -> str:
     return record.model_copy(update={"weights_sha256": known}).encoder_id
 
 
-def _unregistered(name: str, dim: int, weights_sha256: str | None) -> ImportedEncoder:
-    said = {"imported": name, "dim": dim, "weights_sha256": weights_sha256}
+def _unregistered(name: str, dim: int) -> ImportedEncoder:
     return ImportedEncoder(
         name=name,
-        encoder_id=f"{name}-{digest(said)[:8]}",
+        encoder_id=f"{name}-{digest({'imported': name, 'dim': dim})[:8]}",
         record={
             "name": name,
+            # Readers name an encoder by these.
+            "library": "unknown",
+            "model": name,
+            "weights": "unknown",
+            "licence": None,
             "dim": dim,
-            "weights_sha256": weights_sha256,
+            "weights_sha256": None,
             "clip_above": None,
             "dino_below": None,
         },

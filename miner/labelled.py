@@ -137,7 +137,7 @@ def file_image(folder: Path, name: str, place: str, limits: ImageLimits) -> Imag
             f"{place}: the image {name!r} has {path.stat().st_size} bytes, limit "
             f"{limits.max_member_bytes}; take a smaller one"
         )
-    return ImageSource(name=str(path), read=path.read_bytes)
+    return ImageSource(name=path.relative_to(root).as_posix(), read=path.read_bytes)
 
 
 def numbered_image(

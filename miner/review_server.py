@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from miner.errors import MinerError, ResourceError, StoreError
+from miner.report_served import served_page
 from miner.review import Decision, keep_decisions, parse_decisions
 from miner.store import Store
 
@@ -55,12 +56,6 @@ TYPES = {
 
 FILE = re.compile(r"(?:(?:images|thumbs)/)?[a-z0-9][a-z0-9_-]*(?:\.view)?\.([a-z]+)")
 """A file of a report, by its path within it."""
-
-POLICY = b'content="default-src &#39;none&#39;; '
-"""How the policy of a report's page begins, in the page."""
-
-MARK = b'<meta name="review-server" content="here">'
-"""What tells a page's script that it is served."""
 
 REVIEWER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -185,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None or found[1] not in TYPES:
             raise _Refused(HTTPStatus.NOT_FOUND, "there is no such file")
         data = files.read(f"{self.server.report}/{path}")
-        return HTTPStatus.OK, TYPES[found[1]], _served(data) if path == "index.html" else data
+        return HTTPStatus.OK, TYPES[found[1]], served_page(data) if path == "index.html" else data
 
     def _save(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         if path != "review.jsonl":
@@ -242,21 +237,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-
-def _served(page: bytes) -> bytes:
-    """The page of a report, told that it is served, and allowed to save.
-
-    Raises:
-        StoreError: it is no page of this version.
-    """
-    if page.count(POLICY, 0, 4096) != 1:
-        raise StoreError(
-            "index.html of the report was edited or made by another version; "
-            "run `blindpairs report` again"
-        )
-    page = page.replace(POLICY, POLICY + b"connect-src &#39;self&#39;; ", 1)
-    return page.replace(b"<meta charset", MARK + b"<meta charset", 1)
 
 
 def _decisions(body: bytes) -> list[Decision]:

@@ -45,6 +45,7 @@ class TextTower:
         context_length: most tokens that a text may have, beginning and end included.
         device: where it computes.
         dtype: in what it computes.
+        module: open_clip's text transformer.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class TextTower:
         self.device = device
         self.dtype = dtype
         self._tokenizer = tokenizer
-        self._tower = tower.to(device, dtype).eval().requires_grad_(False)
+        self.module: Any = tower.to(device, dtype).eval().requires_grad_(False)
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
@@ -83,7 +84,7 @@ class TextTower:
         parts = [torch.empty(0, self.dim)]
         for first in range(0, len(texts), BATCH):
             tokens_BL = self._tokenizer(texts[first : first + BATCH]).to(self.device)
-            vectors_BD = self._tower(tokens_BL).float()
+            vectors_BD = self.module(tokens_BL).float()
             parts.append(torch.nn.functional.normalize(vectors_BD, dim=-1).cpu())
         return torch.cat(parts)
 

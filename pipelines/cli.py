@@ -12,9 +12,11 @@ from rich.logging import RichHandler
 
 from export.__main__ import export_engine
 from miner.errors import MinerError, exit_of
+from pipelines.calibrate_command import calibrate
 from pipelines.handoff_commands import handoff, hydrate
 from pipelines.import_commands import import_command
 from pipelines.looking_commands import doctor, encoders, plan, status, verify_command, why
+from pipelines.measuring_commands import compare_command, evaluate_command
 from pipelines.mining_commands import demo, embed, join, mine, report, select
 from pipelines.review_commands import review
 
@@ -69,8 +71,9 @@ def configure_logging(verbose: bool) -> None:
 
 _MINING = (mine, embed, join, select, report, demo)
 _LOOKING = (plan, status, why, verify_command, encoders, doctor)
+_JUDGING = (review, evaluate_command, compare_command, calibrate)
 _EXCHANGING = (import_command, handoff, hydrate)
-for _command in (*_MINING, *_LOOKING, review, *_EXCHANGING, export_engine):
+for _command in (*_MINING, *_LOOKING, *_JUDGING, *_EXCHANGING, export_engine):
     cli.add_command(_command)
 
 

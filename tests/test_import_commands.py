@@ -75,6 +75,43 @@ def test_every_command_takes_an_imported_run(commands: Commands, tmp_path: Path)
     assert "no command embedded" in refused.err
 
 
+def test_hand_offs_of_an_imported_run(commands: Commands, tmp_path: Path) -> None:
+    """Without images they go on; with them, and by hydrate, the bytes are said to be unknown."""
+    _, store = imported(commands, tmp_path)
+    assert commands("join", store.root, *JOIN).code == 0
+    ids_only = tmp_path / "ids-only"
+    for words in (("csv", tmp_path / "csv"), ("hf", ids_only, "--images", "none")):
+        name, out, *more = words
+        done = commands("handoff", name, store.root, "--out", out, *more)
+        assert done.code == 0, done.err
+    for name in ("hf", "webdataset"):
+        refused = commands("handoff", name, store.root, "--out", tmp_path / name)
+        assert refused.code == 4
+        assert "only its embeddings were imported, so its bytes are unknown" in refused.err
+        assert not (tmp_path / name).exists()
+    (tmp_path / "pictures").mkdir()
+    refused = commands("hydrate", ids_only, "--images-dir", tmp_path / "pictures")
+    assert refused.code == 4
+    assert "only embeddings were imported of" in refused.err
+
+
+def test_own_hand_off_comes_back(commands: Commands, tmp_path: Path) -> None:
+    """`handoff clip-retrieval` names images by image_id, since keys repeat across shards."""
+    first, store = imported(commands, tmp_path)
+    assert commands("join", store.root, *JOIN).code == 0
+    out = tmp_path / "out"
+    words = ("handoff", "clip-retrieval", store.root, "--all-images", "--out", out)
+    assert commands(*words).code == 0
+    again = tmp_path / "again"
+    words = ("import", "clip-retrieval", out, "--out", again, "--dataset", "new", *CLIP_OPTIONS)
+    assert commands(*words).code == 0
+    (encoder_id,) = Store(again).encoder_ids()
+    ids, vectors_ND = Store(again).vectors(encoder_id, "new.00000")
+    found = [first.vectors(CLIP, shard_id) for shard_id in first.committed("samples")]
+    assert [name.partition("/00000/")[2] for name in ids] == [i for each in found for i in each[0]]
+    np.testing.assert_array_equal(vectors_ND, np.concatenate([each[1] for each in found]))
+
+
 def test_same_command_again_does_nothing(commands: Commands, tmp_path: Path) -> None:
     _, store = imported(commands, tmp_path)
 

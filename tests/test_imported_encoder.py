@@ -24,9 +24,8 @@ def test_declared_weights_have_the_id_of_our_own_encoding() -> None:
 
 def test_encoders_that_the_registry_does_not_know() -> None:
     imported = imported_encoder("mine", 5, declared_dim=5)
-    other = imported_encoder("mine", 5, declared_dim=5, weights_sha256="a" * 64)
     assert imported.encoder_id.startswith("mine-")
-    assert imported.encoder_id != other.encoder_id
+    assert imported.encoder_id != imported_encoder("mine", 6, declared_dim=6).encoder_id
     assert imported.record["clip_above"] is None
 
 
@@ -38,6 +37,7 @@ def test_encoders_that_the_registry_does_not_know() -> None:
         ("mine", 5, {"declared_dim": 6}, "mine has vectors of 6 numbers, those given have 5"),
         ("demo-clip", 5, {"declared_dim": 5}, "--dim is for encoders that the registry"),
         ("../mine", 5, {"declared_dim": 5}, "--dim is for encoders that the registry"),
+        ("m", 5, {"declared_dim": 5, "weights_sha256": "a" * 64}, "has no effect with --dim"),
         ("clip-vit-l-14", 768, {"weights_sha256": "A"}, "give the 64 hex digits"),
     ],
 )

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import signal
-import subprocess
-import sys
+import threading
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from miner.review_server import ReviewServer
 from miner.store import Store
 from tests.commands import Commands
 from tests.report_runs import Shot, encoded, make_run
 from tests.reviews import said_of, said_of_number, selected_rows, write_review
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -124,37 +124,47 @@ def test_what_cannot_be_merged_says_why(
     assert (ran.code, "holds no run" in ran.err) == (4, True)
 
 
-def test_report_is_served_until_it_is_interrupted(run: tuple[Store, Path], tmp_path: Path) -> None:
+def test_report_is_served_until_it_is_interrupted(
+    commands: Commands, run: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, folder = run
     row = selected_rows(folder)[0]
     offered = tmp_path / "suggestions.jsonl"
     offered.write_text(json.dumps({"pair_id": row["pair_id"], "question": "offered?"}))
-    words = ("report", store.root, "--serve", "--port", "0", "--suggestions", offered)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    said = ""
-    while "Ctrl-C ends" not in said:
-        line = process.stdout.readline()
-        assert line, said
-        said += line
-    (url,) = re.findall(r"http://127\.0\.0\.1:\d+/\S+/", said)
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        page = answer.read().decode()
-    assert '"question":"offered?"' in page
     body = said_of(row, "ann", decision="accept").line().encode()
-    headers = {"Origin": url.rsplit("/", 2)[0], "Content-Type": "application/x-ndjson"}
-    with urllib.request.urlopen(urllib.request.Request(url + "review.jsonl", body, headers)) as ok:
-        assert ok.status == 204
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert "stopped; what was decided is saved" in rest
+    started: queue.Queue[ReviewServer] = queue.Queue()
+    found: list[object] = []
+
+    class Started(ReviewServer):
+        def __init__(self, *words: Any, **settings: Any) -> None:
+            super().__init__(*words, **settings)
+            started.put(self)
+
+    def visit() -> None:
+        url = started.get(timeout=120).url
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                found.append(answer.read().decode())
+            headers = {"Origin": url.rsplit("/", 2)[0], "Content-Type": "application/x-ndjson"}
+            request = urllib.request.Request(url + "review.jsonl", body, headers)
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                found.append(answer.status)
+        finally:
+            # It is served already, so that Ctrl-C ends the serving and nothing else.
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("miner.review_server.ReviewServer", Started)
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    ran = commands("report", store.root, "--serve", "--port", "0", "--suggestions", offered)
+    visitor.join()
+    page, status = found
+    assert '"question":"offered?"' in str(page)
+    assert status == 204
+    assert ran.code == 0
+    assert re.search(r"serving +http://127\.0\.0\.1:\d+/\S{20,}/ ", ran.out)
+    assert f"decisions are saved to {store.root}/review/; Ctrl-C ends" in ran.out
+    assert "stopped; what was decided is saved" in ran.out
     assert (store.root / "review" / "ann.jsonl").read_bytes() == body + b"\n"
 
 

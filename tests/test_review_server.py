@@ -17,6 +17,7 @@ from miner.errors import ResourceError, StoreError
 from miner.review import decisions_of, encode_decisions
 from miner.review_server import MAX_BODY_BYTES, TYPES, ReviewServer
 from miner.store import Store
+from tests.buckets import objects, upload
 from tests.report_runs import Shot, encoded, make_run, report_of
 from tests.reviews import said_of, selected_rows
 
@@ -352,3 +353,18 @@ def test_a_port_that_is_taken_is_a_resource(served: Served) -> None:
 def test_a_join_without_a_report_is_refused(served: Served) -> None:
     with pytest.raises(StoreError, match="holds no report; run `blindpairs report"):
         ReviewServer(served.store, "no-such-join")
+
+
+def test_a_run_in_a_bucket_is_served_and_decided_upon(
+    s3: str, module_served: Served, tmp_path: Path
+) -> None:
+    upload(module_served.store.root, f"{s3}/run")
+    store, row = Store(f"{s3}/run"), selected_rows(module_served.folder)[0]
+    decision = said_of(row, "zoe", decision="accept")
+    with serving(store, module_served.folder) as served:
+        assert served.ask("cosines.csv").body == module_served.ask("cosines.csv").body
+        assert served.ask("review.jsonl?reviewer=zoe").body == b""
+        assert served.ask("no-such-file.csv").status == 404
+        assert served.save(encode_decisions([decision])).status == 204
+        assert served.ask("review.jsonl?reviewer=zoe").body == encode_decisions([decision])
+    assert objects(f"{s3}/run")["review/zoe.jsonl"] == encode_decisions([decision])

@@ -16,6 +16,7 @@ from miner.fetch import ImageFetcher
 from miner.images import decode
 from miner.records import Json
 from miner.report_images import EXTENSIONS
+from miner.schema import UNKNOWN_FORMAT
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -65,7 +66,12 @@ class Originals:
         return self._bake and image["exif_orientation"] in _TURNS
 
     def extension(self, image: Json) -> str:
-        """The extension that tells the format of what is handed off."""
+        """The extension that tells the format of what is handed off.
+
+        Raises:
+            ShardError: only an embedding of the image was imported.
+        """
+        _check_known(image)
         return "png" if self.is_altered(image) else EXTENSIONS[image["format"]]
 
     def file_name(self, image: Json) -> str:
@@ -78,6 +84,7 @@ class Originals:
         Raises:
             ShardError: they cannot be had, or are others than were mined.
         """
+        _check_known(image)
         place = self._places[image["sha256"]]
         data = self._fetcher.read(place.url, place.member, place.offset, place.num_bytes)
         found = hashlib.sha256(data).hexdigest()
@@ -122,3 +129,11 @@ class Originals:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _check_known(image: Json) -> None:
+    if image["format"] == UNKNOWN_FORMAT:
+        raise ShardError(
+            f"{image['image_id']}: only its embeddings were imported, so its bytes are unknown; "
+            "hand off without images (--images none, or csv, jsonl, clip-retrieval)"
+        )

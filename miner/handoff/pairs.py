@@ -108,6 +108,15 @@ def handoff_of(pairs: pa.Table, images: pa.Table, facts: Facts, place: str) -> H
     handoff = Handoff(
         pairs=rows, images={row["image_id"]: row for row in images.to_pylist()}, facts=facts
     )
+    unknown = [
+        name for name, row in handoff.images.items() if row["format"] == schema.UNKNOWN_FORMAT
+    ]
+    if unknown:
+        raise StoreError(
+            f"{place}: only embeddings were imported of {len(unknown)} images ({unknown[0]!r}, "
+            "...), so their bytes are unknown and no copy can be checked; mine the images "
+            "themselves, or fetch them by their urls unchecked"
+        )
     if problem := _problem(handoff, images.num_rows):
         raise StoreError(f"{place}: {problem}; the tables were edited, get the folder again")
     return handoff
