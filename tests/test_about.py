@@ -3,12 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miner.about import text_vector
 from miner.config import SelectSettings
 from miner.encoders import load_encoder
 from miner.errors import ResourceError, StoreError
 from miner.records import replace_record
 from miner.select import select
+from miner.selecting.about import text_vector
 from miner.store import Store
 from miner.text import load_text_tower
 from miner.vectors import vectors_record

@@ -16,8 +16,8 @@ from PIL import Image
 from miner.encoders import TorchEncoder, load_encoder
 from miner.errors import LabelError
 from miner.evaluate import Evaluation, evaluate, figures
-from miner.labelled import ImageSource, Item, Question
-from miner.layouts import read_labelled
+from miner.measuring.labelled import ImageSource, Item, Question
+from miner.measuring.layouts import read_labelled
 from miner.registry import BUNDLED
 from miner.text import TextTower, load_text_tower
 from pipelines.demo_training import WORDS, tokenize

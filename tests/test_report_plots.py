@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from miner.records import Json
-from miner.report_plots import MAX_COLUMNS, MAX_SOURCES, write_plots
+from miner.reporting.plots import MAX_COLUMNS, MAX_SOURCES, write_plots
 from miner.review import Decision, keep_decisions
 from miner.store import Store
 from tests.report_runs import Shot, encoded, make_run, report_of
