@@ -10,14 +10,10 @@ It may be used by several threads at a time.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
-from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from miner.client_answers import (
@@ -30,12 +26,10 @@ from miner.client_answers import (
     joined,
 )
 from miner.client_calls import Answer, Calls
+from miner.client_images import Picture, encoded, parcels
 from miner.errors import ServiceError
 
 __all__ = ["Client", "Embeddings", "Pair", "Partners", "Picture"]
-
-Picture = bytes | Path | Image.Image
-"""An image: the bytes of its file, the file's path, or its pixels."""
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
@@ -45,12 +39,6 @@ PAIRS = "/v1/pairs"
 
 REQUEST_IMAGES = 32
 """Images of one request, where nothing else is said."""
-
-REQUEST_BYTES = 8 * 2**20
-"""Of the images of one request together; one larger than that goes alone."""
-
-PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
-"""Of Pillow, which a PNG holds without loss."""
 
 
 class Client:
@@ -106,12 +94,12 @@ class Client:
             ValueError: an image's mode cannot be sent.
         """
         if isinstance(images, Picture):
-            return self._embed([_encoded(images)], model, is_single=True)
+            return self._embed([encoded(images)], model, is_single=True)
         if request_images < 1:
             raise ValueError(f"request_images is {request_images}; it has to be 1 or more")
         parts: list[Embeddings] = []
         starts: list[int] = []
-        for start, parcel in _parcels(images, request_images):
+        for start, parcel in parcels(images, request_images):
             parts.append(self._embed(parcel, model, is_single=False))
             starts.append(start)
         try:
@@ -150,7 +138,7 @@ class Client:
             "limit": limit,
         }
         if image is not None:
-            asked["image"] = _encoded(image)
+            asked["image"] = encoded(image)
         given = {name: value for name, value in asked.items() if value is not None}
         answer = self._done(PARTNERS, self._calls.ask("POST", PARTNERS, json=given))
         return self._parsed(Partners, PARTNERS, answer)
@@ -242,43 +230,6 @@ class Client:
             f"{self._calls.url}{path} answered what is no answer of this service: {why}; see "
             "whether it is another program, or one of another version"
         )
-
-
-def _encoded(picture: Picture) -> str:
-    """An image as base64 of a file's bytes; pixels become a PNG, which loses nothing.
-
-    Raises:
-        ValueError: a PNG cannot hold the pixels.
-    """
-    if isinstance(picture, Image.Image):
-        if picture.mode not in PNG_MODES:
-            raise ValueError(
-                f"an image has the mode {picture.mode}, which PNG does not hold; give its file's "
-                'bytes, or image.convert("RGB")'
-            )
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG", compress_level=1)
-        data = buffer.getvalue()
-    else:
-        data = picture.read_bytes() if isinstance(picture, Path) else picture
-    return base64.b64encode(data).decode("ascii")
-
-
-def _parcels(images: Sequence[Picture], most_images: int) -> Iterator[tuple[int, list[str]]]:
-    """Encoded images, as many as go into one request, and the place of the first."""
-    parcel: list[str] = []
-    num_chars = 0
-    for place, picture in enumerate(images):
-        encoded = _encoded(picture)
-        if parcel and (
-            len(parcel) == most_images or num_chars + len(encoded) > REQUEST_BYTES * 4 / 3
-        ):
-            yield place - len(parcel), parcel
-            parcel, num_chars = [], 0
-        parcel.append(encoded)
-        num_chars += len(encoded)
-    if parcel:
-        yield len(images) - len(parcel), parcel
 
 
 def _path_of(image_id: str) -> str:

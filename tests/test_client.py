@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from miner import client as client_module
+from miner import client_images
 from miner.client import Client
 from miner.errors import ServiceError
 from miner.store import Store
@@ -81,7 +81,7 @@ def test_several_images_go_in_several_requests() -> None:
 
 
 def test_requests_are_no_larger_than_they_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "REQUEST_BYTES", 9)
+    monkeypatch.setattr(client_images, "REQUEST_BYTES", 9)
     one = says(200, items(embedding(0)))
     with speaking(says(200, items(embedding(0), embedding(1))), one, one) as (script, client):
         assert client.embed([b"123", b"456", b"1234567", b"x" * 90]).indexes == [0, 1, 2, 3]
