@@ -77,7 +77,7 @@ class Replica:
             settings: of the service, without a token file, which this node may not have.
             token: that callers have to send, if any.
         """
-        from pipelines.serve_limits import TOKEN_VARIABLE
+        from pipelines.serve_callers import TOKEN_VARIABLE
 
         if token is None:
             os.environ.pop(TOKEN_VARIABLE, None)
@@ -121,7 +121,7 @@ def application(settings: RayServeSettings, needs: Needs) -> Any:
         ValueError: it would listen to others without a token.
     """
     serve = _ray_serve()
-    from pipelines.serve_limits import read_token
+    from pipelines.serve_callers import read_token
 
     token = read_token(settings)
     # The workers of one replica are on its own cores, not on all of its machine's.
