@@ -45,9 +45,7 @@ def parcels(images: Sequence[Picture], most_images: int) -> Iterator[tuple[int, 
     num_chars = 0
     for place, picture in enumerate(images):
         text = encoded(picture)
-        if parcel and (
-            len(parcel) == most_images or num_chars + len(text) > REQUEST_BYTES * 4 / 3
-        ):
+        if parcel and (len(parcel) == most_images or num_chars + len(text) > REQUEST_BYTES * 4 / 3):
             yield place - len(parcel), parcel
             parcel, num_chars = [], 0
         parcel.append(text)
