@@ -26,7 +26,7 @@ demo: $(READY) ## mine rendered scenes with the bundled encoders and write a rep
 	$(BIN)/blindpairs demo
 
 test: $(READY) ## run every test that needs no GPU
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" --durations=25
 
 test-fast: $(READY) ## run the tests that take no minutes
 	$(BIN)/python -m pytest -m "not gpu and not slow"

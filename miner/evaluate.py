@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from miner import measures
 from miner.crops import cut
 from miner.encoders import TorchEncoder
 from miner.errors import ImageError, LabelError
 from miner.images import decode
-from miner.labelled import ImageSource, Item, LabelledSet
-from miner.measures import Estimate
+from miner.measuring import measures
+from miner.measuring.labelled import ImageSource, Item, LabelledSet
+from miner.measuring.measures import Estimate
 from miner.text import TextTower
 
 ALL = "all"

@@ -12,20 +12,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from miner import schema
-from miner.about import text_vector
 from miner.config import SelectSettings
-from miner.decontaminate import ways_of
 from miner.errors import FingerprintError, StoreError
-from miner.image_lists import contents_of, read_list, run_at
-from miner.ranked_steps import about_cosines
-from miner.ranking import rank_order
-from miner.raw_pairs import RawPairs, Rows
 from miner.records import Json, digest
 from miner.rows import runs_of, sample_table
-from miner.steps import STEP_OF, STEPS, columns_of, settings_of, step_counts
+from miner.selecting.about import text_vector
+from miner.selecting.decontaminate import ways_of
+from miner.selecting.image_lists import contents_of, read_list, run_at
+from miner.selecting.ranked_steps import about_cosines
+from miner.selecting.ranking import rank_order
+from miner.selecting.raw_pairs import RawPairs, Rows
+from miner.selecting.steps import STEP_OF, STEPS, columns_of, settings_of, step_counts
+from miner.selecting.verdicts import KEPT
 from miner.store import Store
 from miner.urls import shown
-from miner.verdicts import KEPT
 
 FIRST_SETTINGS = ("near_clip", "near_dino", "max_per_image", "labels", "rank_by")
 """Settings of the first selections, whose fingerprints stand."""

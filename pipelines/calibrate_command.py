@@ -14,7 +14,7 @@ from pipelines.command_line import folder, out_console
 from pipelines.options import RUN
 
 if TYPE_CHECKING:
-    from miner.calibrate import Calibration, Rates
+    from miner.measuring.calibrate import Calibration, Rates
     from miner.records import Json
 
 _COSINE = click.FloatRange(-1, 1)
@@ -57,10 +57,10 @@ def calibrate(
     out: Path | None,
 ) -> int:
     """Find thresholds for other encoders, at the quantiles of a reference or at given rates."""
-    from miner import calibrate as calibration
-    from miner.calibration_files import write_calibration
-    from miner.calibration_images import common_images
     from miner.config import JoinSettings
+    from miner.measuring import calibrate as calibration
+    from miner.measuring.calibration_files import write_calibration
+    from miner.measuring.calibration_images import common_images
     from miner.store import Store
     from pipelines import joins
 
@@ -102,7 +102,7 @@ def _rates(
     Raises:
         ValueError: it is neither the one nor the other.
     """
-    from miner.calibrate import Rates
+    from miner.measuring.calibrate import Rates
 
     candidates, blind = rates
     if candidates is not None and blind is not None and reference == (None, None):

@@ -15,7 +15,7 @@ from kernels.reference import cosines
 from miner.config import MineSettings
 from miner.errors import StoreError
 from miner.records import Json, read_record, replace_record
-from miner.report import ReportTable
+from miner.reporting.page import ReportTable
 from miner.rows import vectors_of
 from miner.store import Store
 from pipelines.driver import Embedded, mine

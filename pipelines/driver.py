@@ -17,11 +17,11 @@ from miner.config import (
     SelectSettings,
 )
 from miner.errors import FingerprintError, StoreError
-from miner.image_lists import check_is_there
 from miner.implementations import implementation, why_chosen
 from miner.partial import Late
 from miner.records import Json
 from miner.reread import committed_shards
+from miner.selecting.image_lists import check_is_there
 from miner.store import Store
 from pipelines.embedded import Embedded
 from pipelines.embedding import command_of, embed

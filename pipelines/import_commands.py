@@ -13,7 +13,7 @@ import click
 from pipelines.command_line import PARTIAL, out, out_console
 
 if TYPE_CHECKING:
-    from miner.importing import Imported
+    from miner.importing.into_run import Imported
 
 FORMATS = ("clip-retrieval", "npy", "parquet")
 _FILE = click.Path(exists=True, path_type=Path)
@@ -56,9 +56,9 @@ def import_command(
 
     The first encoder brings the images, a second one is matched to them by their ids.
     """
-    from miner.import_sources import open_source
-    from miner.imported_encoder import imported_encoder
-    from miner.importing import dataset_of, import_embeddings
+    from miner.importing.encoder import imported_encoder
+    from miner.importing.into_run import dataset_of, import_embeddings
+    from miner.importing.sources import open_source
     from miner.names import safe_name
     from miner.store import Store
     from pipelines.driver import command_of

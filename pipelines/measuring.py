@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 from torch.nn import Module
 
-from miner.compare import Compared, compare_accuracy, compare_sameness
 from miner.encoders import TorchEncoder, load_encoder
 from miner.evaluate import Evaluation, evaluate
-from miner.labelled import LabelledSet
-from miner.layouts import read_labelled
+from miner.measuring.compare import Compared, compare_accuracy, compare_sameness
+from miner.measuring.labelled import LabelledSet
+from miner.measuring.layouts import read_labelled
+from miner.measuring.reviewed import read_reviews, read_selected
 from miner.records import write_whole
-from miner.reviewed import read_reviews, read_selected
 from miner.store import Store
 from miner.text import load_text_tower
 from pipelines.joins import pick_join

@@ -71,12 +71,12 @@ def evaluate_command(
         raise click.UsageError("give either --encoder NAME or --answers FILE")
     if answers is not None and (weights is not None or prompt is not None):
         raise click.UsageError("--weights and --prompt are for an encoder; answers need neither")
-    from miner.figures_csv import figures_csv, pairs_csv
+    from miner.measuring.figures_csv import figures_csv, pairs_csv
     from pipelines import measuring, show_figures
 
     labelled = measuring.read_set(place, layout, correct_labels=correct_labels)
     if answers is not None:
-        from miner.answers import evaluate_answers
+        from miner.measuring.answers import evaluate_answers
 
         found = evaluate_answers(labelled, answers)
     else:
@@ -133,7 +133,7 @@ def compare_command(
     if given := [option for option, value in idle.items() if value is not None]:
         kind = "a run without --layout" if layout is None else f"--layout {layout}"
         raise click.UsageError(f"{' and '.join(given)} says nothing of {kind}; leave it out")
-    from miner.figures_csv import compared_csv
+    from miner.measuring.figures_csv import compared_csv
     from pipelines import measuring, show_figures
 
     names = measuring.names_of(encoders)

@@ -124,16 +124,21 @@ def report(
 
     if port is not None and not serve:
         raise click.UsageError("--port is for --serve; give both or neither")
-    _write_report(folder, name, limit, suggestions)
+    _write_report(folder, name, limit, suggestions, count_decisions=not serve)
     return review_commands.serve(folder, name, port or 0) if serve else 0
 
 
 def _write_report(
-    root: Path | str, name: str | None, limit: int | None, suggestions: Path | None = None
+    root: Path | str,
+    name: str | None,
+    limit: int | None,
+    suggestions: Path | None = None,
+    *,
+    count_decisions: bool = True,
 ) -> None:
     from miner.report import DEFAULT_LIMIT, write_report
+    from miner.reviewing.suggestions import parse_suggestions
     from miner.store import Store
-    from miner.suggestions import parse_suggestions
     from pipelines import joins, show
     from pipelines.demo import tables_of
 
@@ -142,7 +147,14 @@ def _write_report(
     tables = tables_of(store, name)
     most = DEFAULT_LIMIT if limit is None else limit or None
     said = parse_suggestions(suggestions.read_bytes(), str(suggestions)) if suggestions else None
-    page = write_report(store, name, limit=most, tables=tables, suggestions=said)
+    page = write_report(
+        store,
+        name,
+        limit=most,
+        tables=tables,
+        suggestions=said,
+        count_decisions=count_decisions,
+    )
     show.facts(out_console, [("report", f"{page} (open it in a browser)")])
 
 

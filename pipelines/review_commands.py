@@ -25,7 +25,7 @@ def review() -> None:
 @folder
 def merge(files: Sequence[Path], folder: Path | str) -> int:
     """Keep decisions of reviewers (review.jsonl) in a run, and say how far they agree."""
-    from miner.merge import merge_reviews
+    from miner.reviewing.merge import merge_reviews
     from miner.store import Store
     from pipelines import show_review
 
@@ -37,7 +37,7 @@ def merge(files: Sequence[Path], folder: Path | str) -> int:
 
 def serve(root: Path | str, name: str | None, port: int) -> int:
     """Serve a report on loopback until Ctrl-C; the exit code."""
-    from miner.review_server import ReviewServer
+    from miner.reviewing.server import ReviewServer
     from miner.store import Store
     from pipelines import joins, show
 

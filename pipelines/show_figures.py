@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from miner.compare import Compared
 from miner.evaluate import ALL, Evaluation, Figure
-from miner.labelled import LabelledSet
-from miner.measures import Estimate
-from miner.published import PUBLISHED
+from miner.measuring.compare import Compared
+from miner.measuring.labelled import LabelledSet
+from miner.measuring.measures import Estimate
+from miner.measuring.published import PUBLISHED
 from pipelines.show import columns
 
 TITLES = {

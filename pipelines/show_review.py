@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from miner.agreement import ABOUT, DISPUTES, Agreement, Dispute, mean_kappa
-from miner.merge import Merged
+from miner.reviewing.agreement import ABOUT, DISPUTES, Agreement, Dispute, mean_kappa
+from miner.reviewing.merge import Merged
 from miner.store import Store
 from pipelines.show import columns
 

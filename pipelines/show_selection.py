@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from miner.records import Json
-from miner.steps import VERDICTS, settings_of, step_counts
-from miner.verdicts import KEPT
+from miner.selecting.steps import VERDICTS, settings_of, step_counts
+from miner.selecting.verdicts import KEPT
 
 
 def selection_facts(selection: Json) -> Iterator[tuple[str, str]]:

@@ -3,13 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miner.about import text_vector
 from miner.config import SelectSettings
 from miner.encoders import load_encoder
 from miner.errors import ResourceError, StoreError
 from miner.records import replace_record
 from miner.select import select
+from miner.selecting.about import text_vector
 from miner.store import Store
+from miner.text import load_text_tower
 from miner.vectors import vectors_record
 from miner.why import explain
 from tests.blind_runs import blind_run, image, name_of, selected, selected_with
@@ -30,6 +31,15 @@ def test_the_tower_is_that_of_the_vectors(tmp_path: Path) -> None:
     replace_record(Path(store.root) / path, record | {"encoder": other})
     with pytest.raises(ResourceError, match="the record wants 0000"):
         text_vector(Store(tmp_path), CLIP, text, None)
+
+
+def test_the_text_is_what_its_tower_sees(tmp_path: Path) -> None:
+    encoder = load_encoder("demo-clip")
+    store = blind_run(tmp_path, [{}, {}])
+    told = vectors_record(encoder, deviation=0, batch_size=1, num_quarantined=0, samples_sha256="")
+    assert store.commit(f"vectors/{encoder.encoder_id}", "set.00000", [], told)
+    found = text_vector(store, encoder.encoder_id, "a red circle", None)
+    assert np.array_equal(found, load_text_tower("demo-clip")(["a red circle"])[0].numpy())
 
 
 def test_vectors_without_a_past(tmp_path: Path) -> None:

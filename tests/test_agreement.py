@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from miner.agreement import (
+from miner.review import Decision
+from miner.reviewing.agreement import (
     Agreement,
     agreements,
     cohens_kappa,
@@ -17,7 +18,6 @@ from miner.agreement import (
     disputes_csv,
     mean_kappa,
 )
-from miner.review import Decision
 from tests.reviews import said_of_number
 
 words = st.sampled_from(["accept", "reject"])

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.answers import evaluate_answers, parse_option, read_answers
 from miner.errors import LabelError
-from miner.labelled import ImageSource, Item, LabelledSet, Question
+from miner.measuring.answers import evaluate_answers, parse_option, read_answers
+from miner.measuring.labelled import ImageSource, Item, LabelledSet, Question
 
 WINGS = ("Open", "Closed")
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from miner.calibrate import Encoders, Rates, calibrate
 from miner.errors import StoreError
 from miner.join import blind_pairs
+from miner.measuring.calibrate import Encoders, Rates, calibrate
 
 
 def vectors(num_rows: int, dim: int, seed: int, *, spread: float = 0.3) -> torch.Tensor:
@@ -140,7 +140,7 @@ def test_equal_cosines_let_nothing_through() -> None:
 
 
 def test_thresholds_that_let_millions_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("miner.calibrate.MAX_CANDIDATES", 1000)
+    monkeypatch.setattr("miner.measuring.calibrate.MAX_CANDIDATES", 1000)
     own = encoders(100)
     with pytest.raises(ValueError, match=r"4950 pairs lie above CLIP's threshold, limit 1000"):
         calibrate(own, (own, -1.0, 0.5))

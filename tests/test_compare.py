@@ -7,12 +7,12 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from miner.compare import compare_accuracy, compare_sameness
 from miner.encoders import TorchEncoder, load_encoder
 from miner.evaluate import encode_images, evaluate
-from miner.labelled import LabelledSet
-from miner.layouts import read_labelled
-from miner.measures import cosine
+from miner.measuring.compare import compare_accuracy, compare_sameness
+from miner.measuring.labelled import LabelledSet
+from miner.measuring.layouts import read_labelled
+from miner.measuring.measures import cosine
 from miner.text import load_text_tower
 from tests.labelled_sets import twins, write_jsonl
 

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from miner import diversity
-from miner.diversity import SCALE, Features, farthest_first, pair_features
+from miner.selecting import diversity
+from miner.selecting.diversity import SCALE, Features, farthest_first, pair_features
 
 
 def by_hand(features: Features, num_centres: int) -> list[int]:

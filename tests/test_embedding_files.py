@@ -9,8 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from miner.embedding_files import CHUNK_ROWS, NpyVectors, ParquetVectors, VectorFile, open_parquet
 from miner.errors import StoreError
+from miner.importing.embedding_files import (
+    CHUNK_ROWS,
+    NpyVectors,
+    ParquetVectors,
+    VectorFile,
+    open_parquet,
+)
 from tests.foreign import some_vectors
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from miner.encoders import TorchEncoder, load_encoder
 from miner.errors import LabelError
 from miner.evaluate import Evaluation, evaluate, figures
-from miner.labelled import ImageSource, Item, Question
-from miner.layouts import read_labelled
+from miner.measuring.labelled import ImageSource, Item, Question
+from miner.measuring.layouts import read_labelled
 from miner.registry import BUNDLED
 from miner.text import TextTower, load_text_tower
 from pipelines.demo_training import WORDS, tokenize
@@ -40,7 +40,7 @@ def tower() -> TextTower:
 def hidden(
     tmp_path_factory: pytest.TempPathFactory, encoder: TorchEncoder, tower: TextTower
 ) -> Evaluation:
-    path = write_jsonl(tmp_path_factory.mktemp("hidden"), twins(70, "hidden"))
+    path = write_jsonl(tmp_path_factory.mktemp("hidden"), twins(42, "hidden"))
     return evaluate(read_labelled(path, "jsonl"), encoder, tower)
 
 
@@ -53,7 +53,7 @@ def share(found: Evaluation, subset: str, measure: str, ways: int | None = None)
 def test_what_captions_name_is_seen(
     tmp_path: Path, encoder: TorchEncoder, tower: TextTower
 ) -> None:
-    labelled = read_labelled(write_jsonl(tmp_path, twins(40)), "jsonl")
+    labelled = read_labelled(write_jsonl(tmp_path, twins(20)), "jsonl")
     found = evaluate(labelled, encoder, tower)
     for measure in ("individual", "pair", "pair_by_statement", "both", "relaxed"):
         assert share(found, "all", measure) >= 0.9, measure
@@ -84,7 +84,7 @@ def test_subsets_add_up(hidden: Evaluation) -> None:
 
 def test_equals_an_evaluation_by_other_means(hidden: Evaluation) -> None:
     """open_clip's model as a whole, torchless figures by numpy and scipy."""
-    pairs = twins(70, "hidden")
+    pairs = twins(42, "hidden")
     record = load_encoder("demo-clip").record
     assert record.config is not None
     model = open_clip.CLIP(**record.config).eval()
@@ -101,13 +101,13 @@ def test_equals_an_evaluation_by_other_means(hidden: Evaluation) -> None:
     with torch.inference_mode():
         image_ND = model.encode_image(inputs, normalize=True).double().numpy()
         text_ND = model.encode_text(tokenize(texts, WORDS, 16), normalize=True).double().numpy()
-    scores = np.einsum("pid,psd->pis", image_ND.reshape(70, 2, -1), text_ND.reshape(70, 2, -1))
+    scores = np.einsum("pid,psd->pis", image_ND.reshape(42, 2, -1), text_ND.reshape(42, 2, -1))
     margin = (scores[:, [0, 1], [0, 1]] - scores[:, [0, 1], [1, 0]]) > 0
     ours = np.array([outcome["individual", 2] for outcome in hidden.outcomes])
     clear = np.abs(scores[:, [0, 1], [0, 1]] - scores[:, [0, 1], [1, 0]]) > 1e-4
     assert clear.mean() > 0.9
     assert (margin == ours)[clear].all()
-    rho = [scipy.stats.spearmanr(*pair).statistic for pair in image_ND.reshape(70, 2, -1)]
+    rho = [scipy.stats.spearmanr(*pair).statistic for pair in image_ND.reshape(42, 2, -1)]
     ours_rho = [outcome["spearman", 0][0] for outcome in hidden.outcomes]
     assert np.allclose(rho, ours_rho, atol=2e-3)
 
@@ -194,7 +194,7 @@ def test_relaxed_leaves_out_what_is_not_positive(
     pairs = twins(6)
     path = write_jsonl(tmp_path, pairs)
     pixels = encoder.preprocess(Image.open(io.BytesIO(pairs[0].images[0])))[None]
-    far = [text for pair in twins(40) for text in pair.statements]
+    far = [text for pair in twins(20) for text in pair.statements]
     cosines = (encoder(pixels) @ tower(far).T)[0].tolist()
     assert min(cosines) < 0
     text = path.read_text().replace(pairs[0].statements[1], far[int(np.argmin(cosines))], 1)

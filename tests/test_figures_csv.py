@@ -9,11 +9,11 @@ import duckdb
 import polars
 import pytest
 
-from miner.compare import Compared
 from miner.evaluate import Evaluation, Outcome, figures
-from miner.figures_csv import compared_csv, figures_csv, pairs_csv
-from miner.labelled import ImageSource, Item, LabelledSet, by_statements
-from miner.measures import Estimate
+from miner.measuring.compare import Compared
+from miner.measuring.figures_csv import compared_csv, figures_csv, pairs_csv
+from miner.measuring.labelled import ImageSource, Item, LabelledSet, by_statements
+from miner.measuring.measures import Estimate
 
 EVIL = '=HYPERLINK("http://example.org")'
 STATEMENTS = ('a, \n"b"', "@sum")

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miner import hamming
-from miner.hamming import differing_bits, nearest
+from miner.selecting import hamming
+from miner.selecting.hamming import differing_bits, nearest
 
 HASH = st.integers(0, 2**64 - 1)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miner.errors import StoreError
+from miner.errors import ShardError
 from miner.store import Store
 from tests.commands import Commands
 from tests.handoff_runs import deliver, many_shots, review, run_of, selected_of
@@ -33,9 +33,9 @@ def test_imported_embeddings_are_handed_off_without_images(
         rows = list(csv.DictReader(file))
     assert [row["pair_id"] for row in rows] == [row["pair_id"] for row in selected_of(store)]
     assert rows[0]["clip"].startswith("clip-x-")
-    for images in ("original", "none"):
-        with pytest.raises(StoreError, match=r"images were imported as embeddings alone .*csv, js"):
-            deliver(store, "webdataset", tmp_path / "out", images=images)
+    with pytest.raises(ShardError, match=r"only its embeddings were imported"):
+        deliver(store, "webdataset", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_handed_off_for_clip_retrieval_is_imported_again(

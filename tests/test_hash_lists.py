@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from miner.errors import ResourceError
-from miner.hash_lists import read_hashes
+from miner.selecting.hash_lists import read_hashes
 
 SHA, OTHER = "ab" * 32, "cd" * 32
 PHASH = "8000000000000005"

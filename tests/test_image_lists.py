@@ -9,7 +9,7 @@ from PIL import Image
 
 from miner.config import ImageLimits
 from miner.errors import ResourceError
-from miner.image_lists import check_is_there, contents_of, read_list, run_at
+from miner.selecting.image_lists import check_is_there, contents_of, read_list, run_at
 from tests.blind_runs import blind_run
 from tests.runs import CLIP, DINO
 from tests.small import jpeg

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from miner.errors import StoreError
-from miner.import_columns import id_column_of, listed_ids, rows_of, vector_column_of
+from miner.importing.columns import id_column_of, listed_ids, rows_of, vector_column_of
 
 
 def table(path: Path, **columns: object) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miner.embedding_files import NpyVectors
 from miner.errors import FingerprintError
-from miner.import_files import SourceFiles
-from miner.import_sources import Part
+from miner.importing.embedding_files import NpyVectors
+from miner.importing.source_files import SourceFiles
+from miner.importing.sources import Part
 from tests.foreign import some_vectors
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miner.embedding_files import NpyVectors
 from miner.errors import StoreError
-from miner.import_index import AMBIGUOUS, MISSING, SourceIndex, hashes_of
-from miner.import_sources import Part
+from miner.importing.embedding_files import NpyVectors
+from miner.importing.index import AMBIGUOUS, MISSING, SourceIndex, hashes_of
+from miner.importing.sources import Part
 from tests.foreign import some_vectors
 
 

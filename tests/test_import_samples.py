@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from miner.embedding_files import NpyVectors
 from miner.errors import StoreError
-from miner.import_files import SourceFiles
-from miner.import_samples import commit_samples, slices_of
-from miner.import_sources import Part
+from miner.importing.embedding_files import NpyVectors
+from miner.importing.samples import commit_samples, slices_of
+from miner.importing.source_files import SourceFiles
+from miner.importing.sources import Part
 from miner.schema import has_bytes
 from miner.store import Store
 from tests.foreign import some_vectors
@@ -46,7 +46,7 @@ def test_rows_say_what_the_metadata_says(tmp_path: Path) -> None:
 
 
 def test_two_shards_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("miner.import_samples.SHARD_ROWS", 2)
+    monkeypatch.setattr("miner.importing.samples.SHARD_ROWS", 2)
     parts = [part_of(tmp_path, "a", 3), part_of(tmp_path, "a-001", 2)]
     with pytest.raises(StoreError, match="two parts would both be shard a-001"):
         slices_of(parts, "set")

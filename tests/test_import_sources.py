@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from miner.errors import StoreError
-from miner.import_sources import open_source
+from miner.importing.sources import open_source
 from tests.foreign import some_vectors, write_clip_retrieval
 
 

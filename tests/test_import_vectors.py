@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miner.import_vectors import unit_rows
+from miner.importing.vectors import unit_rows
 from tests.foreign import some_vectors
 from tests.runs import unit
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from miner.imported_encoder import imported_encoder
+from miner.importing.encoder import imported_encoder
 from miner.registry import REGISTRY
 
 

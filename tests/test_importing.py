@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import miner.importing
+import miner.importing.into_run
 from miner.audit import verify
 from miner.errors import FingerprintError, StoreError
-from miner.import_sources import open_source
-from miner.imported_encoder import imported_encoder
-from miner.importing import Imported, dataset_of, import_embeddings
+from miner.importing.encoder import imported_encoder
+from miner.importing.into_run import Imported, dataset_of, import_embeddings
+from miner.importing.sources import open_source
 from miner.store import Store
 from tests.foreign import some_vectors, write_clip_retrieval
 
@@ -98,7 +98,7 @@ def test_sha256_is_the_metadatas_or_marked_as_made_up(tmp_path: Path) -> None:
 
 
 def test_large_parts_become_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("miner.import_samples.SHARD_ROWS", 4)
+    monkeypatch.setattr("miner.importing.samples.SHARD_ROWS", 4)
     keys = [f"k{row}" for row in range(10)]
     keys[9] = "k0"
     vectors = some_vectors(10)
@@ -125,7 +125,7 @@ def interrupted_import(
     root: Path, source: Path, monkeypatch: pytest.MonkeyPatch, function: str, calls: int
 ) -> None:
     """An import that dies after so many calls of a function that it uses."""
-    true, seen = getattr(miner.importing, function), []
+    true, seen = getattr(miner.importing.into_run, function), []
 
     def dying(*args: Any, **more: Any) -> Any:
         seen.append(1)
@@ -134,7 +134,7 @@ def interrupted_import(
         return true(*args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(miner.importing, function, dying)
+        patch.setattr(miner.importing.into_run, function, dying)
         with pytest.raises(KeyboardInterrupt):
             run_import(root, source, "c")
 

@@ -8,7 +8,7 @@ import pytest
 
 from miner.config import ImageLimits
 from miner.errors import LabelError
-from miner.labelled import (
+from miner.measuring.labelled import (
     ImageSource,
     Item,
     LabelledSet,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from miner.errors import LabelError
-from miner.layouts import LAYOUTS, read_labelled
+from miner.measuring.layouts import LAYOUTS, read_labelled
 from tests.labelled_sets import twins, write_jsonl, write_mmvp, write_winoground
 
 PAIRS = twins(4)

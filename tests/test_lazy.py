@@ -18,7 +18,7 @@ from miner.join import join
 from miner.lazy import NO_RANDOM, screen, screening_name
 from miner.partial import embed_rests
 from miner.records import Json
-from miner.report_counts import image_steps
+from miner.reporting.steps import image_steps
 from miner.select import select
 from miner.store import Store
 from miner.vectors import EncoderVectors

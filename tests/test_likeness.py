@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from miner.likeness import caption_similarity, words_of
+from miner.selecting.likeness import caption_similarity, words_of
 from tests.blind_runs import blind_run, selected_with, told
 
 

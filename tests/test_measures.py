@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score
 from sklearn.metrics.pairwise import cosine_similarity
 
-from miner import measures
+from miner.measuring import measures
 
 VECTORS = arrays(np.float64, 9, elements=st.integers(-4, 4).map(float))
 

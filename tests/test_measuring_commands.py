@@ -9,8 +9,8 @@ from pathlib import Path
 import polars
 import pytest
 
-from miner.layouts import LAYOUTS
-from miner.published import PUBLISHED
+from miner.measuring.layouts import LAYOUTS
+from miner.measuring.published import PUBLISHED
 from miner.review import Decision, keep_decisions
 from miner.store import Store
 from pipelines import measuring_commands

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from miner import merge
 from miner.errors import StoreError
-from miner.merge import merge_reviews
 from miner.review import decisions_of
+from miner.reviewing import merge
+from miner.reviewing.merge import merge_reviews
 from miner.store import Store
 from tests.report_runs import Shot, encoded, make_run
 from tests.reviews import said_of, said_of_number, selected_rows, write_review

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from miner.errors import LabelError
-from miner.mmvp import WRONG_LABELS, read_mmvp, read_mmvp_vlm
+from miner.measuring.mmvp import WRONG_LABELS, read_mmvp, read_mmvp_vlm
 from tests.labelled_sets import Twins, twins, write_csv, write_mmvp, write_mmvp_vlm
 
 PAIRS = twins(4)

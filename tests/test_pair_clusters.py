@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from miner.pair_clusters import MAX_CLUSTERS, MIN_PAIRS, cluster_pairs, k_means, num_clusters
+from miner.reporting.clusters import MAX_CLUSTERS, MIN_PAIRS, cluster_pairs, k_means, num_clusters
 from miner.store import Store
 from tests.report_runs import Shot, encoded, make_run
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from miner.pair_filters import host_of
+from miner.selecting.pair_filters import host_of
 from tests.blind_runs import all_told, blind_run, selected, selected_with
 
 

@@ -2,8 +2,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from miner.plot_cosines import draw_cosines
-from miner.plot_style import DARK, LIGHT, Palette
+from miner.reporting.cosine_plot import draw_cosines
+from miner.reporting.plot_style import DARK, LIGHT, Palette
 from tests.cosine_tables import histogram_of, random_cosines
 
 FILLED = histogram_of(

@@ -2,7 +2,15 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from miner.plot_style import DARK, LIGHT, Palette, annotate, in_page_type, keep_plain, plot_style
+from miner.reporting.plot_style import (
+    DARK,
+    LIGHT,
+    Palette,
+    annotate,
+    in_page_type,
+    keep_plain,
+    plot_style,
+)
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK])

@@ -1,7 +1,7 @@
 """The published figures are those of the paper, and fit our own measures."""
 
-from miner import measures
-from miner.published import PUBLISHED
+from miner.measuring import measures
+from miner.measuring.published import PUBLISHED
 
 
 def figures(benchmark: str, measure: str) -> list[float]:

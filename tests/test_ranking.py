@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miner.config import SelectSettings
-from miner.ranking import rank_order
+from miner.selecting.ranking import rank_order
 
 COSINES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.booleans()), max_size=12)
 

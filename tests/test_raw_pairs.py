@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from miner.errors import StoreError
-from miner.raw_pairs import RawPairs, either_missing, flags
+from miner.selecting.raw_pairs import RawPairs, either_missing, flags
 from miner.store import Store
 from tests.blind_runs import blind_run, image, name_of
 from tests.runs import CLIP

@@ -13,6 +13,7 @@ from tests.small import PHOTOGRAPHS, write_corpus
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def tree() -> set[str]:
@@ -31,8 +32,8 @@ def tree() -> set[str]:
 def test_tree_names_every_file_and_no_other() -> None:
     there = {
         path.relative_to(ROOT).as_posix()
-        for folder in ("pipelines", "export", "miner", "miner/handoff", "kernels")
-        for path in (ROOT / folder).glob("*.py")
+        for folder in ("pipelines", "export", "miner", "kernels")
+        for path in (ROOT / folder).rglob("*.py")
         if path.name != "__init__.py"
     }
     assert tree() == there
@@ -43,8 +44,9 @@ def test_every_command_is_listed_and_no_other() -> None:
     assert listed == set(cli.commands)
 
 
-def test_options_of_the_examples_exist() -> None:
-    for line in re.findall(r"^blindpairs .*$", README, re.MULTILINE):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_of_the_examples_exist(page: Path) -> None:
+    for line in re.findall(r"^blindpairs .*$", page.read_text("utf-8"), re.MULTILINE):
         words = line.split()
         options = {
             name
@@ -53,6 +55,12 @@ def test_options_of_the_examples_exist() -> None:
             if isinstance(parameter, click.Option)
         }
         assert {word for word in words if word.startswith("--")} <= options, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
+        assert "://" in link or (page.parent / link).exists(), link
 
 
 def test_queries_run(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import pytest
 from miner.config import SelectSettings
 from miner.errors import StoreError
 from miner.records import Json
-from miner.report import DEFAULT_LIMIT, ReportTable, content_security_policy
+from miner.report import DEFAULT_LIMIT
+from miner.reporting.page import ReportTable, content_security_policy
 from miner.select import select
 from miner.store import Store
 from tests.commands import Commands
@@ -280,7 +281,7 @@ def test_a_failure_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object, **__: object) -> str:
         raise OSError("disk full")
 
-    monkeypatch.setattr("miner.report_plots.draw_cosines", fail)
+    monkeypatch.setattr("miner.reporting.plots.draw_cosines", fail)
     with pytest.raises(OSError, match="disk full"):
         report_of(store, folder, limit=1)
     assert tree(folder / "report") == before

@@ -1,7 +1,7 @@
 import numpy as np
 
-from miner.report_corner import GRID_COLUMNS, corner_data, grid_rows
-from miner.report_figures import threshold_grid
+from miner.reporting.corner import GRID_COLUMNS, corner_data, grid_rows
+from miner.reporting.figures import threshold_grid
 from tests.cosine_tables import RECORD, histogram_of, random_cosines, raw_table
 
 

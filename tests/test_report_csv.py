@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from miner import schema
-from miner.report_csv import COSINES, cosine_rows, csv_text
+from miner.reporting.csv_text import COSINES, cosine_rows, csv_text
 
 
 def read(text: str) -> list[list[str]]:

@@ -7,7 +7,7 @@ import pytest
 
 from miner import schema
 from miner.records import Json
-from miner.report_figures import (
+from miner.reporting.figures import (
     DECIMALS,
     ThresholdGrid,
     bins_of,

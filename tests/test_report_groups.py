@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from miner.pairs import pair_id
-from miner.report_groups import decided_on, pattern_rows, source_of, source_rows
+from miner.reporting.groups import decided_on, pattern_rows, source_of, source_rows
 from miner.review import Decision
 from tests.cosine_tables import RECORD, raw_table
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from miner.records import Json
-from miner.report_plots import MAX_COLUMNS, MAX_SOURCES, write_plots
+from miner.reporting.plots import MAX_COLUMNS, MAX_SOURCES, write_plots
 from miner.review import Decision, keep_decisions
 from miner.store import Store
 from tests.report_runs import Shot, encoded, make_run, report_of
@@ -72,7 +72,7 @@ def test_every_plot_has_a_title_and_its_numbers_beside_it(
 
 
 def test_the_columns_are_those_of_the_readme(run: tuple[Store, Path], page: str) -> None:
-    readme = Path("README.md").read_text("utf-8")
+    readme = Path("docs/review.md").read_text("utf-8")
     for path in (run[1] / "report").glob("*.csv"):
         columns = path.read_bytes().split(b"\r\n")[0].decode()
         wanted = f"{path.name:<22}{columns.replace(',', ', ')}"
@@ -130,6 +130,15 @@ def test_a_decision_makes_the_report_anew(tmp_path: Path) -> None:
     keep_decisions(store, [said(pair, "ann", "a")])
     assert "1 of 1 reviewed pairs are accepted" in report_of(store, folder).read_text("utf-8")
     assert (folder / "report" / "patterns.csv").exists()
+
+
+def test_a_report_to_be_decided_in_is_not_written_anew_for_its_decisions(tmp_path: Path) -> None:
+    store, folder = make_run(tmp_path, SHOTS[:4])
+    first = report_of(store, folder).read_bytes()
+    pair = pq.ParquetFile(folder / "selected.parquet").read().to_pylist()[0]
+    keep_decisions(store, [said(pair, "ann", "a")])
+    assert report_of(store, folder, count_decisions=False).read_bytes() == first
+    assert report_of(store, folder).read_bytes() != first
 
 
 def test_a_run_without_pairs_says_so(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from miner.errors import StoreError
-from miner.report_served import MARK, MAY_SAVE, POLICY, served_page
+from miner.reviewing.served_page import MARK, MAY_SAVE, POLICY, served_page
 
 PAGE = b'<html><meta charset="utf-8"><meta ' + POLICY + b'img-src x">' + b" " * 4096 + POLICY
 

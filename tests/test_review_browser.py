@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from miner.records import Json
 from miner.review import Decision, decisions_of, encode_decisions, parse_decisions
-from miner.review_server import ReviewServer
+from miner.reviewing.server import ReviewServer
+from miner.reviewing.suggestions import Suggestion
 from miner.store import Store
-from miner.suggestions import Suggestion
 from tests.commands import Commands
 from tests.report_runs import Shot, encoded, make_run, report_of
 from tests.reviews import said_of, selected_rows

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from miner.review_server import ReviewServer
+from miner.reviewing.server import ReviewServer
 from miner.store import Store
 from tests.commands import Commands
 from tests.report_runs import Shot, encoded, make_run
@@ -153,7 +153,7 @@ def test_report_is_served_until_it_is_interrupted(
             # It is served already, so that Ctrl-C ends the serving and nothing else.
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("miner.review_server.ReviewServer", Started)
+    monkeypatch.setattr("miner.reviewing.server.ReviewServer", Started)
     visitor = threading.Thread(target=visit)
     visitor.start()
     ran = commands("report", store.root, "--serve", "--port", "0", "--suggestions", offered)

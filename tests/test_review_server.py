@@ -15,7 +15,7 @@ import pytest
 
 from miner.errors import ResourceError, StoreError
 from miner.review import decisions_of, encode_decisions
-from miner.review_server import MAX_BODY_BYTES, TYPES, ReviewServer
+from miner.reviewing.server import MAX_BODY_BYTES, TYPES, ReviewServer
 from miner.store import Store
 from tests.buckets import objects, upload
 from tests.report_runs import Shot, encoded, make_run, report_of
@@ -340,7 +340,7 @@ def test_two_tabs_at_once_lose_nothing(served: Served) -> None:
 
 
 def test_who_hangs_up_is_no_error(served: Served, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="miner.review_server"):
+    with caplog.at_level(logging.INFO, logger="miner.reviewing.server"):
         for error in (ConnectionResetError(), ValueError("a defect")):
             try:
                 raise error
@@ -350,7 +350,7 @@ def test_who_hangs_up_is_no_error(served: Served, caplog: pytest.LogCaptureFixtu
 
 
 def test_the_token_is_not_logged(served: Served, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="miner.review_server"):
+    with caplog.at_level(logging.INFO, logger="miner.reviewing.server"):
         assert served.ask("cosines.csv").status == 200
     assert '"GET /.../cosines.csv HTTP/1.1" 200' in caplog.text
     assert served.server.token not in caplog.text

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from miner.errors import LabelError, ShardError, StoreError
+from miner.measuring.reviewed import read_reviews, read_selected
 from miner.review import Decision, keep_decisions
-from miner.reviewed import read_reviews, read_selected
 from miner.store import Store
 from tests.report_runs import Shot, encoded, make_run
 

@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from miner.config import SelectSettings
-from miner.raw_pairs import RawPairs
 from miner.select import judge
-from miner.steps import STEP_OF, STEPS, VERDICTS, columns_of, settings_of, step_counts
+from miner.selecting.raw_pairs import RawPairs
+from miner.selecting.steps import STEP_OF, STEPS, VERDICTS, columns_of, settings_of, step_counts
+from miner.selecting.verdicts import KEPT
 from miner.store import Store
-from miner.verdicts import KEPT
 from tests.blind_runs import blind_run, name_of
 
 WISHES = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from miner.errors import StoreError
-from miner.suggestions import Suggestion, parse_suggestions, suggested
+from miner.reviewing.suggestions import Suggestion, parse_suggestions, suggested
 from tests.report_runs import Shot, encoded, make_run, report_of
 from tests.reviews import said_of_number, selected_rows
 

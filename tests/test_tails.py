@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kernels.reference import cosines
-from miner.tails import BIN_WIDTH, BLOCK_ROWS, edge, histogram, tail, threshold_at
+from miner.measuring.tails import BIN_WIDTH, BLOCK_ROWS, edge, histogram, tail, threshold_at
 
 
 def all_cosines(vectors_ND: torch.Tensor) -> np.ndarray:

@@ -1,8 +1,8 @@
 import numpy as np
 
 from miner.config import SelectSettings
-from miner.steps import STEPS
-from miner.verdicts import Step, Verdict, first_of
+from miner.selecting.steps import STEPS
+from miner.selecting.verdicts import Step, Verdict, first_of
 
 
 def test_the_first_case_counts() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from miner.errors import LabelError
-from miner.whatsup import read_whatsup
+from miner.measuring.whatsup import read_whatsup
 from tests.labelled_sets import twins, write_whatsup
 
 PAIRS = twins(4)

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.errors import StoreError
 from miner.handoff.folder import Written, check_settings, write_handoff
 from miner.handoff.originals import Originals
 from miner.handoff.registry import FORMATS
 from miner.handoff.settings import HandoffSettings
 from miner.handoff.source import Source, read_source
-from miner.handoff.work import Format
-from miner.schema import has_bytes
 from miner.store import Store
 
 
@@ -45,15 +42,12 @@ def hand_off(
 
     Raises:
         ValueError: a setting has no effect, or pairs lack what the format needs.
-        StoreError: the run has no such pairs or knows no bytes of their images, or something else
-            lies at `out`.
+        StoreError: the run has no such pairs, or something else lies at `out`.
         ShardError: an image cannot be had; there is no folder then.
     """
     format = FORMATS[format_name]
     check_settings(format, settings)
     source = read_source(store, name, settings)
-    if format.has_images:
-        _check_has_bytes(format, source)
     settings = settings.model_copy(update={"reviewed": source.reviewed})
     limits = source.handoff.facts.limits
     with Originals(source.places, limits, bake=settings.bake_orientation) as originals:
@@ -67,14 +61,3 @@ def hand_off(
             overwrite=overwrite,
         )
     return Delivery(source=source, written=written)
-
-
-def _check_has_bytes(format: Format, source: Source) -> None:
-    images = source.handoff.images
-    if lacking := [name for name, image in images.items() if not has_bytes(image)]:
-        others = [each.name for each in FORMATS.values() if not each.has_images]
-        raise StoreError(
-            f"{len(lacking)} of {len(images)} images were imported as embeddings alone "
-            f"({min(lacking)}, ...), so {format.name} has no bytes of theirs to hold; hand off as "
-            f"{', '.join(others)}, or mine their shards"
-        )

@@ -15,7 +15,7 @@ from miner.errors import ImageError, ShardError
 from miner.fetch import ImageFetcher
 from miner.images import decode
 from miner.records import Json
-from miner.report_images import EXTENSIONS
+from miner.reporting.images import EXTENSIONS
 from miner.schema import UNKNOWN_FORMAT
 
 _TURNS = {

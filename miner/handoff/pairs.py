@@ -15,7 +15,7 @@ from miner.errors import StoreError
 from miner.handoff.settings import Facts
 from miner.pairs import pair_id
 from miner.records import Json
-from miner.report_images import EXTENSIONS
+from miner.reporting.images import EXTENSIONS
 from miner.review import PATTERNS
 
 TEXTS = ("difference", "question", "option_1", "option_2", "statement_1", "statement_2")

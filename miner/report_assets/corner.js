@@ -1,7 +1,7 @@
 "use strict";
 
 // The movable threshold corner: where the pairs lie, and how many each pair of thresholds keeps.
-// Three kinds of counts, each where it is the best there is (miner/report_corner.py):
+// Three kinds of counts, each where it is the best there is (miner/reporting/corner.py):
 //   raw         its pairs one by one, in cells of the grid
 //   candidates  beyond raw, by the histogram's bins
 //   random      below the candidates' threshold, an estimate by the histogram's random pairs

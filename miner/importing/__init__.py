@@ -1,0 +1,1 @@
+"""Embeddings that exist become a run, one source, one part, one shard at a time."""

@@ -1,0 +1,1 @@
+"""What a report shows: its images, its counts, its plots and their numbers."""

@@ -1,0 +1,1 @@
+"""Reviewers together: their agreement, their files, and the server that takes decisions."""
