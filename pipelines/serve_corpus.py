@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 
 from miner.pair_pages import CURSOR_CHARS, PairFilter
 from miner.records import Json
-from miner.report_images import EXTENSIONS
+from miner.reporting.images import EXTENSIONS
 from pipelines.serve_errors import ServiceError
 from pipelines.serve_index import MIME_TYPES
 from pipelines.serve_models import MAX_NAME_CHARS, PairsResponse

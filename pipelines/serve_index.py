@@ -14,7 +14,7 @@ from miner.pair_pages import PairPages
 from miner.partner_search import PartnerSearch
 from miner.records import Json
 from miner.registry import EncoderRecord
-from miner.report_images import EXTENSIONS
+from miner.reporting.images import EXTENSIONS
 from miner.rows import runs_of
 from miner.sample_lookup import SampleLookup
 from miner.search_sides import why_not_searchable

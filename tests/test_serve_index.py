@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from miner.errors import StoreError
-from miner.report_images import EXTENSIONS
+from miner.reporting.images import EXTENSIONS
 from miner.store import Store
 from pipelines.serve_errors import ServiceError
 from pipelines.serve_index import MIME_TYPES, Index
