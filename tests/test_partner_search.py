@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from miner import partner_search
+from miner import packs, partner_search
 from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
@@ -215,3 +215,24 @@ def test_joins_that_stored_vectors_do_not_explain_are_refused(
     assert why_not_searchable(record) is None
     with pytest.raises(StoreError, match=said):
         PartnerSearch(store, {**record, field: {}}, Path("never"))
+
+
+def test_rows_that_lie_in_another_order_than_their_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A segment to a shard; `set/a-b/...` comes before `set/a/...`, the shard set.a before set.a-b.
+    monkeypatch.setattr(packs, "SEGMENT_ROWS", 10)
+    store = make_store(tmp_path / "run", num_shards=1)
+    _, clip = store.vectors(CLIP, "set.00000")
+    _, dino = store.vectors(DINO, "set.00000")
+    other = np.ascontiguousarray(-dino)
+    commit_shard(store, "a", clip, other)
+    commit_shard(store, "a-b", clip[:25], other[:25])
+    record = joined(store, EVERYTHING.model_copy(update={"collapse": "near"}))
+    raw = partners_in_raw(store, record["name"])
+    search = PartnerSearch(store, record, tmp_path / "scratch")
+    assert len(search) == 120
+    for number in range(60):
+        # Of near-copies the one with the smaller image_id stands for both.
+        first = f"set/a-b/{number:06d}" if number < 25 else f"set/a/{number:06d}"
+        assert searched(search, search.stored(f"set/a/{number:06d}")) == raw.get(first, [])
