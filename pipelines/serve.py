@@ -13,7 +13,7 @@ import click
 
 from miner.errors import ResourceError
 from pipelines.options import settings_from, settings_options
-from pipelines.serve_settings import ServeSettings
+from pipelines.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -36,7 +36,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
             f"the service needs {error.name}, which is not installed; "
             'pip install "blindpairs[serve]"'
         ) from error
-    from pipelines.serve_app import build_app
+    from pipelines.serving.app import build_app
 
     return build_app(settings)
 
@@ -47,6 +47,6 @@ def serve(config_file: Path | None, **flags: Any) -> int:
     """Serve embeddings, blind partners and pairs over HTTP, on this machine unless told else."""
     settings = settings_from(ServeSettings, flags, config_file)
     app = create_app(settings)
-    from pipelines.serve_server import run_server
+    from pipelines.serving.server import run_server
 
     return run_server(app, settings)

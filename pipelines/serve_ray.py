@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from miner.errors import ResourceError
 from pipelines.options import settings_from, settings_options
 from pipelines.serve import create_app
-from pipelines.serve_settings import ServeSettings
+from pipelines.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -77,7 +77,7 @@ class Replica:
             settings: of the service, without a token file, which this node may not have.
             token: that callers have to send, if any.
         """
-        from pipelines.serve_callers import TOKEN_VARIABLE
+        from pipelines.serving.callers import TOKEN_VARIABLE
 
         if token is None:
             os.environ.pop(TOKEN_VARIABLE, None)
@@ -121,7 +121,7 @@ def application(settings: RayServeSettings, needs: Needs) -> Any:
         ValueError: it would listen to others without a token.
     """
     serve = _ray_serve()
-    from pipelines.serve_callers import read_token
+    from pipelines.serving.callers import read_token
 
     token = read_token(settings)
     # The workers of one replica are on its own cores, not on all of its machine's.

@@ -26,7 +26,7 @@ DEMO = {"clip": "demo-clip", "dino": "demo-dino"}
 
 def settings_of(**more: Any) -> Any:
     """Settings of a service with the bundled encoders, and a decoder that starts at once."""
-    from pipelines.serve_settings import ServeSettings
+    from pipelines.serving.settings import ServeSettings
 
     return ServeSettings(**{**DEMO, "decoders": "thread", "num_decoders": 1, "port": 0, **more})
 
@@ -47,7 +47,7 @@ class Live:
 def listening(settings: Any) -> Iterator[Live]:
     """A service behind a real socket on loopback, in a thread of this process."""
     from pipelines.serve import create_app
-    from pipelines.serve_server import make_server
+    from pipelines.serving.server import make_server
 
     app = create_app(settings)
     server = make_server(app, settings)

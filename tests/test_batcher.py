@@ -16,10 +16,10 @@ from miner.decode import Decode, Order, Outcome, Refused, decode_order
 from miner.encoders import Encoder, load_encoder
 from miner.ring import Ring
 from miner.schema import Reason
-from pipelines.batch_encoding import Embedded
-from pipelines.batcher import Batcher
-from pipelines.serve_errors import ServiceError
-from pipelines.serve_metrics import ServeMetrics
+from pipelines.serving.batch_encoding import Embedded
+from pipelines.serving.batcher import Batcher
+from pipelines.serving.errors import HttpError
+from pipelines.serving.metrics import ServeMetrics
 from tests.dying import KILLS, dying, mistaken
 from tests.serving import settings_of, until
 from tests.small import jpeg
@@ -127,7 +127,7 @@ def test_a_full_queue_takes_all_images_or_none(encoders: dict[str, Encoder]) -> 
     async def work(batcher: Batcher, metrics: ServeMetrics) -> None:
         counting.go.clear()
         futures = batcher.submit([jpeg(1)] * 5, BOTH)
-        with pytest.raises(ServiceError, match="5 images are in the queue, its limit is 6") as full:
+        with pytest.raises(HttpError, match="5 images are in the queue, its limit is 6") as full:
             batcher.submit([jpeg(1)] * 2, BOTH)
         assert (full.value.status, full.value.headers) == (429, {"retry-after": "1"})
         futures += batcher.submit([jpeg(1)], BOTH)
@@ -198,10 +198,10 @@ def test_a_batch_that_fails_takes_no_other_with_it(
 def test_decoders_that_stop_end_it_for_everyone(encoders: dict[str, Encoder]) -> None:
     async def work(batcher: Batcher, metrics: ServeMetrics) -> None:
         (future,) = batcher.submit([jpeg(1)], BOTH)
-        with pytest.raises(ServiceError, match="the service's decoders stopped"):
+        with pytest.raises(HttpError, match="the service's decoders stopped"):
             await future
         assert isinstance(batcher.error, RuntimeError)
-        with pytest.raises(ServiceError, match="the service is stopping"):
+        with pytest.raises(HttpError, match="the service is stopping"):
             batcher.submit([jpeg(1)], BOTH)
 
     run(encoders, work, decode=mistaken)
@@ -217,7 +217,7 @@ def test_what_is_held_at_the_end_is_told_so(encoders: dict[str, Encoder]) -> Non
         threading.Timer(0.1, counting.go.set).start()
         batcher.close()
         for future in futures:
-            with pytest.raises(ServiceError, match="the service stopped"):
+            with pytest.raises(HttpError, match="the service stopped"):
                 await future
 
     run(encoders, work, decode=counting, max_batch=4, max_wait_ms=10_000)

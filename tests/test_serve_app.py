@@ -10,7 +10,7 @@ import schemathesis
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from miner.store import Store
-from pipelines.serve_metrics import ServeMetrics
+from pipelines.serving.metrics import ServeMetrics
 from tests.serving import Live, listening, settings_of
 from tests.small import jpeg
 

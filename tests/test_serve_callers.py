@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.serve_callers import TOKEN_VARIABLE, Callers
-from pipelines.serve_errors import ServiceError
+from pipelines.serving.callers import TOKEN_VARIABLE, Callers
+from pipelines.serving.errors import HttpError
 from tests.serving import TOKEN, called, settings_of
 
 
@@ -50,7 +50,7 @@ def test_a_token_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_wrong_tokens_are_refused(authorization: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     callers = Callers(settings_of(token_file=tmp_path / "token"))
-    with pytest.raises(ServiceError, match="the token is missing or wrong") as caught:
+    with pytest.raises(HttpError, match="the token is missing or wrong") as caught:
         callers.check(b"127.0.0.1", authorization.encode())
     assert caught.value.headers == {"www-authenticate": "Bearer"}
     callers.check(b"127.0.0.1", f"bearer  {TOKEN}".encode())
@@ -61,7 +61,7 @@ def test_wrong_tokens_are_refused(authorization: str, tmp_path: Path) -> None:
 )
 def test_names_of_others_are_refused(host: bytes) -> None:
     callers = Callers(settings_of())
-    with pytest.raises(ServiceError, match="the Host of the request is none"):
+    with pytest.raises(HttpError, match="the Host of the request is none"):
         callers.check(host, b"")
     for good in (b"127.0.0.1:80", b"LOCALHOST", b"[::1]:9"):
         callers.check(good, b"")
@@ -70,7 +70,7 @@ def test_names_of_others_are_refused(host: bytes) -> None:
 def test_names_may_be_given() -> None:
     callers = Callers(settings_of(allowed_hosts="a.example, B.example"))
     callers.check(b"b.example:80", b"")
-    with pytest.raises(ServiceError, match="the Host of the request is none"):
+    with pytest.raises(HttpError, match="the Host of the request is none"):
         callers.check(b"127.0.0.1", b"")
     Callers(settings_of(allowed_hosts="*")).check(b"whoever", b"")
 

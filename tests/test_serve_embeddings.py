@@ -10,7 +10,7 @@ import pytest
 
 from miner.schema import Reason
 from miner.store import Store
-from pipelines.serve_settings import ServeSettings
+from pipelines.serving.settings import ServeSettings
 from tests.hostile.images import IMAGES
 from tests.serving import Live
 from tests.small import jpeg

@@ -11,8 +11,8 @@ import pytest
 from miner.errors import StoreError
 from miner.reporting.images import EXTENSIONS
 from miner.store import Store
-from pipelines.serve_errors import ServiceError
-from pipelines.serve_index import MIME_TYPES, Index
+from pipelines.serving.errors import HttpError
+from pipelines.serving.index import MIME_TYPES, Index
 from tests.runs import make_store
 
 
@@ -59,16 +59,16 @@ def test_bytes_that_changed_or_went_are_not_shown(
     monkeypatch.setattr(
         opened.lookup, "rows", lambda ids: {i: row | {"shard": str(moved)} for i in ids}
     )
-    with pytest.raises(ServiceError, match="holds other bytes now") as caught:
+    with pytest.raises(HttpError, match="holds other bytes now") as caught:
         opened.image("scenes/00002/zz")
     assert (caught.value.status, caught.value.code) == (404, "image_changed")
     gone = str(tmp_path / "gone.tar")
     monkeypatch.setattr(opened.lookup, "rows", lambda ids: {i: row | {"shard": gone} for i in ids})
-    with pytest.raises(ServiceError, match="cannot be read where the index saw it last") as caught:
+    with pytest.raises(HttpError, match="cannot be read where the index saw it last") as caught:
         opened.image("scenes/00002/zz")
     assert (caught.value.status, caught.value.code) == (404, "image_gone")
     monkeypatch.setattr(opened.lookup, "rows", lambda ids: {})
-    with pytest.raises(ServiceError, match="no image with that id"):
+    with pytest.raises(HttpError, match="no image with that id"):
         opened.image("scenes/00002/zz")
 
 
@@ -77,10 +77,10 @@ def test_bytes_that_changed_or_went_are_not_shown(
     ["report.json", "../join.json", "images/../../join.json", "index.html/", "images/a", "\0"],
 )
 def test_only_files_of_a_report_are_read(opened: Index, name: str) -> None:
-    with pytest.raises(ServiceError, match="the report has no such file"):
+    with pytest.raises(HttpError, match="the report has no such file"):
         opened.report_file(name)
 
 
 def test_a_file_that_is_not_there(opened: Index) -> None:
-    with pytest.raises(ServiceError, match="the report has no such file"):
+    with pytest.raises(HttpError, match="the report has no such file"):
         opened.report_file(f"images/{'0' * 64}.jpg")

@@ -15,8 +15,8 @@ import pytest
 from miner.config import ImageLimits
 from miner.decode import Order, Outcome, decode_order
 from miner.ring import Ring
-from pipelines import batcher
-from pipelines.serve_server import allow_many_connections
+from pipelines.serving import batcher
+from pipelines.serving.server import allow_many_connections
 from tests.serving import Live, called, listening, settings_of, until
 from tests.small import jpeg
 
@@ -121,7 +121,7 @@ def test_bodies_together_are_bounded_and_given_back() -> None:
 
 def limits_of(client: Any) -> Any:
     """The middleware of a client's app."""
-    from pipelines.serve_limits import Limits
+    from pipelines.serving.limits import Limits
 
     layer = client.app.middleware_stack
     while not isinstance(layer, Limits):

@@ -15,7 +15,7 @@ import pytest
 
 from miner.errors import ResourceError
 from pipelines.serve import create_app
-from pipelines.serve_server import run_server
+from pipelines.serving.server import run_server
 from tests.serving import Live, listening, settings_of
 from tests.small import jpeg
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from pipelines.serve_settings import ServeSettings
+from pipelines.serving.settings import ServeSettings
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from pydantic import ConfigDict, Field
 from miner.pair_pages import CURSOR_CHARS, PairFilter
 from miner.records import Json
 from miner.reporting.images import EXTENSIONS
-from pipelines.serve_errors import ServiceError
-from pipelines.serve_index import MIME_TYPES
-from pipelines.serve_models import MAX_NAME_CHARS, PairsResponse
-from pipelines.serve_openapi import errors_of
-from pipelines.serve_service import Service
+from pipelines.serving.errors import HttpError
+from pipelines.serving.index import MIME_TYPES
+from pipelines.serving.models import MAX_NAME_CHARS, PairsResponse
+from pipelines.serving.openapi import errors_of
+from pipelines.serving.service import Service
 
 router = APIRouter()
 
@@ -54,7 +54,7 @@ async def pairs(request: Request, asked: Annotated[PairsQuery, Query()]) -> Json
             pages.page, asked.part(PairFilter), asked.limit, asked.cursor
         )
     except ValueError as error:
-        raise ServiceError(422, "invalid_cursor", str(error), param="cursor") from error
+        raise HttpError(422, "invalid_cursor", str(error), param="cursor") from error
     return {"object": "list", "data": found, "next_cursor": cursor}
 
 

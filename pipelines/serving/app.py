@@ -11,19 +11,13 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from pipelines import (
-    serve_corpus,
-    serve_embeddings,
-    serve_errors,
-    serve_pages,
-    serve_partners,
-)
-from pipelines.serve_callers import Callers
-from pipelines.serve_limits import Limits
-from pipelines.serve_models import StateResponse
-from pipelines.serve_openapi import errors_of
-from pipelines.serve_service import Service
-from pipelines.serve_settings import ServeSettings
+from pipelines.serving import corpus, embeddings, errors, pages, partners
+from pipelines.serving.callers import Callers
+from pipelines.serving.limits import Limits
+from pipelines.serving.models import StateResponse
+from pipelines.serving.openapi import errors_of
+from pipelines.serving.service import Service
+from pipelines.serving.settings import ServeSettings
 
 router = APIRouter()
 
@@ -60,10 +54,10 @@ def build_app(settings: ServeSettings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = Service(settings)
-    serve_errors.install(app)
+    errors.install(app)
     app.add_middleware(Limits, service=app.state.service, callers=callers)
     app.include_router(router)
-    for part in (serve_embeddings, serve_partners, serve_corpus, serve_pages):
+    for part in (embeddings, partners, corpus, pages):
         app.include_router(part.router)
     return app
 

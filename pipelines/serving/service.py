@@ -17,12 +17,12 @@ from miner.encoders import Encoder, find_record
 from miner.records import Json
 from miner.registry import EncoderRecord
 from miner.store import Store
-from pipelines.batcher import Batcher
 from pipelines.loading import Encoders
-from pipelines.serve_errors import ServiceError
-from pipelines.serve_index import Index
-from pipelines.serve_metrics import ServeMetrics
-from pipelines.serve_settings import ServeSettings
+from pipelines.serving.batcher import Batcher
+from pipelines.serving.errors import HttpError
+from pipelines.serving.index import Index
+from pipelines.serving.metrics import ServeMetrics
+from pipelines.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +107,10 @@ class Service:
         """What embeds.
 
         Raises:
-            ServiceError: nothing is loaded yet.
+            HttpError: nothing is loaded yet.
         """
         if self._batcher is None:
-            raise ServiceError(503, "starting", "the encoders are loading; come again soon")
+            raise HttpError(503, "starting", "the encoders are loading; come again soon")
         return self._batcher
 
     @property
@@ -118,10 +118,10 @@ class Service:
         """The index.
 
         Raises:
-            ServiceError: there is none (404).
+            HttpError: there is none (404).
         """
         if self.index is None:
-            raise ServiceError(
+            raise HttpError(
                 404, "no_index", "no run is served here; start the service with --index DIR"
             )
         return self.index
@@ -139,7 +139,7 @@ class Service:
         """The roles that names stand for; None stands for both.
 
         Raises:
-            ServiceError: no encoder goes by a name (422).
+            HttpError: no encoder goes by a name (422).
         """
         if names is None:
             return list(self.encoders)
@@ -154,7 +154,7 @@ class Service:
                 known = [
                     f"{role} ({encoder.encoder_id})" for role, encoder in self.encoders.items()
                 ]
-                raise ServiceError(
+                raise HttpError(
                     422,
                     "unknown_encoder",
                     f"no encoder here goes by that name; there are {' and '.join(known)}",

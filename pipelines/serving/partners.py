@@ -14,13 +14,13 @@ from fastapi import APIRouter, Query, Request
 from miner.partner_search import Partner, PartnerSearch, SearchStopped
 from miner.partner_search import Query as Wanted
 from miner.records import Json
-from pipelines.batch_encoding import Embedded
-from pipelines.serve_bodies import decode_one, is_raw, parse_query, read_json
-from pipelines.serve_embeddings import embed
-from pipelines.serve_errors import ServiceError
-from pipelines.serve_models import PartnersRequest, PartnersResponse, schema_of
-from pipelines.serve_openapi import RAW_IMAGE, errors_of
-from pipelines.serve_service import ROLES, Service
+from pipelines.serving.batch_encoding import Embedded
+from pipelines.serving.bodies import decode_one, is_raw, parse_query, read_json
+from pipelines.serving.embeddings import embed
+from pipelines.serving.errors import HttpError
+from pipelines.serving.models import PartnersRequest, PartnersResponse, schema_of
+from pipelines.serving.openapi import RAW_IMAGE, errors_of
+from pipelines.serving.service import ROLES, Service
 
 router = APIRouter()
 
@@ -54,7 +54,7 @@ async def blind_partners(
     service: Service = request.app.state.service
     index = service.needed_index
     if index.search is None:
-        raise ServiceError(422, "index_not_searchable", str(index.why_not_searchable))
+        raise HttpError(422, "index_not_searchable", str(index.why_not_searchable))
     given = {"clip_above": clip_above, "dino_below": dino_below, "limit": limit}
     asked_in_url = {name: value for name, value in given.items() if value is not None}
     if is_raw(request):
@@ -63,7 +63,7 @@ async def blind_partners(
     else:
         asked = await read_json(request, PartnersRequest)
         if asked_in_url:
-            raise ServiceError(
+            raise HttpError(
                 422,
                 "no_effect",
                 "with a JSON body these are fields of it",
@@ -73,7 +73,7 @@ async def blind_partners(
     if data is None:
         image_id, query = asked.image_id, index.search.stored(str(asked.image_id))
         if query is None:
-            raise ServiceError(
+            raise HttpError(
                 404, "no_such_image", "the index has no image with that id", param="image_id"
             )
     else:
@@ -94,13 +94,13 @@ async def blind_partners(
 async def _image_of(asked: PartnersRequest) -> bytes | None:
     """The image's bytes; None where an image_id is given."""
     if (asked.image is None) == (asked.image_id is None):
-        raise ServiceError(
+        raise HttpError(
             422, "invalid_request", "give exactly one of image_id and image", param="image_id"
         )
     if asked.image is None:
         return None
     data = await asyncio.to_thread(decode_one, asked.image, "image")
-    if isinstance(data, ServiceError):
+    if isinstance(data, HttpError):
         raise data
     return data
 
@@ -113,7 +113,7 @@ async def _known_or_embedded(
     if known is not None:
         return known
     (answer,) = await embed(service.batcher, [data], ROLES, "image")
-    if isinstance(answer, ServiceError):
+    if isinstance(answer, HttpError):
         raise answer
     assert isinstance(answer, Embedded)
     return None, query_of(answer.vectors["clip"], answer.vectors["dino"])

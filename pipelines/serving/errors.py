@@ -29,7 +29,7 @@ TYPES = {
 CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
-class ServiceError(Exception):
+class HttpError(Exception):
     """A request that is not answered as asked.
 
     Attributes:
@@ -75,12 +75,12 @@ def said(status: int, code: str, message: str, param: str | None = None) -> Json
     return {"message": message, "type": kind, "code": code, "param": param}
 
 
-def answer(error: ServiceError) -> JSONResponse:
+def answer(error: HttpError) -> JSONResponse:
     """An error as a response."""
     return JSONResponse({"error": error.said}, error.status, error.headers)
 
 
-def invalid(problems: Sequence[Mapping[str, Any]]) -> ServiceError:
+def invalid(problems: Sequence[Mapping[str, Any]]) -> HttpError:
     """What pydantic says of a request, in a sentence that repeats nothing of the request."""
     first = problems[0]
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
@@ -88,7 +88,7 @@ def invalid(problems: Sequence[Mapping[str, Any]]) -> ServiceError:
     is_syntax = first["type"] in ("json_invalid", "value_error.jsondecode")
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     message = str(first["msg"]).removeprefix("Value error, ")[:300]
-    return ServiceError(
+    return HttpError(
         400 if is_syntax else 422,
         "invalid_json" if is_syntax else "invalid_request",
         f"{param or 'the request'}: {message}{more}; see /docs for what is asked for",
@@ -99,8 +99,8 @@ def invalid(problems: Sequence[Mapping[str, Any]]) -> ServiceError:
 def install(app: FastAPI) -> None:
     """Have every error of an app said in this shape, and none with a traceback."""
 
-    @app.exception_handler(ServiceError)
-    async def of_service(request: Request, error: ServiceError) -> JSONResponse:
+    @app.exception_handler(HttpError)
+    async def of_service(request: Request, error: HttpError) -> JSONResponse:
         return answer(error)
 
     @app.exception_handler(RequestValidationError)
@@ -116,4 +116,4 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def of_ours(request: Request, error: Exception) -> JSONResponse:
         # The server logs the traceback; the client learns nothing of our insides.
-        return answer(ServiceError(500, "internal", "the service failed; its log says why"))
+        return answer(HttpError(500, "internal", "the service failed; its log says why"))

@@ -6,8 +6,8 @@ import hashlib
 import hmac
 import os
 
-from pipelines.serve_errors import ServiceError
-from pipelines.serve_settings import LOCAL_NAMES, ServeSettings
+from pipelines.serving.errors import HttpError
+from pipelines.serving.settings import LOCAL_NAMES, ServeSettings
 
 TOKEN_VARIABLE = "BLINDPAIRS_TOKEN"
 LEAST_TOKEN_CHARS = 16
@@ -30,10 +30,10 @@ class Callers:
         """Refuse a request that is not for us, or whose sender is not known.
 
         Raises:
-            ServiceError: the Host is none of ours (400), or the token is wrong (401).
+            HttpError: the Host is none of ours (400), or the token is wrong (401).
         """
         if self._hosts is not None and _name(host) not in self._hosts:
-            raise ServiceError(
+            raise HttpError(
                 400,
                 "host_not_allowed",
                 "the Host of the request is none that is answered here; see --allowed-hosts",
@@ -44,7 +44,7 @@ class Callers:
             # Digests are of one length, so that the time says nothing about the token.
             same = hmac.compare_digest(_digest(token.strip()), self._token)
             if scheme.lower() != b"bearer" or not same:
-                raise ServiceError(
+                raise HttpError(
                     401,
                     "invalid_token",
                     "the token is missing or wrong; send `Authorization: Bearer TOKEN`",

@@ -20,7 +20,7 @@ from miner.sample_lookup import SampleLookup
 from miner.search_sides import why_not_searchable
 from miner.store import Store
 from pipelines.joins import pick_join
-from pipelines.serve_errors import ServiceError
+from pipelines.serving.errors import HttpError
 
 MIME_TYPES = {
     "JPEG": "image/jpeg",
@@ -115,11 +115,11 @@ class Index:
         """An image's row of `samples`, and its original bytes, checked.
 
         Raises:
-            ServiceError: there is no such image, or its bytes are gone (404).
+            HttpError: there is no such image, or its bytes are gone (404).
         """
         row = self.lookup.rows([image_id]).get(image_id)
         if row is None:
-            raise ServiceError(
+            raise HttpError(
                 404, "no_such_image", "the index has no image with that id", param="image_id"
             )
         try:
@@ -128,14 +128,14 @@ class Index:
                     row["shard"], row["member"], row["offset"], row["num_bytes"]
                 )
         except ShardError as error:
-            raise ServiceError(
+            raise HttpError(
                 404,
                 "image_gone",
                 "the image's shard cannot be read where the index saw it last",
                 param="image_id",
             ) from error
         if hashlib.sha256(data).hexdigest() != row["sha256"]:
-            raise ServiceError(
+            raise HttpError(
                 404,
                 "image_changed",
                 "the image's shard holds other bytes now than those that were embedded",
@@ -147,9 +147,9 @@ class Index:
         """A file of the join's report, and its media type.
 
         Raises:
-            ServiceError: the report has no such file (404).
+            HttpError: the report has no such file (404).
         """
-        problem = ServiceError(
+        problem = HttpError(
             404, "no_such_page", "the report has no such file; write it with `blindpairs report`"
         )
         if _IN_REPORT.fullmatch(name) is None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipelines.serve_callers import Callers
-from pipelines.serve_errors import ServiceError, answer
-from pipelines.serve_service import Service
+from pipelines.serving.callers import Callers
+from pipelines.serving.errors import HttpError, answer
+from pipelines.serving.service import Service
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
@@ -61,7 +61,7 @@ class Limits:
         except asyncio.CancelledError:
             if not self._service.is_draining:
                 raise
-            stopped = ServiceError(503, "stopped", "the service stopped before it had an answer")
+            stopped = HttpError(503, "stopped", "the service stopped before it had an answer")
             await call.refuse(stopped, {"connection": "close"})
         except Exception:
             # The app's own last resort says it to the client, outside of this.
@@ -75,20 +75,20 @@ class Limits:
     async def _limited(self, call: _Call) -> None:
         try:
             if self._service.is_draining:
-                raise ServiceError(
+                raise HttpError(
                     503, "draining", "the service is stopping; ask another one", retry_after_s=1
                 )
             self._callers.check(call.header(b"host"), call.header(b"authorization"))
             body = await self._read_body(call)
             if self._num_working >= self._settings.max_requests:
-                raise ServiceError(
+                raise HttpError(
                     429,
                     "too_many_requests",
                     f"{self._num_working} requests are worked on, the limit is "
                     f"{self._settings.max_requests}; come again after Retry-After",
                     retry_after_s=1,
                 )
-        except ServiceError as error:
+        except HttpError as error:
             # What is left of the body is not read any more.
             await call.refuse(error, {"connection": "close"} if not call.is_read else {})
             return
@@ -115,7 +115,7 @@ class Limits:
                     chunks.append(chunk)
                     call.is_read = not message.get("more_body", False)
         except TimeoutError:
-            raise ServiceError(
+            raise HttpError(
                 408,
                 "body_timeout",
                 f"the request took longer than {self._settings.body_timeout_s:g} s to arrive",
@@ -125,7 +125,7 @@ class Limits:
     def _refuse_large(self, num_bytes: int) -> None:
         most = self._settings.max_body_bytes
         if num_bytes > most:
-            raise ServiceError(
+            raise HttpError(
                 413,
                 "body_too_large",
                 f"the body is larger than {most} bytes; send fewer or smaller images",
@@ -135,7 +135,7 @@ class Limits:
         call.num_held_bytes += num_bytes
         self._num_held_bytes += num_bytes
         if self._num_held_bytes > self._settings.max_held_bytes:
-            raise ServiceError(
+            raise HttpError(
                 429,
                 "too_many_bytes_held",
                 f"bodies of {self._settings.max_held_bytes} bytes are held already; come again "
@@ -160,7 +160,7 @@ class Limits:
             if leaving in done:
                 raise _GoneError
             await call.refuse(
-                ServiceError(
+                HttpError(
                     504,
                     "timeout",
                     f"the answer took longer than {self._settings.request_timeout_s:g} s; send "
@@ -204,7 +204,7 @@ class _Call:
             message = {**message, "headers": headers}
         await self._send(message)
 
-    async def refuse(self, error: ServiceError, headers: MutableMapping[str, str]) -> None:
+    async def refuse(self, error: HttpError, headers: MutableMapping[str, str]) -> None:
         """Answer with an error, unless an answer has begun."""
         if self.status is None:
             response = answer(error)

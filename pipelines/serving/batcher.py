@@ -26,10 +26,10 @@ from miner.decoders import Decoders, default_num_decoders
 from miner.encoders import Encoder
 from miner.feed import ORDER_BYTES, ORDER_IMAGES
 from miner.ring import Ring
-from pipelines.batch_encoding import Answer, BatchEncoding, Future, Ticket
-from pipelines.serve_errors import ServiceError
-from pipelines.serve_metrics import ServeMetrics
-from pipelines.serve_settings import ServeSettings
+from pipelines.serving.batch_encoding import Answer, BatchEncoding, Future, Ticket
+from pipelines.serving.errors import HttpError
+from pipelines.serving.metrics import ServeMetrics
+from pipelines.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
@@ -105,15 +105,15 @@ class Batcher:
             roles: of the encoders that shall look at them.
 
         Raises:
-            ServiceError: the queue is full (429), or the decoders stopped (503).
+            HttpError: the queue is full (429), or the decoders stopped (503).
         """
         tickets = [Ticket(data, frozenset(roles), self._loop.create_future()) for data in images]
         with self._change:
             if self.error is not None or self._is_closed:
-                raise ServiceError(503, "unavailable", "the service is stopping; ask another one")
+                raise HttpError(503, "unavailable", "the service is stopping; ask another one")
             room = self._settings.max_queue - self._num_held
             if len(tickets) > room:
-                raise ServiceError(
+                raise HttpError(
                     429,
                     "queue_full",
                     f"{self._num_held} images are in the queue, its limit is "
@@ -140,7 +140,7 @@ class Batcher:
         for thread in self._threads:
             thread.join()
         self._ring.close()
-        stopped = ServiceError(503, "unavailable", "the service stopped; ask another one")
+        stopped = HttpError(503, "unavailable", "the service stopped; ask another one")
         for ticket in left:
             if not ticket.future.done():
                 ticket.future.set_exception(stopped)
@@ -211,9 +211,7 @@ class Batcher:
             self.error = error
             left = [*self._waiting, *self._decoding.values()]
             self._waiting.clear()
-        stopped = ServiceError(
-            503, "unavailable", "the service's decoders stopped; ask another one"
-        )
+        stopped = HttpError(503, "unavailable", "the service's decoders stopped; ask another one")
         self._settle([(ticket, stopped) for ticket in left])
 
     # -- the encoding thread ------------------------------------------------------------------

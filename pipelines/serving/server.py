@@ -19,8 +19,8 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from miner.errors import ResourceError
-from pipelines.serve_service import Service
-from pipelines.serve_settings import ServeSettings
+from pipelines.serving.service import Service
+from pipelines.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 

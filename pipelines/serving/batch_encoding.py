@@ -19,7 +19,7 @@ from miner.decode import Found, Refused
 from miner.encoders import Encoder
 from miner.ring import Ring
 from miner.schema import Reason
-from pipelines.serve_metrics import ServeMetrics
+from pipelines.serving.metrics import ServeMetrics
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import jinja2
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from pipelines.serve_service import Service
+from pipelines.serving.service import Service
 
 router = APIRouter(include_in_schema=False)
 

@@ -13,17 +13,17 @@ from pydantic_core import to_json
 
 from miner.decode import Refused
 from miner.records import Json
-from pipelines.batch_encoding import Answer
-from pipelines.batcher import Batcher
-from pipelines.serve_bodies import decode_base64, is_raw, read_json
-from pipelines.serve_errors import ServiceError
-from pipelines.serve_models import EmbeddingsRequest, EmbeddingsResponse, schema_of
-from pipelines.serve_openapi import RAW_IMAGE, errors_of
-from pipelines.serve_service import Service
+from pipelines.serving.batch_encoding import Answer
+from pipelines.serving.batcher import Batcher
+from pipelines.serving.bodies import decode_base64, is_raw, read_json
+from pipelines.serving.errors import HttpError
+from pipelines.serving.models import EmbeddingsRequest, EmbeddingsResponse, schema_of
+from pipelines.serving.openapi import RAW_IMAGE, errors_of
+from pipelines.serving.service import Service
 
 router = APIRouter()
 
-Images = list[bytes | ServiceError]
+Images = list[bytes | HttpError]
 
 
 @router.post(
@@ -61,14 +61,14 @@ async def embeddings(
     else:
         asked = await read_json(request, EmbeddingsRequest)
         if encoders is not None:
-            raise ServiceError(
+            raise HttpError(
                 422, "no_effect", "with JSON the field `model` names the encoder", param="encoders"
             )
         roles = service.roles_of(None if asked.model is None else [asked.model], "model")
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         most = service.settings.max_batch
         if not 1 <= len(texts) <= most:
-            raise ServiceError(
+            raise HttpError(
                 422,
                 "too_many_images" if texts else "no_image",
                 f"{len(texts)} images in a request, which takes 1 to {most}; send several requests",
@@ -82,7 +82,7 @@ async def embeddings(
         for index, each in enumerate(answers)
         for item in _items(service, index, each, roles, as_base64=as_base64)
     ]
-    errors = [each for each in answers if isinstance(each, ServiceError)]
+    errors = [each for each in answers if isinstance(each, HttpError)]
     if len(errors) == len(answers) and len(answers) == 1:
         raise errors[0]
     body = {
@@ -92,7 +92,7 @@ async def embeddings(
         "usage": {"num_images": len(images)},
     }
     if len(errors) == len(answers):
-        body["error"] = ServiceError(
+        body["error"] = HttpError(
             422,
             "no_good_image",
             f"none of the {len(images)} images could be embedded; each item says why",
@@ -104,11 +104,11 @@ async def embeddings(
 
 async def embed(
     batcher: Batcher, images: Images, roles: Sequence[str], param: str = "input"
-) -> list[Answer | ServiceError]:
+) -> list[Answer | HttpError]:
     """What became of each image; cancelling this takes them all out of the queue.
 
     Raises:
-        ServiceError: the queue is full (429), or the service stops (503).
+        HttpError: the queue is full (429), or the service stops (503).
     """
     good = [each for each in images if isinstance(each, bytes)]
     futures = batcher.submit(good, roles)
@@ -121,9 +121,9 @@ async def embed(
     return [refusal(each, param) if isinstance(each, Refused) else each for each in answers]
 
 
-def refusal(refused: Refused, param: str) -> ServiceError:
+def refusal(refused: Refused, param: str) -> HttpError:
     """Why an image was not embedded; `code` is a reason of `miner.schema.Reason`."""
-    return ServiceError(
+    return HttpError(
         422, refused.reason.value, f"{refused.reason.value}: {refused.detail}", param=param
     )
 
@@ -131,12 +131,12 @@ def refusal(refused: Refused, param: str) -> ServiceError:
 def _items(
     service: Service,
     index: int,
-    answer: Answer | ServiceError,
+    answer: Answer | HttpError,
     roles: Sequence[str],
     *,
     as_base64: bool,
 ) -> list[Json]:
-    if isinstance(answer, ServiceError):
+    if isinstance(answer, HttpError):
         return [{"object": "error", "index": index, "error": answer.said}]
     assert not isinstance(answer, Refused)
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.serve_models import ErrorResponse
+from pipelines.serving.models import ErrorResponse
 
 REASONS = {
     400: "The request is no JSON, or its Host is none of ours.",

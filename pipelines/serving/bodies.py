@@ -12,8 +12,8 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import ValidationError
 
-from pipelines.serve_errors import ServiceError, invalid
-from pipelines.serve_models import RequestModel
+from pipelines.serving.errors import HttpError, invalid
+from pipelines.serving.models import RequestModel
 
 ModelT = TypeVar("ModelT", bound=RequestModel)
 
@@ -32,14 +32,14 @@ def is_raw(request: Request) -> bool:
     """Whether the body is an image's bytes and no JSON.
 
     Raises:
-        ServiceError: it is neither (415).
+        HttpError: it is neither (415).
     """
     kind = media_type(request)
     if kind == "application/json":
         return False
     if kind == "application/octet-stream" or kind.startswith("image/"):
         return True
-    raise ServiceError(
+    raise HttpError(
         415,
         "unsupported_media_type",
         "the Content-Type is none that is read; send an image's bytes as image/* or "
@@ -52,7 +52,7 @@ async def read_json(request: Request, model: type[ModelT]) -> ModelT:
     """A body as a model.
 
     Raises:
-        ServiceError: it is no JSON (400), or not what the model says (422).
+        HttpError: it is no JSON (400), or not what the model says (422).
     """
     body = await request.body()
     if len(body) <= INLINE_BYTES:
@@ -64,7 +64,7 @@ def parse(body: bytes, model: type[ModelT]) -> ModelT:
     """JSON bytes as a model; no Python object of unknown depth is made on the way.
 
     Raises:
-        ServiceError: as `read_json`.
+        HttpError: as `read_json`.
     """
     try:
         return model.model_validate_json(body)
@@ -76,9 +76,9 @@ def parse(body: bytes, model: type[ModelT]) -> ModelT:
         raise invalid(problems) from None
 
 
-def url_refused(param: str) -> ServiceError:
+def url_refused(param: str) -> HttpError:
     """What is said to someone who sends a URL for an image."""
-    return ServiceError(
+    return HttpError(
         422,
         "url_not_fetched",
         "this service fetches no URLs; send the image's bytes themselves, or their base64",
@@ -86,21 +86,21 @@ def url_refused(param: str) -> ServiceError:
     )
 
 
-async def decode_base64(texts: list[str], param: str) -> list[bytes | ServiceError]:
+async def decode_base64(texts: list[str], param: str) -> list[bytes | HttpError]:
     """Images out of base64, or why one is none; large ones on another thread."""
     if sum(map(len, texts)) <= INLINE_BYTES:
         return [decode_one(text, param) for text in texts]
     return await asyncio.to_thread(lambda: [decode_one(text, param) for text in texts])
 
 
-def decode_one(text: str, param: str) -> bytes | ServiceError:
+def decode_one(text: str, param: str) -> bytes | HttpError:
     """One image out of base64, or why it is none."""
     if _URL.match(text[:16]):
         return url_refused(param)
     try:
         return base64.b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        return ServiceError(
+        return HttpError(
             422, "invalid_base64", "the text is no base64 of an image's bytes", param=param
         )
 

@@ -1,0 +1,1 @@
+"""The HTTP service: its app, its routes, its limits, its batches."""
