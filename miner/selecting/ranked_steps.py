@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,8 @@ def about_cosines(pairs: RawPairs, rows: Rows) -> npt.NDArray[np.float64]:
 
 
 def _about(pairs: RawPairs, settings: SelectSettings, rows: Rows) -> Words:
-    num_kept = math.ceil(settings.about_share * len(rows))
+    # As it was written: 0.07 in binary is a little more, and of 100 rows 8 would be kept.
+    num_kept = math.ceil(Fraction(str(settings.about_share)) * len(rows))
     # Stable, so that of equally close pairs the better rank is kept.
     closest = np.argsort(-about_cosines(pairs, rows), kind="stable")[:num_kept]
     is_about = np.zeros(len(rows), np.bool_)
