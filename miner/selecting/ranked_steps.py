@@ -51,9 +51,13 @@ def about_cosines(pairs: RawPairs, rows: Rows) -> npt.NDArray[np.float64]:
     return found
 
 
+def num_of_share(share: float, num_rows: int) -> int:
+    """At least so many rows are a share of them: 7 of 100 at 0.07, which is more in binary."""
+    return math.ceil(Fraction(str(share)) * num_rows)
+
+
 def _about(pairs: RawPairs, settings: SelectSettings, rows: Rows) -> Words:
-    # As it was written: 0.07 in binary is a little more, and of 100 rows 8 would be kept.
-    num_kept = math.ceil(Fraction(str(settings.about_share)) * len(rows))
+    num_kept = num_of_share(settings.about_share, len(rows))
     # Stable, so that of equally close pairs the better rank is kept.
     closest = np.argsort(-about_cosines(pairs, rows), kind="stable")[:num_kept]
     is_about = np.zeros(len(rows), np.bool_)
