@@ -129,7 +129,7 @@ def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, 
 
 
 def _by_library(store: Store, ids: list[str]) -> list[str | None]:
-    """A run's only encoder of open_clip, and its only one of timm; None where it has another number.
+    """A run's one encoder of open_clip, and its one of timm; None where there are other numbers.
 
     Of a third encoder it is not known which side it is for, so then neither is taken.
     """
