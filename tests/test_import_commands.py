@@ -86,7 +86,7 @@ def test_hand_offs_of_an_imported_run(commands: Commands, tmp_path: Path) -> Non
     for name in ("hf", "webdataset"):
         refused = commands("handoff", name, store.root, "--out", tmp_path / name)
         assert refused.code == 4
-        assert "imported as embeddings alone" in refused.err
+        assert "only its embeddings were imported" in refused.err
         assert not (tmp_path / name).exists()
 
 
