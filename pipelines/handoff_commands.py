@@ -82,16 +82,23 @@ def handoff(
     help="Your copy of the corpus, as `mine` takes it; may be given several times.",
 )
 @click.option("--images-dir", type=_LOCAL, help="A folder of image files, whatever their names.")
-@click.option("--skip-missing", is_flag=True, help="Leave out pairs with a missing image.")
+@click.option("--out", type=_LOCAL, help="Make another folder; FOLDER keeps the ids.")
+@click.option(
+    "--skip-missing", is_flag=True, help="Leave out pairs with a missing image (needs --out)."
+)
 def hydrate(
-    folder: Path, shards: Sequence[str], images_dir: Path | None, skip_missing: bool
+    folder: Path,
+    shards: Sequence[str],
+    images_dir: Path | None,
+    out: Path | None,
+    skip_missing: bool,
 ) -> int:
     """Fill a hand-off of ids with images of your own copy, each checked by its sha256."""
     from miner.handoff.folder import MISSING
     from miner.handoff.hydrate import hydrate as fill
     from pipelines import show
 
-    done = fill(folder, shards=shards, images_dir=images_dir, skip_missing=skip_missing)
+    done = fill(folder, shards=shards, images_dir=images_dir, skip_missing=skip_missing, out=out)
     if done.was_whole:
         show.facts(out_console, [("folder", f"{folder} has its images already")])
         return 0
@@ -105,7 +112,7 @@ def hydrate(
             out_console,
             [
                 ("all missing", str(folder / MISSING)),
-                ("folder", f"{folder} stays as it is; give more shards, or --skip-missing"),
+                ("folder", f"{folder} stays as it is; give more shards, or --skip-missing --out"),
             ],
         )
         return PARTIAL
@@ -114,7 +121,7 @@ def hydrate(
         out_console,
         [
             ("handed off", f"{done.written.num_pairs} pairs{left_out}"),
-            ("folder", str(folder)),
+            ("folder", str(done.written.folder)),
         ],
     )
     return PARTIAL if done.missing else 0

@@ -79,6 +79,13 @@ def test_missing_images_may_be_left_out(commands: Commands, run: Path, tmp_path:
     members = [(f"{n}.jpg", data) for n, data in enumerate(originals_of(Store(run)).values())]
     first = write_tar(tmp_path / "first.tar", members[:3])
     ran = commands("hydrate", ids, "--shards", first, "--skip-missing")
+    assert ran.code == 2
+    assert "--skip-missing would put fewer pairs in the place of the ids" in ran.err
+    ran = commands(
+        *("hydrate", ids, "--shards", first, "--skip-missing", "--out", tmp_path / "some")
+    )
     assert ran.code == 3
     assert "3 pairs, 3 left out" in ran.out
-    assert list(ids.glob("*.tar"))
+    assert (tmp_path / "some" / "missing.csv").is_file()
+    assert list((tmp_path / "some").glob("*.tar"))
+    assert not (ids / "missing.csv").exists()
