@@ -11,7 +11,7 @@ from miner.errors import ShardError, StoreError
 from miner.handoff.folder import contents
 from miner.handoff.hydrate import hydrate
 from miner.handoff.registry import FORMATS
-from miner.records import read_record, replace_record
+from miner.records import Json, read_record, replace_record
 from miner.store import Store
 from tests.handoff_runs import (
     QUESTION,
@@ -203,6 +203,10 @@ def test_what_is_no_hand_off_is_refused(store: Store, tmp_path: Path) -> None:
         replace_record(path, good | bad)
         with pytest.raises(StoreError, match="is not what this version writes"):
             hydrate(tmp_path / "ids", images_dir=tmp_path)
+    for name in sorted(set(FORMATS) - set(WITH_IMAGES)):
+        replace_record(path, good | {"format": name})
+        with pytest.raises(StoreError, match=f"--images has no effect on {name}"):
+            hydrate(tmp_path / "ids", images_dir=tmp_path)
 
 
 def test_edited_and_damaged_tables_are_refused(store: Store, tmp_path: Path) -> None:
@@ -248,3 +252,19 @@ def test_forged_rows_read_nothing_outside_the_readers_copy(store: Store, tmp_pat
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "other.jpg").write_bytes(data[:-1] + b"?")
     assert len(hydrate(ids, shards=[str(tmp_path / "tree")]).missing) == 4
+
+
+@pytest.mark.parametrize(
+    "forged", [{"num_bytes": 2**40}, {"offset": 2**63 - 1}, {"num_bytes": 0}, {"offset": -1}]
+)
+def test_places_that_no_file_has_are_refused(store: Store, tmp_path: Path, forged: Json) -> None:
+    ids = tmp_path / "ids"
+    deliver(store, "mmvp", ids, images="none")
+    rows = pq.ParquetFile(ids / "images.parquet").read().to_pylist()
+    schema = pq.ParquetFile(ids / "images.parquet").schema_arrow
+    rows[0] |= forged
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), ids / "images.parquet")
+    record = read_record(ids / "handoff.json")
+    replace_record(ids / "handoff.json", record | {"contents": contents(ids).model_dump()})
+    with pytest.raises(StoreError, match=r"bytes at -?\d+ .* the tables were edited"):
+        hydrate(ids, images_dir=tmp_path)

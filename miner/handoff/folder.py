@@ -167,6 +167,11 @@ def _check_place(out: Path, fingerprint: str, *, overwrite: bool) -> bool:
     """Whether this very hand-off is there; nothing but a hand-off is ever replaced."""
     if out.suffix.lower() in (".csv", ".jsonl", ".json", ".parquet", ".tar", ".zip"):
         raise ValueError(f"{out} names a file; a hand-off is a folder, give --out {out.stem}")
+    for parent in out.resolve().parents:
+        if (parent / "run.json").is_file():
+            raise ValueError(
+                f"{out} lies in the run {parent}, whose files are its own; give an --out outside it"
+            )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / RECORD).is_file():

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
+from miner.config import ImageLimits
 from miner.errors import StoreError
 from miner.folders import leftovers
 from miner.handoff.folder import (
@@ -21,6 +21,7 @@ from miner.handoff.folder import (
     Contents,
     Written,
     check_contents,
+    check_settings,
     write_handoff,
     write_missing,
 )
@@ -93,7 +94,7 @@ def hydrate(
     pairs, images = (_read_table(folder / f"{name}.parquet") for name in ("pairs", "images"))
     handoff = handoff_of(pairs, images, facts, str(folder))
     distinct = {image["sha256"]: image for image in handoff.images.values()}
-    places = _locate(distinct, shards, images_dir)
+    places = _locate(distinct, shards, images_dir, facts.limits)
     missing = [image for sha256, image in sorted(distinct.items()) if sha256 not in places]
     whole = [p for p in handoff.pairs if {p["sha256_1"], p["sha256_2"]} <= places.keys()]
     written = None
@@ -120,12 +121,15 @@ def hydrate(
 
 
 def _locate(
-    distinct: dict[str, Json], shards: Sequence[str], images_dir: Path | None
+    distinct: dict[str, Json],
+    shards: Sequence[str],
+    images_dir: Path | None,
+    limits: ImageLimits,
 ) -> dict[str, Place]:
     """The places of the images that are there, by sha256."""
     places = in_folder(images_dir, distinct.values()) if images_dir is not None else {}
     rest = [image for sha256, image in distinct.items() if sha256 not in places]
-    return places | (in_shards(shards, rest) if shards and rest else {})
+    return places | (in_shards(shards, rest, limits) if shards and rest else {})
 
 
 def _read_record(folder: Path) -> tuple[Format, HandoffSettings, Facts, Json]:
@@ -147,7 +151,8 @@ def _read_record(folder: Path) -> tuple[Format, HandoffSettings, Facts, Json]:
         settings = HandoffSettings(**record["settings"])
         facts = Facts(**record["facts"])
         Contents(**record["contents"])
-    except (KeyError, TypeError, ValidationError) as error:
+        check_settings(format, settings)
+    except (KeyError, TypeError, ValueError) as error:
         raise StoreError(
             f"{folder / RECORD} is not what this version writes ({type(error).__name__}: "
             f"{str(error).partition(chr(10))[0]}); make the hand-off again"

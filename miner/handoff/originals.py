@@ -74,6 +74,10 @@ class Originals:
         _check_known(image)
         return "png" if self.is_altered(image) else EXTENSIONS[image["format"]]
 
+    def format(self, image: Json) -> str:
+        """The format of what is handed off of an image, as Pillow calls it."""
+        return "PNG" if self.is_altered(image) else str(image["format"])
+
     def file_name(self, image: Json) -> str:
         """A name for the image's file that no key or caption has a part in."""
         return f"{image['sha256']}.{self.extension(image)}"
