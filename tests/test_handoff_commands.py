@@ -89,3 +89,13 @@ def test_missing_images_may_be_left_out(commands: Commands, run: Path, tmp_path:
     assert (tmp_path / "some" / "missing.csv").is_file()
     assert list((tmp_path / "some").glob("*.tar"))
     assert not (ids / "missing.csv").exists()
+
+
+def test_a_lost_image_ends_no_hand_off(commands: Commands, run: Path, tmp_path: Path) -> None:
+    shard = tmp_path / "corpus" / "00000.tar"
+    lost = next(iter(originals_of(Store(run)).values()))
+    shard.write_bytes(shard.read_bytes().replace(lost, lost[::-1]))
+    assert commands("handoff", "hf", run, "--out", tmp_path / "out").code == 4
+    ran = commands("handoff", "hf", run, "--out", tmp_path / "out", "--skip-missing")
+    assert ran.code == 3, ran.err
+    assert "3 pairs, as 1 images cannot be read" in ran.out

@@ -112,6 +112,8 @@ def write_handoff(
     num_images = len({image["sha256"] for image in handoff.images.values()})
     if not is_there:
         _write(format, work, fingerprint, missing)
+    elif missing:
+        write_missing(out, missing)
     return Written(
         folder=out, num_pairs=len(handoff.pairs), num_images=num_images, is_new=not is_there
     )

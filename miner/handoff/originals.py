@@ -110,6 +110,16 @@ class Originals:
         for image in sorted(distinct.values(), key=where):
             yield image, self.read(image)
 
+    def lost(self, images: Iterable[Json]) -> list[tuple[Json, ShardError]]:
+        """The distinct images that cannot be handed off, and why; all are read for that."""
+        found = []
+        for image in {image["sha256"]: image for image in images}.values():
+            try:
+                self.read(image)
+            except ShardError as error:
+                found.append((image, error))
+        return found
+
     def _turned(self, image: Json, data: bytes) -> bytes:
         try:
             decoded = decode(data, self._limits)
