@@ -47,6 +47,7 @@ def _sections(format: Format, work: Work) -> list[str]:
         f"the first is above {facts.clip_above}, by the second below {facts.dino_below}.\n",
         f"They were mined by blindpairs {facts.version} from {', '.join(facts.datasets)}. "
         f"{_which(work.settings, facts.num_selected, facts.num_accepted)}\n",
+        *_asked_for(facts.asked_for),
         "| | encoder | weights | sha256 of the weights | licence of the weights |",
         "|---|---|---|---|---|",
         _encoder("CLIP", facts.clip),
@@ -68,6 +69,11 @@ def _which(settings: HandoffSettings, num_selected: int, num_accepted: int | Non
         f"Of {num_selected} that were selected, reviewers accepted {num_accepted}; "
         f"handed off is {taken}."
     )
+
+
+def _asked_for(options: str) -> list[str]:
+    """The selection's options as a block of code, which no text within can end."""
+    return [f"They were selected by these options:\n\n    {options}\n"] if options else []
 
 
 def _encoder(role: str, facts: EncoderFacts) -> str:

@@ -16,6 +16,7 @@ from miner.handoff.settings import EncoderFacts, Facts, HandoffSettings
 from miner.records import Json
 from miner.review import PATTERNS, Decision, consensus, decisions_of
 from miner.rows import runs_of, samples_of
+from miner.selecting.steps import asked_for, settings_of
 from miner.store import Store
 from miner.urls import check_has_no_secret
 from miner.vectors import EncoderVectors
@@ -177,6 +178,7 @@ def _facts(store: Store, record: Json) -> Facts:
         datasets=(),
         num_selected=0,
         num_accepted=None,
+        asked_for=asked_for(settings_of(record["selection"])),
         limits=ImageLimits(**limits),
         version=versions()["blindpairs"],
     )
