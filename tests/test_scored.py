@@ -31,6 +31,13 @@ def test_relaxed(tmp_path: Path, lower_is_better: bool, suffix: str) -> None:
     assert list(right) == ([False, True] if lower_is_better else [True, False])
 
 
+def test_pairs_without_positive_scores_are_told(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"id": n, "scores": [n, 3 - n]} for n in (1, 2, 3)]
+    found = evaluate_answers(asked(2), write_jsonl(tmp_path / "m.jsonl", rows))
+    assert [len(outcome["relaxed", 2]) for outcome in found.outcomes] == [1, 0]
+    assert any(note.startswith("relaxed is of 1 of 2 pairs") for note in found.notes)
+
+
 def test_equal_scores_choose_nothing() -> None:
     assert best([1, 1], lower_is_better=False) is None
     assert (best([1, 2], lower_is_better=False), best([1, 2], lower_is_better=True)) == (1, 0)

@@ -109,13 +109,19 @@ def evaluate_answers(
         _outcome(item, parsed, lower_is_better=lower_is_better) for item in labelled.items
     )
     num = len(parsed.chosen) + parsed.num_missing
+    notes = [*labelled.notes]
+    if lost := sum(not outcome.get(("relaxed", 2), [True]) for outcome in outcomes):
+        notes.append(
+            f"relaxed is of {len(outcomes) - lost} of {len(outcomes)} pairs: the others lack a "
+            "score, or have one that is not positive"
+        )
     return Evaluation(
         model=path.stem,
         labelled=labelled,
         figures=tuple(figures(labelled.items, outcomes)),
         outcomes=outcomes,
         notes=(
-            *labelled.notes,
+            *notes,
             f"{parsed.num_unparsed} of {num} questions have an answer that names no single option, "
             f"{parsed.num_missing} have none; both count as wrong",
         ),
