@@ -44,6 +44,11 @@ _csv = click.Path(dir_okay=False, path_type=Path)
     help="Instead of an encoder: a model's answers in words, as CSV or JSON lines.",
 )
 @click.option(
+    "--lower-is-better",
+    is_flag=True,
+    help="Of answers with scores for each option (scores, or score_1, score_2): as perplexities.",
+)
+@click.option(
     "--reference", type=click.Choice(BENCHMARKS), help="Print published figures beside ours."
 )
 @click.option(
@@ -59,6 +64,7 @@ def evaluate_command(
     encoder: str | None,
     weights: str | None,
     answers: Path | None,
+    lower_is_better: bool,
     reference: str | None,
     correct_labels: bool,
     prompt: str | None,
@@ -71,6 +77,8 @@ def evaluate_command(
         raise click.UsageError("give either --encoder NAME or --answers FILE")
     if answers is not None and (weights is not None or prompt is not None):
         raise click.UsageError("--weights and --prompt are for an encoder; answers need neither")
+    if answers is None and lower_is_better:
+        raise click.UsageError("--lower-is-better is for --answers; leave it out")
     from miner.measuring.figures_csv import figures_csv, pairs_csv
     from pipelines import measuring, show_figures
 
@@ -78,7 +86,7 @@ def evaluate_command(
     if answers is not None:
         from miner.measuring.answers import evaluate_answers
 
-        found = evaluate_answers(labelled, answers)
+        found = evaluate_answers(labelled, answers, lower_is_better=lower_is_better)
     else:
         assert encoder is not None
         found = measuring.measure(labelled, encoder, weights, device, prompt).evaluation

@@ -114,6 +114,16 @@ def test_no_answer_is_unparsed(tmp_path: Path) -> None:
     assert (dict(parsed.chosen), parsed.num_unparsed) == ({"1": None, "2": 1}, 1)
 
 
+def test_a_file_has_scores_or_texts(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"id": 1, "scores": [1, 2]}, {"id": 2, "response": "b"}]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(LabelError, match="has scores for 1 of 2 answers; give all"):
+        read_answers(path, asked(1))
+    write_jsonl(path, rows[1:])
+    with pytest.raises(LabelError, match="has no scores, so none is better for being lower"):
+        read_answers(path, asked(1), lower_is_better=True)
+
+
 def test_bad_files(tmp_path: Path) -> None:
     path = tmp_path / "answers.csv"
     path.write_text('id,text\n1,"a\n')

@@ -171,6 +171,7 @@ def test_compare_a_layout(commands: Commands, tmp_path: Path) -> None:
     ("words", "told"),
     [
         (("evaluate",), "give either --encoder NAME or --answers FILE"),
+        (("evaluate", "--encoder", "x", "--lower-is-better"), "--lower-is-better is for --answers"),
         (("evaluate", "--encoder", "x", "--answers", "HERE"), "give either --encoder NAME or"),
         (("evaluate", "--answers", "HERE", "--prompt", "{}"), "--weights and --prompt are for an"),
         (("evaluate", "--encoder", "x", "--correct-labels"), "MMVP, not for reviews"),

@@ -2,7 +2,8 @@
 
 A line is one answer: the question's id and the text. In `jsonl` and CSV the id is called
 `question_id`, `id` or `Index`, the text `response`, `text`, `prediction`, `output` or `answer`,
-whichever comes first in this order.
+whichever comes first in this order. Instead of a text, all lines may have scores
+(`miner.measuring.scored`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from miner.errors import LabelError
 from miner.evaluate import Evaluation, Outcome, figures
 from miner.measuring.labelled import Item, LabelledSet, Question, read_text
+from miner.measuring.scored import best, leans, scores_of
 from miner.measuring.spoken import parse_option
 
 ID_NAMES = ("question_id", "id", "index")
@@ -33,19 +35,22 @@ class Parsed:
         chosen: the place of the option that was chosen, by question; None where it is unclear.
         num_unparsed: answers from which no single option can be told.
         num_missing: questions that nobody answered.
+        scores: of each option, by question, where the file has scores and no texts.
     """
 
     chosen: Mapping[str, int | None]
     num_unparsed: int
     num_missing: int
+    scores: Mapping[str, tuple[float, ...]]
 
 
-def read_answers(path: Path, labelled: LabelledSet) -> Parsed:
+def read_answers(path: Path, labelled: LabelledSet, *, lower_is_better: bool = False) -> Parsed:
     """The answers in a file, held against the questions of a set.
 
     Args:
         path: `.jsonl`, or `.csv`.
         labelled: whose questions they answer.
+        lower_is_better: of scores, as perplexities.
 
     Raises:
         LabelError: the file cannot be read, an id is unknown or answered twice, or no answer is
@@ -53,8 +58,9 @@ def read_answers(path: Path, labelled: LabelledSet) -> Parsed:
     """
     questions = {question.id: question for item in labelled.items for question in item.questions}
     chosen: dict[str, int | None] = {}
+    scores: dict[str, tuple[float, ...]] = {}
     for place, row in _rows(path):
-        id, text = _id(row, place), _text(row, place)
+        id = _id(row, place)
         if id not in questions:
             known = next(iter(questions))
             raise LabelError(
@@ -63,46 +69,75 @@ def read_answers(path: Path, labelled: LabelledSet) -> Parsed:
             )
         if id in chosen:
             raise LabelError(f"{place}: question {id!r} is answered twice; keep one answer")
-        chosen[id] = parse_option(text, questions[id].options)
+        options = questions[id].options
+        if (found := scores_of(row, len(options), place)) is not None:
+            scores[id], chosen[id] = found, best(found, lower_is_better=lower_is_better)
+        else:
+            chosen[id] = parse_option(_text(row, place), options)
     if not chosen:
         raise LabelError(f"{path} holds no answer; give a line for each question")
+    if scores and len(scores) < len(chosen):
+        raise LabelError(
+            f"{path} has scores for {len(scores)} of {len(chosen)} answers; give all of them, or "
+            "texts alone"
+        )
+    if lower_is_better and not scores:
+        raise LabelError(f"{path} has no scores, so none is better for being lower; leave that out")
     return Parsed(
         chosen=chosen,
         num_unparsed=sum(place is None for place in chosen.values()),
         num_missing=len(questions) - len(chosen),
+        scores=scores,
     )
 
 
-def evaluate_answers(labelled: LabelledSet, path: Path) -> Evaluation:
+def evaluate_answers(
+    labelled: LabelledSet, path: Path, *, lower_is_better: bool = False
+) -> Evaluation:
     """Measure a model by its answers; one that is unclear or missing is wrong, and counted.
 
     Args:
         labelled: the set.
         path: the answers, see `read_answers`.
+        lower_is_better: likewise.
 
     Raises:
         LabelError: the answers cannot be read.
     """
-    parsed = read_answers(path, labelled)
-    outcomes = tuple(_outcome(item, parsed) for item in labelled.items)
+    parsed = read_answers(path, labelled, lower_is_better=lower_is_better)
+    outcomes = tuple(
+        _outcome(item, parsed, lower_is_better=lower_is_better) for item in labelled.items
+    )
     num = len(parsed.chosen) + parsed.num_missing
+    notes = [*labelled.notes]
+    if lost := sum(not outcome.get(("relaxed", 2), [True]) for outcome in outcomes):
+        notes.append(
+            f"relaxed is of {len(outcomes) - lost} of {len(outcomes)} pairs: the others lack a "
+            "score, or have one that is not positive"
+        )
     return Evaluation(
         model=path.stem,
         labelled=labelled,
         figures=tuple(figures(labelled.items, outcomes)),
         outcomes=outcomes,
         notes=(
-            *labelled.notes,
+            *notes,
             f"{parsed.num_unparsed} of {num} questions have an answer that names no single option, "
             f"{parsed.num_missing} have none; both count as wrong",
         ),
     )
 
 
-def _outcome(item: Item, parsed: Parsed) -> Outcome:
+def _outcome(item: Item, parsed: Parsed, *, lower_is_better: bool) -> Outcome:
     right = [_is_right(question, parsed) for question in item.questions]
     ways = len(item.questions[0].options)
-    return {("individual", ways): right, ("pair", ways): [all(right)]}
+    found: dict[tuple[str, int], Sequence[bool]] = {
+        ("individual", ways): right,
+        ("pair", ways): [all(right)],
+    }
+    if parsed.scores:
+        found["relaxed", 2] = leans(item, parsed.scores, lower_is_better=lower_is_better)
+    return found
 
 
 def _is_right(question: Question, parsed: Parsed) -> bool:
