@@ -109,7 +109,9 @@ def demo(out: Path) -> int:
 )
 @click.option("--serve", is_flag=True, help="Serve it to this machine; decisions go into the run.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), help="Of --serve; 0 takes a free one.  [default: 0]"
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Of --serve; 0 takes a free one.  [default: the run's own, or the next free one]",
 )
 def report(
     folder: Path | str,
@@ -125,7 +127,7 @@ def report(
     if port is not None and not serve:
         raise click.UsageError("--port is for --serve; give both or neither")
     _write_report(folder, name, limit, suggestions, count_decisions=not serve)
-    return review_commands.serve(folder, name, port or 0) if serve else 0
+    return review_commands.serve(folder, name, port) if serve else 0
 
 
 def _write_report(
