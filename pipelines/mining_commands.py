@@ -105,7 +105,7 @@ def demo(out: Path) -> int:
 @click.option(
     "--suggestions",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="JSON lines of pair_id and pattern, difference, question, option_1, option_2 to offer.",
+    help="JSON lines of pair_id and pattern, difference, question, options, statements to offer.",
 )
 @click.option("--serve", is_flag=True, help="Serve it to this machine; decisions go into the run.")
 @click.option(
