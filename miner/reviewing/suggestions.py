@@ -26,7 +26,7 @@ class Suggestion(Settings):
     """The pair's."""
 
     sha256_1: Sha256 | None = None
-    """Which image `option_1` and `statement_1` are about, by its bytes; default: image 1 of the report."""
+    """Which image `option_1` and `statement_1` are about, by its bytes; default: image 1."""
 
     pattern: int | None = Field(default=None, ge=1, le=9)
     """Number of the visual pattern."""
