@@ -13,6 +13,7 @@ from pathlib import Path
 from miner import reporting
 from miner.errors import StoreError
 from miner.records import Json, digest, file_sha256, replace_record
+from miner.reporting.nothing_found import why_nothing
 from miner.reporting.page import ASSETS, ReportTable, Steps, page_text
 from miner.reporting.page_data import page_data
 from miner.reporting.plots import write_plots
@@ -83,6 +84,7 @@ def _write_whole(
         shown = selected.slice(0, limit)
         data, exhibits = page_data(store, record, shown, report)
         data["suggestions"] = suggested(suggestions, shown.select(PAIR_NAMES).to_pylist())
+        data["nothing"] = why_nothing(store, name, record)
         plots = write_plots(store, name, record, selected, decisions, report)
         page = page_text(name, record, steps, data, plots, len(selected), tables)
         (report / "index.html").write_text(page, "utf-8", newline="\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,13 +56,20 @@ class PlantedRow:
     dino_cos: float
 
 
-def run_demo(out: Path, *, num_scenes: int = NUM_SCENES, seed: int = SEED) -> tuple[Embedded, Json]:
+def run_demo(
+    out: Path,
+    *,
+    num_scenes: int = NUM_SCENES,
+    seed: int = SEED,
+    say: Callable[[str], None] = log.info,
+) -> tuple[Embedded, Json]:
     """Render scenes into `out/scenes` and mine them into `out`.
 
     Args:
         out: the run directory.
         num_scenes: scenes to render.
         seed: of the scenes.
+        say: is told what takes a while.
 
     Returns:
         What was embedded, and the content of join.json.
@@ -69,7 +77,7 @@ def run_demo(out: Path, *, num_scenes: int = NUM_SCENES, seed: int = SEED) -> tu
     shards = out / "scenes"
     wanted: Json = {"num_scenes": num_scenes, "seed": seed}
     if not _is_rendered(shards, wanted):
-        log.warning("rendering %d scenes into %s, a minute or so", num_scenes, shards)
+        say(f"rendering {num_scenes} scenes into {shards}, a minute or so")
         tars = write_shards(shards, num_scenes=num_scenes, seed=seed)
         wanted["tars"] = {tar.name: tar.stat().st_size for tar in tars}
         # Last, so that scenes that were cut short are rendered again, to the same bytes.
@@ -132,6 +140,14 @@ def tables_of(store: Store, name: str) -> list[ReportTable]:
         return []
     rows = planted_rows(store, name, record)
     return [planted_table(rows)] if rows else []
+
+
+def found_of_planted(rows: Sequence[PlantedRow]) -> str:
+    """In a line, how many of the planted twins came out as blind pairs, by attribute."""
+    by_number: dict[int, list[str]] = defaultdict(list)
+    for row in rows:
+        by_number[row.planted].append(f"{row.attribute} {row.blind}")
+    return "; ".join(f"of {n} planted twins: {', '.join(said)}" for n, said in by_number.items())
 
 
 def planted_table(rows: list[PlantedRow]) -> ReportTable:

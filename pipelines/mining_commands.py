@@ -19,6 +19,7 @@ from miner.config import (
     ReadSettings,
     SelectSettings,
 )
+from miner.records import Json
 from pipelines.command_line import PARTIAL, folder, join_option, out, out_console, shards
 from pipelines.metrics import metrics_options
 from pipelines.options import settings_from, settings_options
@@ -71,9 +72,19 @@ def mine_all(
         return PARTIAL if embedded.partial else 0
     embedded, record = driver.mine(patterns, out, settings)
     show.embedded(out_console, embedded)
-    show.joined(out_console, out, record)
+    _show_join(out, record)
     _write_report(out, record["name"], None)
     return PARTIAL if embedded.partial else 0
+
+
+def _show_join(root: Path | str, record: Json) -> None:
+    from miner.reporting.nothing_found import why_nothing
+    from miner.store import Store
+    from pipelines import show
+
+    show.joined(out_console, root, record)
+    if why := why_nothing(Store(root), record["name"], record):
+        show.facts(out_console, [("next", why)])
 
 
 @click.command()
@@ -86,13 +97,18 @@ def mine_all(
 )
 def demo(out: Path) -> int:
     """Mine rendered scenes with the bundled encoders; the answers are known."""
+    from miner.store import Store
     from pipelines import show
-    from pipelines.demo import run_demo
+    from pipelines.demo import found_of_planted, planted_rows, run_demo
 
-    embedded, record = run_demo(out)
+    embedded, record = run_demo(out, say=lambda said: out_console.print(said, markup=False))
     show.embedded(out_console, embedded)
-    show.joined(out_console, out, record)
+    _show_join(out, record)
+    rows = planted_rows(Store(out), record["name"], record)
+    if rows:
+        show.facts(out_console, [("found", found_of_planted(rows))])
     _write_report(out, record["name"], None)
+    show.next_step(out_console, "docs/tutorial.md", "from here to a small benchmark")
     return PARTIAL if embedded.partial else 0
 
 
@@ -216,7 +232,7 @@ def join(folder: Path | str, config_file: Path | None, **flags: Any) -> int:
     store.log_command({**log, "encoders": [clip, dino]})
     how, which = settings.part(JoinSettings), settings.part(SelectSettings)
     who = settings.part(ExecutorSettings)
-    show.joined(out_console, folder, driver.join_again(store, clip, dino, how, which, who))
+    _show_join(folder, driver.join_again(store, clip, dino, how, which, who))
     show.next_step(out_console, f"blindpairs report {folder}", "to look at the pairs")
     return 0
 

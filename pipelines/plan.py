@@ -37,6 +37,9 @@ MATMUL_SHAPE = (2048, 1024, 4096)
 """Rows, depth and columns of the product whose speed stands for the encoders'."""
 
 
+MINUTE_S = 60
+
+
 def make_plan(
     patterns: Sequence[str],
     read: ReadSettings,
@@ -81,7 +84,7 @@ def make_plan(
     num_candidates, num_blind = _expected_pairs(store, encode, how, num_images)
     return [
         ("shards", f"{len(listed)}, {_size(num_bytes)}"),
-        ("images", f"{num_images:,} ({basis})"),
+        ("images", f"{'about ' if basis.startswith('from') else ''}{num_images:,} ({basis})"),
         *(
             (record.name, f"{flop / 1e9:,.3f} GFLOP an image, counted")
             for record, flop in zip(records, flops, strict=True)
@@ -98,7 +101,7 @@ def make_plan(
             "join memory",
             f"{_size(num_images * CODE_BYTES)} and a few blocks; the vectors are memory-mapped",
         ),
-        *_on_gpus(
+        *on_gpus(
             Corpus(
                 num_images=num_images,
                 num_bytes=num_bytes,
@@ -113,21 +116,26 @@ def make_plan(
     ]
 
 
-def _on_gpus(corpus: Corpus, measured: float | None) -> list[tuple[str, str]]:
+def on_gpus(corpus: Corpus, measured: float | None) -> list[tuple[str, str]]:
     """Time, bytes a second and memory on several numbers of GPUs."""
     rate = HOPPER_FLOPS_PER_S if measured is None else measured
     basis = "measured now" if measured is not None else "published for Hopper, not measured here"
     lines = [("a GPU", f"{rate / 1e12:.0f} TFLOP/s in the encoders' products, {basis}")]
     for num_gpus in FLEETS:
         each = share(corpus, num_gpus, rate)
+        name = f"on {num_gpus} GPU{'s' if num_gpus > 1 else ''}"
+        if each.encode_s + each.join_s < MINUTE_S:
+            # Rates that would keep GPUs busy for seconds say nothing.
+            lines.append((name, "less than a minute, where reading and decoding keep up"))
+            continue
         lines.append(
             (
-                f"on {num_gpus} GPU{'s' if num_gpus > 1 else ''}",
-                f"encoders at least {_duration(each.encode_s)}, if each GPU is given "
+                name,
+                f"encoders {_duration('at least', each.encode_s)}, if each GPU is given "
                 f"{each.images_per_s:,.0f} decoded images/s, {_size(each.read_bytes_per_s)}/s of "
-                f"shards (reading and decoding are not counted); joining at most "
-                f"{_duration(each.join_s)} at full width, {_size(each.join_bytes)} of rows at a "
-                "time",
+                f"shards (reading and decoding are not counted); joining "
+                f"{_duration('at most', each.join_s)} at full width, "
+                f"{_size(each.join_bytes)} of rows at a time",
             )
         )
     return lines
@@ -144,7 +152,7 @@ def _encoding(
 ) -> list[tuple[str, str]]:
     """How long the encoders take in either `--dino-mode`, and which of them would be taken."""
     eager_s = num_images * sum(flops) / rate
-    eager = ("encoding, eager", f"at least {_duration(eager_s)} at that rate")
+    eager = ("encoding, eager", f"{_duration('at least', eager_s)} at that rate")
     learnt = _sampled(store, encode, how)
     if learnt is None:
         unknown = "unknown; embed a few shards with CLIP and give that run as --out"
@@ -157,8 +165,8 @@ def _encoding(
     found = costs(*flops, width, num_images, seen)
     lazy_s = num_images * (flops[0] + seen * flops[1]) / rate
     lazy = (
-        f"at least {_duration(lazy_s)}: {(learnt.degrees > 0).mean():.1%} of {learnt.num_rows:,} "
-        f"images of that run have a candidate, {seen:.1%} of {num_images:,} are expected to"
+        f"{_duration('at least', lazy_s)}: {(learnt.degrees > 0).mean():.1%} of "
+        f"{learnt.num_rows:,} images of that run have a candidate, {seen:.1%} of {num_images:,} are expected to"
     )
     mode, why = encode.dino_mode, "asked for"
     if mode == "auto":
@@ -228,15 +236,15 @@ def _joining(impl: str, num_pairs: int, dim: int, rate: float) -> str:
     if impl == "knn":
         return "not estimated; it depends on the neighbours"
     if impl != "cpu":
-        at_full_width = _duration(2 * num_pairs * dim / rate)
-        return f"about {at_full_width} at that rate, at full width; less by int8 codes"
+        at_full_width = _duration("about", 2 * num_pairs * dim / rate)
+        return f"{at_full_width} at that rate, at full width; less by int8 codes"
     threads = torch.get_num_threads()
     measured = {
         f"int8 codes of width {WIDTHS[1]}": pair_s("int8", min(WIDTHS[1], dim), threads),
         "float32": pair_s("float32", dim, threads),
     }
     each_s, screen = min((each, screen) for screen, each in measured.items() if each is not None)
-    return f"about {_duration(num_pairs * each_s)} by {screen}, measured now"
+    return f"{_duration('about', num_pairs * each_s)} by {screen}, measured now"
 
 
 def _expected_pairs(
@@ -269,12 +277,12 @@ def _expected_pairs(
     )
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
+def _duration(bound: str, seconds: float) -> str:
+    if seconds < MINUTE_S:
+        return "less than a minute"
     if seconds < 3600:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+        return f"{bound} {seconds / 60:.1f} min"
+    return f"{bound} {seconds / 3600:.1f} h"
 
 
 def _size(num_bytes: float) -> str:

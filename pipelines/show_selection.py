@@ -5,19 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from miner.records import Json
-from miner.selecting.steps import VERDICTS, settings_of, step_counts
+from miner.selecting.ranked_steps import ABOUT
+from miner.selecting.steps import VERDICTS, asked_for, settings_of, step_counts
 from miner.selecting.verdicts import KEPT
 
 
 def selection_facts(selection: Json) -> Iterator[tuple[str, str]]:
     """What each step of a selection dropped, by what was said of the pairs, and what is left."""
+    settings = settings_of(selection)
+    if asked := asked_for(settings):
+        yield "asked for", asked
     if "not_in" in selection:
         yield "not in", _known_by(selection["not_in"])
-    for each in step_counts(selection["counts"], settings_of(selection)):
+    about_left: int | None = None
+    for each in step_counts(selection["counts"], settings):
+        if each.step == ABOUT.name:
+            about_left = each.left
         if each.dropped:
             reasons = [f"{number} {VERDICTS[w].counted}" for w, number in each.dropped.items()]
             yield f"  {each.step}", f"{each.left} left; dropped {', '.join(reasons)}"
-    yield "selected", f"{selection['counts'].get(KEPT, 0)}"
+    kept = selection["counts"].get(KEPT, 0)
+    yield "selected", f"{kept}"
+    if about_left is not None and settings.max_pairs is not None and kept < settings.max_pairs:
+        yield (
+            "fewer",
+            f"than --max-pairs {settings.max_pairs}: --about-share {settings.about_share:g} left "
+            f"{about_left}; give a larger one",
+        )
 
 
 def _known_by(listed: Json) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from miner.store import Store
 from pipelines.demo import (
     SETTINGS,
     PlantedRow,
+    found_of_planted,
     planted_rows,
     planted_table,
     run_demo,
@@ -167,3 +169,15 @@ def test_readme_tells_the_demos_own_figures(
         (figure,) = re.findall(rf"[:,] {name} (\d+)", text)
         assert abs(int(figure) - planted[name].blind) <= 1, name
     assert all(planted[name].blind == 0 for name in [*CAPTIONED, "nuisance"])
+
+
+def test_a_line_says_how_many_twins_were_found(demo: tuple[Store, str, Json]) -> None:
+    row = planted_rows(*demo)[0]
+    rows = [
+        replace(row, attribute="direction", planted=50, blind=50),
+        replace(row, attribute="count", planted=50, blind=47),
+        replace(row, attribute="nuisance", planted=49, blind=0),
+    ]
+    assert found_of_planted(rows) == (
+        "of 50 planted twins: direction 50, count 47; of 49 planted twins: nuisance 0"
+    )

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+from miner.config import SelectSettings
+from miner.select import select
 from miner.store import Store
 from tests.handoff_runs import deliver, many_shots, run_of
 from tests.runs import CLIP
@@ -33,3 +35,11 @@ def test_card_of_ids_says_how_images_come_in(reviewed: Store, tmp_path: Path) ->
     deliver(reviewed, "hf", tmp_path / "all", images="none", reviewed="all")
     text = (tmp_path / "all" / "README.md").read_text("utf-8")
     assert "every selected pair" in text
+
+
+def test_card_names_the_settings_of_the_selection(tmp_path: Path) -> None:
+    store = run_of(tmp_path, many_shots(3))
+    select(store, store.joins()[0], SelectSettings(max_pairs=2))
+    deliver(store, "csv", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "They were selected by these options:\n\n    --max-pairs 2\n" in text

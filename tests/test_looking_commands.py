@@ -2,6 +2,8 @@ import json
 import re
 from pathlib import Path
 
+from pipelines.fleet import Corpus
+from pipelines.plan import on_gpus
 from tests.commands import Commands
 from tests.mined import selected
 from tests.small import write_corpus
@@ -38,9 +40,8 @@ def test_plan_counts_and_learns_from_a_run(commands: Commands, tmp_path: Path) -
     assert ran.code == 0, ran.err
     assert "36 (counted)" in ran.out
     assert "unknown; embed a few shards" in ran.out
-    assert re.search(
-        r"on 8 GPUs\s+encoders at least .*reading and decoding are not counted", ran.out
-    )
+    assert re.search(r"on 8 GPUs +less than a minute, where reading and decoding keep up", ran.out)
+    assert "images/s" not in ran.out
     config = tmp_path / "mine.yaml"
     config.write_text("executor: ray\nnum_workers: 2\nmax_per_image: 1\n")
     assert commands("plan", tmp_path / "corpus", *small, "--config", config).code == 0
@@ -54,6 +55,17 @@ def test_plan_counts_and_learns_from_a_run(commands: Commands, tmp_path: Path) -
     counts = {name: round(record["counts"][name] * scale) for name in ("candidates", "blind")}
     assert re.search(rf"candidates\s+about {counts['candidates']:,} ", ran.out)
     assert re.search(rf"blind pairs\s+about {counts['blind']:,} ", ran.out)
+
+
+def test_plan_of_a_large_corpus_names_rates_on_gpus() -> None:
+    corpus = Corpus(
+        num_images=10**9, num_bytes=10**14, flops=2 * 10**11, clip_width=768, dino_width=1024
+    )
+    lines = dict(on_gpus(corpus, None))
+    assert re.match(
+        r"encoders at least .* h, .*images/s.*reading and decoding are not counted",
+        lines["on 8 GPUs"],
+    )
 
 
 def test_doctor_and_encoders_print_what_is_there(commands: Commands) -> None:

@@ -14,6 +14,7 @@ def test_every_step_that_dropped_is_shown(tmp_path: Path) -> None:
     settings = SelectSettings(labels="different", not_in=str(listed))
     facts = [*selection_facts(select(store, name_of(store), settings)["selection"])]
     assert facts == [
+        ("asked for", '--labels "different" --not-in "list"'),
         ("not in", "1 images: 1 by sha256, none by phash, none by vectors"),
         ("  labels", "2 left; dropped 1 of the same label"),
         ("  not in the list", "1 left; dropped 1 an image of the list, by its bytes"),
@@ -22,3 +23,17 @@ def test_every_step_that_dropped_is_shown(tmp_path: Path) -> None:
     assert [*selection_facts(select(store, name_of(store), SelectSettings())["selection"])] == [
         ("selected", "3")
     ]
+
+
+def test_a_share_that_leaves_fewer_than_max_pairs_is_said() -> None:
+    settings = SelectSettings(about="a dog", max_pairs=150, about_share=0.25)
+    selection = {
+        "settings": settings.model_dump(mode="json"),
+        "counts": {"kept": 139, "not_about": 771, "near_copy_of_kept": 118},
+    }
+    assert [*selection_facts(selection)][-2:] == [
+        ("selected", "139"),
+        ("fewer", "than --max-pairs 150: --about-share 0.25 left 257; give a larger one"),
+    ]
+    whole = {**selection, "counts": {"kept": 150, "not_about": 771, "beyond_max_pairs": 107}}
+    assert [*selection_facts(whole)][-1] == ("selected", "150")

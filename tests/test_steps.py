@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from miner.config import SelectSettings
 from miner.select import judge
 from miner.selecting.raw_pairs import RawPairs
-from miner.selecting.steps import STEP_OF, STEPS, VERDICTS, columns_of, settings_of, step_counts
+from miner.selecting.steps import (
+    STEP_OF,
+    STEPS,
+    VERDICTS,
+    asked_for,
+    columns_of,
+    settings_of,
+    step_counts,
+)
 from miner.selecting.verdicts import KEPT
 from miner.store import Store
 from tests.blind_runs import blind_run, name_of
@@ -96,3 +104,13 @@ def test_plain_selection_reads_no_samples() -> None:
 def test_settings_of_an_older_selection() -> None:
     older = {"near_clip": 0.99, "near_dino": 0.95, "max_per_image": 3}
     assert settings_of({"settings": older}) == SelectSettings(max_per_image=3)
+
+
+def test_what_was_asked_for_is_told_without_folders_and_on_one_line() -> None:
+    settings = SelectSettings(
+        about='a "dog"\n\u202e', not_in="/home/me/list.csv", max_pairs=3, diverse=True
+    )
+    assert asked_for(settings) == (
+        '--not-in "list.csv" --about "a \\"dog\\"\\n\\u202e" --max-pairs 3 --diverse'
+    )
+    assert asked_for(SelectSettings()) == ""

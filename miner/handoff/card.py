@@ -19,6 +19,11 @@ Every image is checked by its sha256, and the folder becomes the one that was to
 (`FORMAT_NAME`).
 """
 
+_TURNED = """\
+Images that their EXIF says to turn are no original bytes here: they were turned and encoded anew,
+as PNG, whatever their names. `altered_1` and `altered_2` in `provenance.csv` say which.
+"""
+
 _LICENCE = """\
 The images are not ours: each keeps the licence it has where it comes from, and this hand-off
 gives none. The table of pairs may be used as its makers say.
@@ -42,6 +47,7 @@ def _sections(format: Format, work: Work) -> list[str]:
         f"the first is above {facts.clip_above}, by the second below {facts.dino_below}.\n",
         f"They were mined by blindpairs {facts.version} from {', '.join(facts.datasets)}. "
         f"{_which(work.settings, facts.num_selected, facts.num_accepted)}\n",
+        *_asked_for(facts.asked_for),
         "| | encoder | weights | sha256 of the weights | licence of the weights |",
         "|---|---|---|---|---|",
         _encoder("CLIP", facts.clip),
@@ -49,6 +55,7 @@ def _sections(format: Format, work: Work) -> list[str]:
         "`provenance.csv` leads from every pair to the bytes of its images.\n",
         "## What lies where\n",
         usage,
+        *([_TURNED] if has_images and work.settings.bake_orientation else []),
         "## Licence\n",
         _LICENCE,
     ]
@@ -62,6 +69,11 @@ def _which(settings: HandoffSettings, num_selected: int, num_accepted: int | Non
         f"Of {num_selected} that were selected, reviewers accepted {num_accepted}; "
         f"handed off is {taken}."
     )
+
+
+def _asked_for(options: str) -> list[str]:
+    """The selection's options as a block of code, which no text within can end."""
+    return [f"They were selected by these options:\n\n    {options}\n"] if options else []
 
 
 def _encoder(role: str, facts: EncoderFacts) -> str:

@@ -81,6 +81,9 @@ class Facts(Settings):
     num_accepted: int | None
     """Of these, those that reviewers accepted; None where nobody reviewed."""
 
+    asked_for: Annotated[str, Field(pattern=r"^[ -~]{0,8000}$")] = ""
+    """Settings of the selection that are not the default, as options."""
+
     limits: ImageLimits
     """Under which the images were decoded."""
 

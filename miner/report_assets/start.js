@@ -83,7 +83,8 @@ document.addEventListener("DOMContentLoaded", () => {
     $("found").textContent = isAll ? all : `${numeral(order.length)} of ${all}`;
     $("nothing").hidden = order.length > 0;
     $("nothing").textContent = data.pairs.length
-      ? "No pair matches." : "No pair was selected: see the counts above for where they went.";
+      ? "No pair matches."
+      : data.nothing ?? "No pair was selected: see the counts above for where they went.";
     gallery.list(order);
   }
 

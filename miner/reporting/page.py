@@ -19,6 +19,7 @@ from miner.records import Json, digest
 from miner.reporting.plots import Plots
 from miner.reporting.steps import Step
 from miner.review import MAX_TEXT_CHARS, PATTERNS
+from miner.selecting.steps import asked_for, settings_of
 
 ASSETS = Path(__file__).parents[1] / "report_assets"
 
@@ -82,7 +83,11 @@ def page_text(
         "ensure_ascii": False,
         "allow_nan": False,
     }
-    environment.filters |= {"bar": _percentage, "is_figure": _is_figure}
+    environment.filters |= {
+        "bar": _percentage,
+        "is_figure": _is_figure,
+        "without_hash": _without_hash,
+    }
     css, script = (
         "".join((ASSETS / part).read_text("utf-8") for part in parts) for parts in (STYLES, SCRIPTS)
     )
@@ -97,6 +102,7 @@ def page_text(
         plots=plots,
         num_shown=len(data["pairs"]["rows"]),
         num_selected=num_selected,
+        asked=asked_for(settings_of(record["selection"])),
         patterns=PATTERNS,
         max_text_chars=MAX_TEXT_CHARS,
         data={
@@ -138,3 +144,8 @@ def _percentage(cell: Cell) -> float | None:
 def _is_figure(cell: Cell) -> bool:
     """Whether a cell is aligned as numbers are."""
     return not isinstance(cell, str) or bool(re.fullmatch(r"[-+]?[\d.,]+ ?%?", cell))
+
+
+def _without_hash(encoder_id: str) -> str:
+    """The name in an encoder_id, as people say it; the hash at its end tells weights apart."""
+    return re.sub(r"-[0-9a-f]{8}$", "", encoder_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,10 @@ VERDICTS: Mapping[str, Verdict] = {
     word: verdict for step in STEPS for word, verdict in step.verdicts.items()
 }
 """The sentences of every word but `kept`."""
+
+
+PATHS = ("not_in", "clip_weights")
+"""Settings whose folders are nobody else's business."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,23 @@ def step_counts(counts: Mapping[str, int], settings: SelectSettings) -> list[Ste
 def columns_of(settings: SelectSettings) -> set[str]:
     """Columns of `samples` that the steps read."""
     return {name for step in STEPS if step.is_asked(settings) for name in step.columns}
+
+
+def asked_for(settings: SelectSettings) -> str:
+    """The settings that are not the default, as options; of a path or URL its last part alone.
+
+    It is plain ASCII on one line: what is said in it comes from a user.
+
+    Args:
+        settings: of a selection.
+    """
+    said = []
+    for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
+        option = f"--{name.replace('_', '-')}"
+        if name in PATHS:
+            value = str(value).partition("?")[0].partition("#")[0].rstrip("/").rpartition("/")[2]
+        said.append(option if value is True else f"{option} {json.dumps(value)}")
+    return " ".join(said)
 
 
 def settings_of(selection: Json) -> SelectSettings:
