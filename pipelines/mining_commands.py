@@ -121,11 +121,13 @@ def demo(out: Path) -> int:
 @click.option(
     "--suggestions",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="JSON lines of pair_id and pattern, difference, question, option_1, option_2 to offer.",
+    help="JSON lines of pair_id and pattern, difference, question, options, statements to offer.",
 )
 @click.option("--serve", is_flag=True, help="Serve it to this machine; decisions go into the run.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), help="Of --serve; 0 takes a free one.  [default: 0]"
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Of --serve; 0 takes a free one.  [default: the run's own, or the next free one]",
 )
 def report(
     folder: Path | str,
@@ -141,7 +143,7 @@ def report(
     if port is not None and not serve:
         raise click.UsageError("--port is for --serve; give both or neither")
     _write_report(folder, name, limit, suggestions, count_decisions=not serve)
-    return review_commands.serve(folder, name, port or 0) if serve else 0
+    return review_commands.serve(folder, name, port) if serve else 0
 
 
 def _write_report(

@@ -35,8 +35,9 @@ def merge(files: Sequence[Path], folder: Path | str) -> int:
     return 0
 
 
-def serve(root: Path | str, name: str | None, port: int) -> int:
+def serve(root: Path | str, name: str | None, port: int | None) -> int:
     """Serve a report on loopback until Ctrl-C; the exit code."""
+    from miner.errors import ResourceError
     from miner.reviewing.server import ReviewServer
     from miner.store import Store
     from pipelines import joins, show
@@ -50,5 +51,10 @@ def serve(root: Path | str, name: str | None, port: int) -> int:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            out_console.print("stopped; what was decided is saved")
+            if not server.drain():
+                raise ResourceError(
+                    "decisions were still being saved when time was up; open the report again, "
+                    "and the browser sends what it kept"
+                ) from None
+            out_console.print("stopped; what the page had sent is saved")
     return 0

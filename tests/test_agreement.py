@@ -137,3 +137,7 @@ def test_a_pattern_of_a_rejected_pair_is_not_in_dispute() -> None:
         said_of_number(1, "bob", decision="reject", pattern=4),
     ]
     assert [each.about for each in disputes(both)] == ["decision"]
+    assert [(each.about, each.num_pairs) for each in agreements(both)] == [
+        ("decision", 1),
+        ("pattern", 0),
+    ]

@@ -161,6 +161,10 @@ def test_words_are_said_by_keyboard_and_reach_the_file(
     page.keyboard.type("left")
     press(page, "Enter")
     page.keyboard.type(HOSTILE)
+    press(page, "Enter")
+    page.keyboard.type("It is dark.")
+    press(page, "Enter")
+    page.keyboard.type("It is bright.")
     press(page, "Enter", "A")
     expect(page.locator("#place")).to_have_text("1 of 15")
     press(page, "q")
@@ -175,6 +179,7 @@ def test_words_are_said_by_keyboard_and_reach_the_file(
     assert (said.decision, said.pattern, said.reviewer) == ("accept", 3, "ann")
     assert said.difference == 'one "is" darker,\\ \u2028 5 a r 1'
     assert (said.question, said.option_1, said.option_2) == ("Which? \U0001f600", "left", HOSTILE)
+    assert said.statements == ("It is dark.", "It is bright.")
     assert page.title().startswith("15 CLIP-blind pairs")
     assert page.locator("script:not([type='application/json'])").count() == 1
 
@@ -242,7 +247,7 @@ def test_a_name_is_asked_for_once_and_has_to_be_one(opened: Opened) -> None:
     focus_first(page)
     press(page, "r")
     expect(page.locator("#name-dialog")).to_be_visible()
-    for name in ("", "../ann", "a b", ".x", "ä"):
+    for name in ("", "../ann", "a b", ".x", "ä", "Consensus"):
         page.locator("#name").fill(name)
         press(page, "Enter")
         expect(page.locator("#name-fault")).to_be_visible()

@@ -60,7 +60,8 @@ def test_merge_says_who_agrees_and_what_is_in_dispute(
     assert ["together", "7", "21", "0", "28"] in lines
     # 21 of 28 the same; by chance (14 * 7 + 14 * 21) / 28**2 = 0.5.
     assert ["ann, bob", "decision", "28", "75.0%", "0.500"] in lines
-    assert ["ann, bob", "pattern", "28", "100.0%", "1.000"] in lines
+    # Both rejected the others, which then have no pattern.
+    assert ["ann, bob", "pattern", "7", "100.0%", "1.000"] in lines
     assert any(line[:2] == ["mean of those defined", "decision"] for line in lines)
     assert f"16 in dispute, listed in {store.root}/review/disputes.csv" in ran.out
     assert len(re.findall(r"^  [0-9a-f]{16} decision: ann: ", ran.out, re.MULTILINE)) == 16
@@ -164,7 +165,7 @@ def test_report_is_served_until_it_is_interrupted(
     assert ran.code == 0
     assert re.search(r"serving +http://127\.0\.0\.1:\d+/\S{20,}/ ", ran.out)
     assert f"decisions are saved to {store.root}/review/; Ctrl-C ends" in ran.out
-    assert "stopped; what was decided is saved" in ran.out
+    assert "stopped; what the page had sent is saved" in ran.out
     assert (store.root / "review" / "ann.jsonl").read_bytes() == body + b"\n"
 
 

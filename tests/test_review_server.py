@@ -15,7 +15,7 @@ import pytest
 
 from miner.errors import ResourceError, StoreError
 from miner.review import decisions_of, encode_decisions
-from miner.reviewing.server import MAX_BODY_BYTES, TYPES, ReviewServer
+from miner.reviewing.server import MAX_BODY_BYTES, TYPES, ReviewServer, hosts_of, ports_of
 from miner.store import Store
 from tests.buckets import objects, upload
 from tests.report_runs import Shot, encoded, make_run, report_of
@@ -380,3 +380,57 @@ def test_a_run_in_a_bucket_is_served_and_decided_upon(
         assert served.save(encode_decisions([decision])).status == 204
         assert served.ask("review.jsonl?reviewer=zoe").body == encode_decisions([decision])
     assert objects(f"{s3}/run")["review/zoe.jsonl"] == encode_decisions([decision])
+
+
+def test_a_run_has_its_own_port_or_the_next_free_one(
+    module_served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, name = module_served.store, module_served.folder.name
+    ports = ports_of(store)
+    assert ports == ports_of(Store(store.root)) != ports_of(Store(store.root / "other"))
+    assert set(ports) < {*range(20_000, 60_000)}
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        monkeypatch.setattr("miner.reviewing.server.ports_of", lambda store: [taken, taken])
+        with pytest.raises(ResourceError, match=f"port {taken} of 127.0.0.1 cannot be had"):
+            ReviewServer(store, name)
+        monkeypatch.setattr("miner.reviewing.server.ports_of", lambda store: [taken, 0])
+        with ReviewServer(store, name) as server:
+            assert server.server_port not in (0, taken)
+
+
+def test_a_browser_leaves_the_port_of_http_out(served: Served) -> None:
+    # Port 80 is not a test's to take; the names follow from the number alone.
+    assert hosts_of(80) == {"127.0.0.1", "localhost", "127.0.0.1:80", "localhost:80"}
+    assert hosts_of(served.server.server_port) == served.server.hosts
+    assert len(served.server.hosts) == 2
+
+
+def test_a_reviewer_gets_no_lines_of_others(served: Served) -> None:
+    one, two, _ = selected_rows(served.folder)
+    lines = [said_of(one, "bob", decision="accept"), said_of(two, "ann", decision="reject")]
+    served.store.files.write("review/ann.jsonl", encode_decisions(lines) + b"damaged\n")
+    answer = served.ask("review.jsonl?reviewer=ann")
+    # Empty where another's line was, so that lines keep their numbers.
+    assert answer.body == b"\n" + encode_decisions(lines[1:]) + b"damaged\n"
+
+
+def test_the_end_waits_for_what_is_being_saved(served: Served) -> None:
+    server = served.server
+    assert server.drain(0)
+    with server.saving():
+        assert not server.drain(0)
+        waiting = threading.Thread(target=server.drain, args=(60,))
+        waiting.start()
+        assert waiting.is_alive()
+    waiting.join(60)
+    assert not waiting.is_alive()
+    assert server.drain(0)
+
+
+def test_a_time_that_no_clock_shows_is_refused(served: Served) -> None:
+    line = said_of(selected_rows(served.folder)[0], "ann", decision="accept").line()
+    when = "9999-12-31T23:59:59-12:00"
+    answer = served.save(line.replace("2026-01-31T12:00:00.000Z", when).encode())
+    assert answer.status == 422
+    assert b"outside the years 1 to 9999" in answer.body

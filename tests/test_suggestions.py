@@ -52,12 +52,14 @@ def test_what_is_no_suggestion_is_refused_with_its_line(data: bytes, message: st
 
 def test_suggestions_are_seen_from_image_1_and_without_what_is_empty() -> None:
     def given(**fields: object) -> dict[str, dict[str, object]]:
-        said = Suggestion(pair_id=PAIR["pair_id"], option_1="one", option_2="two", **fields)
+        said = Suggestion(
+            pair_id=PAIR["pair_id"], option_1="one", option_2="two", statement_2="it", **fields
+        )
         return suggested({said.pair_id: said}, [PAIR])
 
-    straight = {"option_1": "one", "option_2": "two"}
+    straight = {"option_1": "one", "option_2": "two", "statement_2": "it"}
     assert given() == given(sha256_1="1" * 64) == {PAIR["pair_id"]: straight}
-    turned = {"option_1": "two", "option_2": "one", "pattern": 9}
+    turned = {"option_1": "two", "option_2": "one", "statement_1": "it", "pattern": 9}
     assert given(sha256_1="2" * 64, pattern=9) == {PAIR["pair_id"]: turned}
     assert suggested({"0" * 16: Suggestion(pair_id="0" * 16, pattern=1)}, [PAIR]) == {}
     empty = Suggestion(pair_id=PAIR["pair_id"])

@@ -2,10 +2,12 @@
 // What the reviewer says of pairs. It is kept in the browser as it is said, a record for each pair,
 // so that it outlives a reload and two tabs do not overwrite each other.
 
-const TEXTS = ["difference", "question", "option_1", "option_2"];
-const STATEMENTS = ["statement_1", "statement_2"];
+const TEXTS = [
+  "difference", "question", "option_1", "option_2", "statement_1", "statement_2",
+];
 const SUGGESTED = ["pattern", ...TEXTS];
-const REVIEWER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+// Nobody is called consensus: that is what several say together.
+const REVIEWER = /^(?!consensus$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/i;
 const MAX_UNDO = 1000;
 
 class Decisions {
@@ -43,7 +45,7 @@ class Decisions {
       const isPattern = found.pattern === null
         || Object.hasOwn(this.data.patterns, String(found.pattern));
       if ("pattern" in found && isPattern) said.pattern = found.pattern && Number(found.pattern);
-      for (const name of [...TEXTS, ...STATEMENTS]) {
+      for (const name of TEXTS) {
         if (typeof found[name] === "string") said[name] = found[name];
       }
       return said;
@@ -206,7 +208,7 @@ class Decisions {
       decision: line.decision ?? null, decided_at: line.decided_at,
     }));
     if (!said) throw new Error("decided_at is no time");
-    for (const name of ["pattern", ...TEXTS, ...STATEMENTS]) {
+    for (const name of SUGGESTED) {
       const there = isTurned ? name.replace(/_[12]$/, (end) => (end === "_1" ? "_2" : "_1")) : name;
       // What is empty was not said, unless the pair was accepted as it stands.
       if (line[there] || line.decision === "accept") said[name] = line[there];

@@ -14,18 +14,23 @@ A request names a file of the report by a plain name; nothing else of the run ca
 from __future__ import annotations
 
 import errno
+import hashlib
 import hmac
+import json
 import logging
 import re
 import secrets
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from miner.errors import MinerError, ResourceError, StoreError
-from miner.review import Decision, keep_decisions, parse_decisions
+from miner.review import Decision, keep_decisions, parse_decisions, read_limited
 from miner.reviewing.served_page import served_page
 from miner.store import Store
 
@@ -36,6 +41,15 @@ MAX_BODY_BYTES = 8 * 2**20
 
 TIMEOUT_S = 30.0
 """How long a request may take to arrive, in seconds."""
+
+DRAIN_S = 10.0
+"""How long a server that ends waits for decisions that are being saved, in seconds."""
+
+PORTS = range(20_000, 60_000)
+"""Where a run's own port lies."""
+
+NUM_PORTS_TRIED = 20
+"""How many ports are tried, from a run's own on."""
 
 JSON_LINES = "application/x-ndjson"
 """Content type of decisions. A form of another page cannot send it."""
@@ -56,6 +70,9 @@ TYPES = {
 
 FILE = re.compile(r"(?:(?:images|thumbs)/)?[a-z0-9][a-z0-9_-]*(?:\.view)?\.([a-z]+)")
 """A file of a report, by its path within it."""
+
+HTTP_PORT = 80
+"""The port that a browser leaves out of Host and Origin."""
 
 REVIEWER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -78,14 +95,17 @@ class ReviewServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    # A page asks for many images at once.
+    request_queue_size = 128
 
-    def __init__(self, store: Store, name: str, *, port: int = 0) -> None:
+    def __init__(self, store: Store, name: str, *, port: int | None = None) -> None:
         """Listen on loopback.
 
         Args:
             store: the run directory.
             name: the join's.
-            port: where to listen; 0 takes any that is free.
+            port: where to listen; 0 takes any that is free. None takes one that is the run's own,
+                or the next free one: a browser keeps what was said by the page's address.
 
         Raises:
             ResourceError: the port is taken, or not ours to take.
@@ -96,18 +116,43 @@ class ReviewServer(ThreadingHTTPServer):
             raise StoreError(
                 f"{store.place(self.report)} holds no report; run `blindpairs report {store.root}`"
             )
-        try:
-            super().__init__(("127.0.0.1", port), _Handler)
-        except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            raise ResourceError(
-                f"port {port} of 127.0.0.1 cannot be had ({error.strerror}); "
-                "give another --port, or 0 for any that is free"
-            ) from error
+        self._num_saving, self._change = 0, threading.Condition()
+        self._listen([port] if port is not None else ports_of(store))
         self.token = secrets.token_urlsafe(16)
-        self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
+        self.hosts = hosts_of(self.server_port)
         self.url = f"http://127.0.0.1:{self.server_port}/{self.token}/"
+
+    def _listen(self, ports: list[int]) -> None:
+        for port in ports:
+            try:
+                super().__init__(("127.0.0.1", port), _Handler)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and port != ports[-1]:
+                    continue
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+                raise ResourceError(
+                    f"port {port} of 127.0.0.1 cannot be had ({error.strerror}); "
+                    "give another --port, or 0 for any that is free"
+                ) from error
+            return
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """While decisions arrive and are saved."""
+        with self._change:
+            self._num_saving += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._num_saving -= 1
+                self._change.notify_all()
+
+    def drain(self, timeout_s: float = DRAIN_S) -> bool:
+        """Wait for decisions that are being saved; whether none is left."""
+        with self._change:
+            return self._change.wait_for(lambda: self._num_saving == 0, timeout_s)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that hangs up is told to the log; what else goes wrong is told to everyone."""
@@ -132,7 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Save decisions."""
-        self._answer(self._save)
+        with self.server.saving():
+            self._answer(self._save)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say it to the log, without the token."""
@@ -173,7 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not REVIEWER.fullmatch(reviewer):
                 raise _Refused(HTTPStatus.BAD_REQUEST, "give ?reviewer=NAME: letters and digits")
             kept = f"review/{reviewer}.jsonl"
-            data = files.read(kept) if files.exists(kept) else b""
+            data = read_limited(self.server.store, kept) if files.exists(kept) else b""
+            data = _lines_of(reviewer, data)
             return HTTPStatus.OK, f"{JSON_LINES}; charset=utf-8", data
         path = path or "index.html"
         found = FILE.fullmatch(path)
@@ -237,6 +284,32 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def hosts_of(port: int) -> set[str]:
+    """What a browser may say in Host to reach a port of this machine."""
+    names = {"127.0.0.1", "localhost"}
+    return {f"{name}:{port}" for name in names} | (names if port == HTTP_PORT else set())
+
+
+def ports_of(store: Store) -> list[int]:
+    """The ports that a run's page may have, its own one first."""
+    digest = hashlib.sha256(store.files.address.encode()).digest()
+    own = int.from_bytes(digest[:8], "big")
+    return [PORTS[(own + step) % len(PORTS)] for step in range(NUM_PORTS_TRIED)]
+
+
+def _lines_of(reviewer: str, data: bytes) -> bytes:
+    """A file's lines without those of others, whose places stay empty; what is damaged stays."""
+
+    def is_anothers(line: bytes) -> bool:
+        try:
+            return bool(json.loads(line.decode())["reviewer"] != reviewer)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return False
+
+    lines = data.split(b"\n")
+    return b"\n".join(b"" if line and is_anothers(line) else line for line in lines)
 
 
 def _decisions(body: bytes) -> list[Decision]:

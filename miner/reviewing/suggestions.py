@@ -12,7 +12,7 @@ from miner.errors import StoreError
 from miner.records import Json
 from miner.review import Decision, Sha256, Text, first_fault
 
-FIELDS = ("pattern", "difference", "question", "option_1", "option_2")
+FIELDS = ("pattern", "difference", "question", "option_1", "option_2", "statement_1", "statement_2")
 """What may be suggested."""
 
 PAIR_NAMES = ("pair_id", "sha256_1", "sha256_2")
@@ -26,7 +26,7 @@ class Suggestion(Settings):
     """The pair's."""
 
     sha256_1: Sha256 | None = None
-    """Which image `option_1` is about, by its bytes; default: image 1 of the report."""
+    """Which image `option_1` and `statement_1` are about, by its bytes; default: image 1."""
 
     pattern: int | None = Field(default=None, ge=1, le=9)
     """Number of the visual pattern."""
@@ -42,6 +42,12 @@ class Suggestion(Settings):
 
     option_2: Text = ""
     """The answer that is right for image 2."""
+
+    statement_1: Text = ""
+    """A sentence that is true of image 1 and false of image 2."""
+
+    statement_2: Text = ""
+    """A sentence that is true of image 2 and false of image 1."""
 
 
 def parse_suggestions(data: bytes, place: str) -> dict[str, Suggestion]:
@@ -100,6 +106,7 @@ def suggested(
         words = {name: getattr(said, name) for name in FIELDS}
         if said.sha256_1 == pair["sha256_2"]:
             words |= {"option_1": said.option_2, "option_2": said.option_1}
+            words |= {"statement_1": said.statement_2, "statement_2": said.statement_1}
         if left := {name: word for name, word in words.items() if word}:
             found[said.pair_id] = left
     return found
