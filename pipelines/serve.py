@@ -44,7 +44,10 @@ def create_app(settings: ServeSettings) -> FastAPI:
 @click.command()
 @settings_options(ServeSettings)
 def serve(config_file: Path | None, **flags: Any) -> int:
-    """Serve embeddings, blind partners and pairs over HTTP, on this machine unless told else."""
+    """Serve embeddings, blind partners and pairs over HTTP.
+
+    On this machine alone, unless told else.
+    """
     settings = settings_from(ServeSettings, flags, config_file)
     app = create_app(settings)
     from pipelines.serving.server import run_server
