@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from miner.settings import FileOrUrl, RatingSettings, RunOrUrl
 
@@ -19,7 +19,7 @@ class SelectSettings(RatingSettings):
     """... and a DINO cosine strictly above this."""
 
     max_per_image: int | None = Field(default=2, gt=0)
-    """Selected pairs in which one image, with its near-copies, may occur."""
+    """Selected pairs in which one image, with its near-copies, may occur; 0: any number."""
 
     labels: Literal["any", "same", "different"] = "any"
     """Select pairs whose images have the same label, or different ones; else of any."""
@@ -74,6 +74,11 @@ class SelectSettings(RatingSettings):
 
     diverse: bool = False
     """Choose the --max-pairs pairs by k-center, so that each is unlike all the others."""
+
+    @field_validator("max_per_image", mode="before")
+    @classmethod
+    def _zero_is_any_number(cls, value: object) -> object:
+        return None if value == 0 and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _has_an_effect(self) -> Self:

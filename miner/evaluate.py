@@ -16,12 +16,9 @@ from miner.encoders import TorchEncoder
 from miner.errors import ImageError, LabelError
 from miner.images import decode
 from miner.measuring import measures
-from miner.measuring.labelled import ImageSource, Item, LabelledSet
+from miner.measuring.labelled import ALL, ImageSource, Item, LabelledSet
 from miner.measuring.measures import Estimate
 from miner.text import TextTower
-
-ALL = "all"
-"""Subset that is the whole set."""
 
 BATCH = 32
 """Images that are encoded at once."""
@@ -182,7 +179,7 @@ def _pixels(source: ImageSource, labelled: LabelledSet, encoder: TorchEncoder) -
 def figures(items: Sequence[Item], outcomes: Sequence[Outcome]) -> Iterator[Figure]:
     """The figures of every subset, in the order in which the subsets appear, then of the whole."""
     subsets = dict.fromkeys(item.subset for item in items)
-    for subset in [*subsets, ALL] if len(subsets) > 1 or ALL not in subsets else [ALL]:
+    for subset in [*subsets, ALL]:
         chosen = [
             outcome
             for item, outcome in zip(items, outcomes, strict=True)

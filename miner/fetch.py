@@ -9,6 +9,7 @@ from collections import OrderedDict
 from io import BufferedReader
 from typing import Any, Self
 
+from miner.errors import ShardError
 from miner.filesystems import filesystem, is_local_url, is_tar, join_url, retried
 from miner.object_reader import ObjectFile, open_object
 from miner.objects import is_object_url
@@ -54,8 +55,15 @@ class ShardFile:
         """Exactly that many bytes from an offset.
 
         Raises:
-            ShardError: fewer came, or none.
+            ShardError: the file has not so many, or fewer came.
         """
+        # Some servers do not tell a size.
+        end = offset + num_bytes
+        if self.num_bytes is not None and not 0 <= offset <= end <= self.num_bytes:
+            raise ShardError(
+                f"{self.url}: there are no {num_bytes} bytes at offset {offset}, the file has "
+                f"{self.num_bytes}; restore the file that was mined"
+            )
 
         def attempt() -> bytes:
             self._file.seek(offset)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +23,8 @@ import pyarrow as pa
 from filelock import FileLock
 
 from miner.errors import StoreError
-from miner.records import file_sha256, flush_to_disk, new_attempt, write_beside, write_whole
+from miner.folders import new_folder
+from miner.records import file_sha256, flush_to_disk, write_beside, write_whole
 
 Bytes = bytes | memoryview
 
@@ -244,14 +245,6 @@ class LocalFiles:
         """See `Files`."""
         (self.root / source).rename(self.root / target)
 
-    @contextmanager
-    def new_folder(self, folder: str) -> Iterator[Path]:
+    def new_folder(self, folder: str) -> AbstractContextManager[Path]:
         """See `Files`."""
-        unfinished = self.root / f"{folder}.{new_attempt()}"
-        unfinished.mkdir(parents=True)
-        try:
-            yield unfinished
-            self.delete_folder(folder)
-            unfinished.rename(self.root / folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        return new_folder(self.root / folder)

@@ -9,13 +9,14 @@ lies, so decisions outlive both.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from miner.config import Settings
 from miner.errors import StoreError
@@ -25,6 +26,18 @@ from miner.store import Store
 
 MAX_TEXT_CHARS = 4000
 """Longest text of a decision, in characters."""
+
+MAX_FILE_BYTES = 2**28
+"""Largest file of decisions that is read, in bytes."""
+
+MAX_AHEAD = timedelta(days=1)
+"""How far the clock of whoever decided may be ahead of this machine's."""
+
+WRITTEN_OUT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+"""How a time begins; a plain number would be taken for seconds since 1970."""
+
+CONSENSUS = "consensus"
+"""Who says what several reviewers say together; nobody's own name."""
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -81,7 +94,7 @@ class Decision(Settings):
     decision: Literal["accept", "reject"] | None = None
     """Whether the pair is worth keeping; None: not said yet."""
 
-    pattern: int | None = Field(default=None, ge=1, le=9)
+    pattern: int | None = Field(default=None, ge=1, le=9, strict=True)
     """Number of the visual pattern in which the images differ."""
 
     difference: Text = ""
@@ -105,12 +118,32 @@ class Decision(Settings):
     decided_at: datetime
     """When it was said, with its time zone."""
 
+    @field_validator("reviewer")
+    @classmethod
+    def _is_somebody(cls, reviewer: str) -> str:
+        if reviewer.lower() == CONSENSUS:
+            raise ValueError(f"{CONSENSUS} is who speaks for all reviewers; take another name")
+        return reviewer
+
+    @field_validator("decided_at", mode="before")
+    @classmethod
+    def _is_written_out(cls, when: Any) -> Any:
+        if not isinstance(when, (str, datetime)) or (isinstance(when, str) and not WRITTEN_OUT.match(when)):
+            raise ValueError("decided_at is no time; give it as 2026-01-31T12:00:00Z")
+        return when
+
     @model_validator(mode="after")
     def _is_one_pair(self) -> Self:
         if self.pair_id != pair_id(self.sha256_1, self.sha256_2):
             raise ValueError(f"pair_id {self.pair_id} is not that of the two sha256")
         if self.decided_at.tzinfo is None:
             raise ValueError("decided_at has no time zone; give it as 2026-01-31T12:00:00Z")
+        try:
+            when = self.decided_at.astimezone(UTC)
+        except OverflowError as error:
+            raise ValueError("decided_at is outside the years 1 to 9999 of UTC") from error
+        if when > datetime.now(UTC) + MAX_AHEAD:
+            raise ValueError("decided_at is more than a day ahead; set the clock right")
         return self
 
     @property
@@ -178,17 +211,43 @@ def encode_decisions(decisions: Iterable[Decision]) -> bytes:
 
 
 def decisions_of(store: Store) -> list[Decision]:
-    """All decisions that a run keeps, by reviewer.
+    """All decisions that a run keeps, by reviewer and pair.
+
+    A file may be named as it likes: of what a reviewer says of a pair the latest stands.
 
     Raises:
         StoreError: a file of them cannot be read.
     """
-    found: list[Decision] = []
-    for name in store.files.names("review"):
+    latest: dict[tuple[str, str], Decision] = {}
+    for name in sorted(store.files.names("review")):
         if name.endswith(".jsonl"):
             path = f"review/{name}"
-            found += parse_decisions(store.files.read(path), store.place(path))
-    return found
+            for said in parse_decisions(read_limited(store, path), store.place(path)):
+                key = (said.reviewer, said.pair_id)
+                if key not in latest or _order(said) >= _order(latest[key]):
+                    latest[key] = said
+    return [latest[key] for key in sorted(latest)]
+
+
+def read_limited(store: Store, path: str) -> bytes:
+    """The bytes of a file of decisions in a run.
+
+    Raises:
+        StoreError: it is larger than such a file can be.
+    """
+    with store.files.open(path) as file:
+        num_bytes = file.size()
+    if num_bytes > MAX_FILE_BYTES:
+        raise StoreError(
+            f"{store.place(path)} has {num_bytes} bytes, limit {MAX_FILE_BYTES}; is it a file of "
+            "decisions? mend or remove it"
+        )
+    return store.files.read(path)
+
+
+def _order(said: Decision) -> tuple[datetime, str]:
+    """Which of two on one pair by one reviewer is the later; by content where time says nothing."""
+    return said.decided_at, said.line()
 
 
 def keep_decisions(store: Store, decisions: Iterable[Decision]) -> None:
@@ -200,14 +259,40 @@ def keep_decisions(store: Store, decisions: Iterable[Decision]) -> None:
         path = f"review/{reviewer}.jsonl"
 
         def change(data: bytes | None, path: str = path, new: list[Decision] = new) -> bytes:
-            latest: dict[str, Decision] = {}
-            for said in [*parse_decisions(data or b"", store.place(path)), *new]:
-                before = latest.get(said.pair_id)
-                if before is None or said.decided_at >= before.decided_at:
-                    latest[said.pair_id] = said
-            return encode_decisions(latest[name] for name in sorted(latest))
+            return _with_new(data or b"", new, store.place(path))
 
         store.files.update(path, change)
+
+
+def _with_new(data: bytes, new: Iterable[Decision], place: str) -> bytes:
+    """The lines of a file and new ones, by pair.
+
+    A line whose place nobody takes stays as it is, and is not parsed as a decision: a file is
+    written whole for each request to save.
+    """
+    lines: dict[tuple[str, str], bytes] = {}
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line.decode())
+            key = (str(fields["pair_id"]), str(fields["reviewer"]))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise StoreError(
+                f"{place}: line {number} is no decision ({first_fault(error)}); "
+                "mend the line or remove it"
+            ) from error
+        lines[key] = _later(lines[key], line, place) if key in lines else line
+    for said in new:
+        key, line = (said.pair_id, said.reviewer), said.line().encode()
+        lines[key] = _later(lines[key], line, place) if key in lines else line
+    return b"".join(lines[key] + b"\n" for key in sorted(lines))
+
+
+def _later(before: bytes, after: bytes, place: str) -> bytes:
+    """Of two lines on one pair by one reviewer the one that stands."""
+    (one,), (two,) = parse_decisions(before, place), parse_decisions(after, place)
+    return after if _order(two) >= _order(one) else before
 
 
 def consensus(decisions: Iterable[Decision]) -> dict[str, Decision]:
@@ -238,10 +323,10 @@ def _agreed(said: list[Decision]) -> Decision:
     if difference:
         outcome = "accept" if difference > 0 else "reject"
     agreeing = [each for each in said if each.decision == outcome] or said
-    words = max(agreeing, key=lambda each: (_num_filled(each), each.decided_at, each.reviewer))
+    words = max(agreeing, key=lambda each: (_num_filled(each), each.decided_at, each.line()))
     patterns = Counter(each.pattern for each in agreeing if each.pattern is not None)
     pattern = min(patterns, key=lambda each: (-patterns[each], each), default=None)
-    update = {"decision": outcome, "pattern": pattern, "reviewer": "consensus"}
+    update = {"decision": outcome, "pattern": pattern, "reviewer": CONSENSUS}
     return words.model_copy(update=update)
 
 

@@ -29,6 +29,9 @@ _LOCAL = click.Path(path_type=Path, file_okay=False)
 @click.option("--out", required=True, type=_LOCAL, help="The folder to make; a local one.")
 @join_option
 @click.option("--overwrite", is_flag=True, help="Replace another hand-off that lies there.")
+@click.option(
+    "--skip-missing", is_flag=True, help="Leave out pairs with an image that cannot be read."
+)
 @settings_options(HandoffSettings)
 def handoff(
     format_name: str,
@@ -36,6 +39,7 @@ def handoff(
     out: Path,
     name: str | None,
     overwrite: bool,
+    skip_missing: bool,
     config_file: Path | None,
     **flags: Any,
 ) -> int:
@@ -44,13 +48,20 @@ def handoff(
     FORMAT is mmvp, mmvp-vlm, hf, label-studio, fiftyone, webdataset, clip-retrieval, csv or jsonl.
     """
     from miner.handoff.deliver import hand_off
+    from miner.handoff.folder import MISSING
     from miner.store import Store
     from pipelines import joins, show
 
     settings = settings_from(HandoffSettings, flags, config_file)
     store = Store(folder)
     done = hand_off(
-        store, joins.pick_join(store, name), format_name, settings, out, overwrite=overwrite
+        store,
+        joins.pick_join(store, name),
+        format_name,
+        settings,
+        out,
+        overwrite=overwrite,
+        skip_missing=skip_missing,
     )
     facts, written, source = done.source.handoff.facts, done.written, done.source
     reviews = (
@@ -66,11 +77,19 @@ def handoff(
         lines.append(("accepted", f"{source.num_elsewhere} more, which this join does not select"))
     if source.num_repeated:
         lines.append(("left out", f"{source.num_repeated} pairs of the same bytes as earlier ones"))
+    if done.missing:
+        lines.append(
+            (
+                "left out",
+                f"{done.num_left_out} pairs, as {len(done.missing)} images cannot be read; see "
+                f"{out / MISSING}",
+            )
+        )
     lines.append(("folder", f"{out}{'' if written.is_new else ' (was there already)'}"))
     show.facts(out_console, lines)
     if settings.images == "none":
         show.next_step(out_console, f"blindpairs hydrate {out} --shards SHARD", "to add the images")
-    return 0
+    return PARTIAL if done.missing else 0
 
 
 @click.command()
@@ -82,9 +101,16 @@ def handoff(
     help="Your copy of the corpus, as `mine` takes it; may be given several times.",
 )
 @click.option("--images-dir", type=_LOCAL, help="A folder of image files, whatever their names.")
-@click.option("--skip-missing", is_flag=True, help="Leave out pairs with a missing image.")
+@click.option("--out", type=_LOCAL, help="Make another folder; FOLDER keeps the ids.")
+@click.option(
+    "--skip-missing", is_flag=True, help="Leave out pairs with a missing image (needs --out)."
+)
 def hydrate(
-    folder: Path, shards: Sequence[str], images_dir: Path | None, skip_missing: bool
+    folder: Path,
+    shards: Sequence[str],
+    images_dir: Path | None,
+    out: Path | None,
+    skip_missing: bool,
 ) -> int:
     """Fill a hand-off of ids with your own copy's images.
 
@@ -94,7 +120,7 @@ def hydrate(
     from miner.handoff.hydrate import hydrate as fill
     from pipelines import show
 
-    done = fill(folder, shards=shards, images_dir=images_dir, skip_missing=skip_missing)
+    done = fill(folder, shards=shards, images_dir=images_dir, skip_missing=skip_missing, out=out)
     if done.was_whole:
         show.facts(out_console, [("folder", f"{folder} has its images already")])
         return 0
@@ -111,7 +137,7 @@ def hydrate(
             out_console,
             [
                 ("all missing", str(folder / MISSING)),
-                ("folder", f"{folder} stays as it is; give more shards, or --skip-missing"),
+                ("folder", f"{folder} stays as it is; give more shards, or --skip-missing --out"),
             ],
         )
         return PARTIAL
@@ -120,7 +146,7 @@ def hydrate(
         out_console,
         [
             ("handed off", f"{done.written.num_pairs} pairs{left_out}"),
-            ("folder", str(folder)),
+            ("folder", str(done.written.folder)),
         ],
     )
     return PARTIAL if done.missing else 0

@@ -98,7 +98,10 @@ def import_command(
 
 
 def _show(folder: Path | str, done: Imported) -> None:
+    from miner.errors import StoreError
+    from miner.store import Store
     from pipelines import show
+    from pipelines.joins import encoders_of
 
     new, known = done.shards["new"], done.shards["known"]
     lines = [
@@ -117,8 +120,10 @@ def _show(folder: Path | str, done: Imported) -> None:
         out_console.print(f"partial: {done.num_repeated} rows repeat an id; the first one counts")
     if done.num_bad and done.is_partial:
         out_console.print("refused rows: quarantine/*.parquet says which and why")
-    show.next_step(
-        out_console,
-        f"blindpairs join {folder} --clip NAME --dino NAME",
-        "when both encoders are imported",
-    )
+    try:
+        clip, dino = encoders_of(Store(folder), None, None)
+    except StoreError:
+        # One is still to come, or nobody but the user knows which is which.
+        clip, dino = "NAME", "NAME"
+    why = "when both encoders are imported" if clip == "NAME" else "both encoders are imported"
+    show.next_step(out_console, f"blindpairs join {folder} --clip {clip} --dino {dino}", why)

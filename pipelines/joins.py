@@ -107,8 +107,16 @@ def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, 
     """
     last = next((c for c in reversed(store.run()["commands"]) if "encoders" in c), None)
     names = [clip or (last and last["encoders"][0]), dino or (last and last["encoders"][1])]
-    found = []
     ids = store.encoder_ids()
+    if None in names:
+        by_library = _by_library(store, ids)
+        names = [name or own for name, own in zip(names, by_library, strict=True)]
+    if None in names:
+        raise StoreError(
+            f"{store.root} has vectors of {', '.join(ids) or 'no encoder'}, and which of them is "
+            "CLIP and which DINO is not said; give --clip NAME and --dino NAME"
+        )
+    found = []
     for number, name in enumerate(names):
         known = [c["encoders"][number] for c in store.run()["commands"] if "encoders" in c]
         matching = [i for i in ids if _is_called(i, name)] or [
@@ -121,6 +129,22 @@ def encoders_of(store: Store, clip: str | None, dino: str | None) -> tuple[str, 
             )
         found += matching
     return found[0], found[1]
+
+
+def _by_library(store: Store, ids: list[str]) -> list[str | None]:
+    """A run's one encoder of open_clip, and its one of timm; None where there are other numbers.
+
+    Of a third encoder it is not known which side it is for, so then neither is taken.
+    """
+    of: dict[str, list[str]] = {"open_clip": [], "timm": [], "unknown": []}
+    for encoder_id in ids:
+        for commit in store.committed(f"vectors/{encoder_id}")[:1]:
+            library = store.record(f"vectors/{encoder_id}", commit)["encoder"]["library"]
+            of.setdefault(library, []).append(encoder_id)
+    clip, dino = of["open_clip"], of["timm"]
+    if [len(clip), len(dino), len(ids)] != [1, 1, 2]:
+        return [None, None]
+    return [clip[0], dino[0]]
 
 
 def _is_called(encoder_id: str, name: str | None) -> bool:

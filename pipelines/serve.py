@@ -6,6 +6,7 @@ package works without its extra `serve`.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,8 @@ def serve(config_file: Path | None, **flags: Any) -> int:
     On this machine alone, unless told else.
     """
     settings = settings_from(ServeSettings, flags, config_file)
+    # Before torch is loaded: threads that wait for the next batch leave the cores to the decoders.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app = create_app(settings)
     from pipelines.serving.server import run_server
 

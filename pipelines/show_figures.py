@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from miner.evaluate import ALL, Evaluation, Figure
+from miner.evaluate import Evaluation, Figure
 from miner.measuring.compare import Compared
-from miner.measuring.labelled import LabelledSet
+from miner.measuring.labelled import ALL, LabelledSet
 from miner.measuring.measures import Estimate
 from miner.measuring.published import PUBLISHED
 from pipelines.show import columns
@@ -45,6 +45,11 @@ def evaluation(console: Console, found: Evaluation) -> None:
     console.print(f"{printable(found.model)} on {printable(found.labelled.place)}", markup=False)
     columns(console, rows, header=True)
     console.print("accuracy in %, [95 % interval]; a tie is wrong", markup=False)
+    if any(figure.measure == "individual" for figure in found.figures):
+        console.print(
+            f"the interval of {TITLES['individual']} takes the two images of a pair as independent",
+            markup=False,
+        )
     _notes(console, found.notes)
 
 

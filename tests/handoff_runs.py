@@ -84,10 +84,10 @@ QUESTION = {
 
 def deliver(store: Store, format_name: str, out: Path, **settings: Any) -> Delivery:
     """Hand off the pairs of a run's one join."""
-    overwrite = settings.pop("overwrite", False)
+    flags = {name: settings.pop(name, False) for name in ("overwrite", "skip_missing")}
     wanted = HandoffSettings(**settings)
     name = store.joins()[0]
-    return hand_off(store, name, format_name, wanted, out, overwrite=overwrite)
+    return hand_off(store, name, format_name, wanted, out, **flags)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

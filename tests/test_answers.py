@@ -1,4 +1,4 @@
-"""Which option an answer in words means, and what becomes of those that mean none."""
+"""Answers in a file, held against a set."""
 
 from __future__ import annotations
 
@@ -7,77 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from miner.errors import LabelError
-from miner.measuring.answers import evaluate_answers, parse_option, read_answers
+from miner.measuring.answers import evaluate_answers, read_answers
 from miner.measuring.labelled import ImageSource, Item, LabelledSet, Question
 
 WINGS = ("Open", "Closed")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("b", "B", "(b)", "(B)", "b)", "B.", " b. ", "b:", "**B**", "'b'", "( b )"),
-        *("The answer is (b)", "The answer is b.", "the answer is b because of the light"),
-        *("Answer: B", "answer:(b)", "Option B", "The correct option is (b).", "My choice is b!"),
-        *(
-            "The answer to the question is (b).",
-            "(b) Closed",
-            "b) Closed",
-            "B. Closed",
-            "B: closed",
-        ),
-        *("closed", "Closed.", "The wings are closed.", "They're CLOSED, I think", "\uff22"),
-        *("The answer is a closed wing", "(b), i.e. not like in the U.S.A.", "I\u2019d say (b)"),
-        "An answer: it's closed",
-    ],
-)
-def test_second_option(text: str) -> None:
-    assert parse_option(text, WINGS) == 1
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "c", "(c)", "yes", "Both are possible", "(a) or (b)", "either a) or b)"),
-        *("open or closed", "It is not open but closed", "The answer is a bird", "unclosedness"),
-        *("Answer: C", "A bird", "I cannot tell.", "option a, or option b"),
-    ],
-)
-def test_no_single_option(text: str) -> None:
-    assert parse_option(text, WINGS) is None
-
-
-def test_an_option_that_is_part_of_another() -> None:
-    assert parse_option("a red car", ("red", "dark red")) == 0
-    assert parse_option("a dark red car", ("red", "dark red")) == 1
-    assert parse_option("dark red, not red", ("red", "dark red")) is None
-
-
-def test_options_that_are_letters() -> None:
-    swapped = ("B", "A")
-    assert parse_option("(a)", swapped) == 0
-    assert parse_option("A", swapped) is None
-    assert parse_option("A", ("A", "B")) == 0
-    assert parse_option("K", ("K", "O")) == 0
-    assert parse_option("the letter O", ("K", "O")) == 1
-    assert parse_option("Vitamin B.", ("Vitamin B", "Vitamin C")) == 0
-
-
-def test_four_options() -> None:
-    options = ("on", "under", "to the left of", "to the right of")
-    assert parse_option("The answer is (d)", options) == 3
-    assert parse_option("It is to the left of the chair", options) == 2
-    assert parse_option("same", ("same", "same")) is None
-
-
-@given(st.text(max_size=60), st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=4))
-def test_any_text_is_an_option_or_none(text: str, options: list[str]) -> None:
-    found = parse_option(text, options)
-    assert found is None or 0 <= found < len(options)
 
 
 def asked(num_pairs: int, options: tuple[str, ...] = WINGS) -> LabelledSet:
@@ -159,8 +94,11 @@ def test_the_answer_of_a_model_goes_before_the_right_one(tmp_path: Path) -> None
         ("{", "line 1 is no JSON"),
         ("[" * 100_000, "line 1 is no JSON"),
         ("[1]", "line 1 is no JSON object"),
-        ('{"id": true, "text": "a"}', "line 1 has none of question_id, id, index"),
-        ('{"id": 1, "text": null}', "line 1 has none of response, text"),
+        ('{"id": true, "text": "a"}', "line 1: id is true; name the question as question_id or id"),
+        ('{"id": null, "text": "a"}', "line 1: id is null"),
+        ('{"text": "a"}', "line 1: an id is missing"),
+        ('{"id": 1}', "line 1: an answer is missing; name it response or text"),
+        ('{"id": 1, "text": ["a"]}', "line 1: text is .* give a text, or null for none"),
     ],
 )
 def test_bad_lines(tmp_path: Path, content: str, told: str) -> None:
@@ -168,6 +106,12 @@ def test_bad_lines(tmp_path: Path, content: str, told: str) -> None:
     path.write_text(content)
     with pytest.raises(LabelError, match=told):
         read_answers(path, asked(1))
+
+
+def test_no_answer_is_unparsed(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"id": 1, "response": None}, {"id": 2, "response": "b"}]
+    parsed = read_answers(write_jsonl(tmp_path / "a.jsonl", rows), asked(1))
+    assert (dict(parsed.chosen), parsed.num_unparsed) == ({"1": None, "2": 1}, 1)
 
 
 def test_bad_files(tmp_path: Path) -> None:

@@ -88,7 +88,21 @@ def test_monotone_cosines_give_the_transformed_thresholds_and_the_same_pairs() -
 def test_an_encoder_calibrated_on_itself_keeps_its_thresholds() -> None:
     own = encoders()
     found = calibrate(own, (own, 0.9, 0.3))
-    assert (round(found.clip.value, 3), round(found.dino.value, 2)) == (0.9, 0.3)
+    assert (found.clip.value, found.dino.value) == (0.9, 0.3)
+    assert (found.clip.low, found.clip.high) == (0.9, 0.9)
+    assert (found.dino.low, found.dino.high) == (0.3, 0.3)
+
+
+def test_bounds_of_what_equal_cosines_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = encoders(100)
+    half = torch.cat([own.clip_ND[:1].expand(60, -1), own.clip_ND[60:]])
+    copies = Encoders(clip_ND=half, dino_ND=own.dino_ND)
+    monkeypatch.setattr("miner.measuring.calibrate.MAX_CANDIDATES", 300)
+    with pytest.raises(ValueError, match=r"more than 1600 pairs have a CLIP cosine .* equal"):
+        calibrate(copies, Rates(candidates=250 / 4950, blind=0.5))
+    # The threshold's own bin counts, whose pairs have to be looked at.
+    with pytest.raises(ValueError, match=r"pairs lie above CLIP's threshold, limit 300"):
+        calibrate(own, (copies, 1.0, 0.5))
 
 
 def test_rates_without_a_reference() -> None:
@@ -124,9 +138,12 @@ def test_too_few_pairs_are_refused_with_how_many_images_it_takes() -> None:
     own = encoders(100)
     with pytest.raises(StoreError, match=r"^25 pairs of 100 images .* embed about 200 images"):
         calibrate(own, Rates(candidates=25 / 4950, blind=0.5))
-    with pytest.raises(StoreError, match=r"^0 pairs .* embed more than 1000 images"):
+    told = r"^0 pairs .* embed more than 1000 images .* a lower --reference-clip-above"
+    with pytest.raises(StoreError, match=told):
         calibrate(own, (own, 0.99999, 0.5))
-    with pytest.raises(StoreError, match=r"5 of 495 candidates lie below .* about 200 images"):
+    with pytest.raises(
+        StoreError, match=r"5 of 495 candidates lie below .* about 200 images .* another --blind"
+    ):
         calibrate(own, Rates(candidates=0.1, blind=0.01))
     with pytest.raises(StoreError, match=r"0 of \d+ candidates lie not below .* more than 448"):
         calibrate(own, (own, 0.8, 1.0))
@@ -135,7 +152,7 @@ def test_too_few_pairs_are_refused_with_how_many_images_it_takes() -> None:
 def test_equal_cosines_let_nothing_through() -> None:
     rows = torch.ones(50, 4)
     same = Encoders(clip_ND=rows, dino_ND=rows)
-    with pytest.raises(StoreError, match="0 pairs of 50 images lie above"):
+    with pytest.raises(StoreError, match=r"^1225 pairs have the same CLIP cosine, 1, and 0"):
         calibrate(same, Rates(candidates=0.5, blind=0.5))
 
 

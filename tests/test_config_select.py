@@ -27,6 +27,12 @@ def test_settings_without_effect(fields: dict[str, object], message: str) -> Non
         SelectSettings(**fields)  # type: ignore[arg-type]
 
 
+def test_a_cap_of_zero_is_none() -> None:
+    assert SelectSettings(max_per_image=0) == SelectSettings(max_per_image=None)
+    with pytest.raises(ValidationError, match="max_per_image"):
+        SelectSettings(max_per_image=-1)
+
+
 def test_ratings_are_asked_for_in_reading_and_in_selection() -> None:
     settings = MineSettings(max_punsafe=0.5, unrated="keep", about="a dog", clip_weights="/w")
     assert settings.part(SelectSettings) == SelectSettings(

@@ -10,7 +10,7 @@ import pytest
 
 from miner import fetch, filesystems
 from miner.errors import ShardError
-from miner.fetch import ImageFetcher, read_image_bytes
+from miner.fetch import ImageFetcher, ShardFile, read_image_bytes
 from miner.samples import ShardReader
 from miner.shards import Shard, checksum, list_shards
 from tests.reading import KEYS, LIMITS, read
@@ -28,8 +28,15 @@ def test_fetcher_keeps_few_files_open(tmp_path: Path) -> None:
 
 def test_images_that_are_not_there(tmp_path: Path) -> None:
     shard = shard_of(good_tar(), tmp_path)
-    with pytest.raises(ShardError, match=r"10 of 100 bytes came at offset"):
+    with pytest.raises(ShardError, match=r"no 100 bytes at offset \d+, the file has"):
         read_image_bytes(shard.url, "", shard.num_bytes - 10, 100)
+    for offset, num_bytes in ((2**63, 1), (0, 2**62), (-1, 2), (0, -1)):
+        with pytest.raises(ShardError, match=r"the file has \d+; restore the file"):
+            read_image_bytes(shard.url, "", offset, num_bytes)
+    with ShardFile(shard.url) as file:
+        os.truncate(shard.url, 100)
+        with pytest.raises(ShardError, match=r"100 of 200 bytes came at offset 0"):
+            file.read(0, 200)
     with pytest.raises(ShardError, match=r"opening failed \(FileNotFoundError"):
         read_image_bytes(str(tmp_path / "gone.tar"), "", 0, 1)
     for member_name in ("../a.jpg", "/etc/passwd", "a/../../b", ""):

@@ -80,6 +80,23 @@ def test_missing_images_may_be_left_out(commands: Commands, run: Path, tmp_path:
     members = [(f"{n}.jpg", data) for n, data in enumerate(originals_of(Store(run)).values())]
     first = write_tar(tmp_path / "first.tar", members[:3])
     ran = commands("hydrate", ids, "--shards", first, "--skip-missing")
+    assert ran.code == 2
+    assert "--skip-missing would put fewer pairs in the place of the ids" in ran.err
+    ran = commands(
+        *("hydrate", ids, "--shards", first, "--skip-missing", "--out", tmp_path / "some")
+    )
     assert ran.code == 3
     assert "3 pairs, 3 left out" in ran.out
-    assert list(ids.glob("*.tar"))
+    assert (tmp_path / "some" / "missing.csv").is_file()
+    assert list((tmp_path / "some").glob("*.tar"))
+    assert not (ids / "missing.csv").exists()
+
+
+def test_a_lost_image_ends_no_hand_off(commands: Commands, run: Path, tmp_path: Path) -> None:
+    shard = tmp_path / "corpus" / "00000.tar"
+    lost = next(iter(originals_of(Store(run)).values()))
+    shard.write_bytes(shard.read_bytes().replace(lost, lost[::-1]))
+    assert commands("handoff", "hf", run, "--out", tmp_path / "out").code == 4
+    ran = commands("handoff", "hf", run, "--out", tmp_path / "out", "--skip-missing")
+    assert ran.code == 3, ran.err
+    assert "3 pairs, as 1 images cannot be read" in ran.out

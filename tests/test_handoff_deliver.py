@@ -7,7 +7,7 @@ import pytest
 from miner.errors import ShardError
 from miner.store import Store
 from tests.commands import Commands
-from tests.handoff_runs import deliver, many_shots, review, run_of, selected_of
+from tests.handoff_runs import deliver, many_shots, originals_of, review, run_of, selected_of
 from tests.test_import_commands import JOIN, imported
 
 
@@ -20,6 +20,31 @@ def test_taking_what_is_the_default_is_the_same_hand_off(tmp_path: Path) -> None
     assert done.source.reviewed == "accepted"
     assert (done.written.num_pairs, done.written.num_images) == (2, 3)
     assert not deliver(store, "csv", tmp_path / "accepted", reviewed="accepted").written.is_new
+
+
+def test_a_lost_image_takes_only_its_pairs_along(tmp_path: Path) -> None:
+    store = run_of(tmp_path, many_shots(4))
+    lost, shard = sorted(originals_of(store).items())[0], tmp_path / "corpus" / "00000.tar"
+    shard.write_bytes(shard.read_bytes().replace(lost[1], lost[1][::-1]))
+    with pytest.raises(ShardError, match="not the recorded"):
+        deliver(store, "webdataset", tmp_path / "out")
+    done = deliver(store, "webdataset", tmp_path / "out", skip_missing=True)
+    assert (done.written.num_pairs, done.num_left_out) == (3, 3)
+    with (tmp_path / "out" / "missing.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["sha256"] for row in csv.DictReader(file)] == [lost[0]]
+    assert not deliver(store, "webdataset", tmp_path / "out", skip_missing=True).written.is_new
+    shard.write_bytes(bytes(len(shard.read_bytes())))
+    with pytest.raises(ShardError, match="not the recorded"):
+        deliver(store, "webdataset", tmp_path / "none", skip_missing=True)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("name", "settings"), [("csv", {}), ("hf", {"images": "none"})])
+def test_no_image_is_missing_where_none_is_written(
+    reviewed: Store, tmp_path: Path, name: str, settings: dict[str, str]
+) -> None:
+    with pytest.raises(ValueError, match="--skip-missing has no effect where no images"):
+        deliver(reviewed, name, tmp_path / "out", skip_missing=True, **settings)
 
 
 def test_imported_embeddings_are_handed_off_without_images(

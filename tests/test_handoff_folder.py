@@ -104,3 +104,13 @@ def test_settings_without_effect_are_refused(
 def test_a_name_of_a_file_is_no_name_of_a_folder(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"pairs.csv names a file; a hand-off is a folder"):
         deliver(store, "csv", tmp_path / "pairs.csv")
+
+
+def test_a_runs_own_files_are_left_alone(store: Store, tmp_path: Path) -> None:
+    before = tree(tmp_path / "run")
+    for out in (Path(store.root) / "pairs" / "out", tmp_path / "x" / ".." / "run" / "new"):
+        with pytest.raises(ValueError, match=r"lies in the run .*; give an --out outside it"):
+            deliver(store, "csv", out)
+    with pytest.raises(StoreError, match="is there and is no hand-off"):
+        deliver(store, "csv", Path(store.root), overwrite=True)
+    assert tree(tmp_path / "run") == before

@@ -11,7 +11,7 @@ from miner.errors import ShardError, StoreError
 from miner.handoff.folder import contents
 from miner.handoff.hydrate import hydrate
 from miner.handoff.registry import FORMATS
-from miner.records import read_record, replace_record
+from miner.records import Json, read_record, replace_record
 from miner.store import Store
 from tests.handoff_runs import (
     QUESTION,
@@ -132,14 +132,48 @@ def test_pairs_with_a_missing_image_may_be_left_out(store: Store, tmp_path: Path
     images = list(originals_of(store).values())
     write_tar(tmp_path / "some.tar", [(f"{n}.jpg", data) for n, data in enumerate(images[:3])])
     shards = [str(tmp_path / "some.tar")]
-    done = hydrate(tmp_path / "ids", shards=shards, skip_missing=True)
+    before = tree(tmp_path / "ids")
+    done = hydrate(tmp_path / "ids", shards=shards, skip_missing=True, out=tmp_path / "some")
     assert done.written is not None
     assert (done.written.num_pairs, done.num_left_out, len(done.missing)) == (3, 3, 1)
-    assert len(list((tmp_path / "ids" / "MMVP Images").iterdir())) == 6
-    deliver(store, "mmvp", tmp_path / "none", images="none")
+    assert len(list((tmp_path / "some" / "MMVP Images").iterdir())) == 6
+    listed = list(csv.DictReader((tmp_path / "some" / "missing.csv").read_text().splitlines()))
+    assert [row["sha256"] for row in listed] == [image["sha256"] for image in done.missing]
+    assert tree(tmp_path / "ids") == before
+    again = hydrate(tmp_path / "ids", shards=shards, skip_missing=True, out=tmp_path / "some")
+    assert again.written is not None
+    assert not again.written.is_new
     write_tar(tmp_path / "one.tar", [("0.jpg", images[0])])
-    shards = [str(tmp_path / "one.tar")]
-    assert hydrate(tmp_path / "none", shards=shards, skip_missing=True).written is None
+    shards, out = [str(tmp_path / "one.tar")], tmp_path / "none"
+    assert hydrate(tmp_path / "ids", shards=shards, skip_missing=True, out=out).written is None
+    assert not out.exists()
+
+
+def test_ids_are_never_replaced_by_fewer_pairs(store: Store, tmp_path: Path) -> None:
+    ids = tmp_path / "ids"
+    deliver(store, "mmvp", ids, images="none")
+    before = tree(ids)
+    for out in (None, ids, tmp_path / "ids" / ".." / "ids"):
+        with pytest.raises(ValueError, match=r"are then lost; give --out ANOTHER_FOLDER"):
+            hydrate(ids, images_dir=tmp_path, skip_missing=True, out=out)
+    assert tree(ids) == before
+
+
+def test_ids_stay_where_the_images_go_elsewhere(store: Store, tmp_path: Path) -> None:
+    deliver(store, "hf", tmp_path / "whole")
+    deliver(store, "hf", tmp_path / "ids", images="none")
+    before = tree(tmp_path / "ids")
+    shards = [str(tmp_path / "corpus")]
+    assert not hydrate(tmp_path / "ids", shards=shards, out=tmp_path / "out").missing
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert tree(tmp_path / "ids") == before
+
+
+def test_ids_that_a_killed_attempt_set_aside_are_named(store: Store, tmp_path: Path) -> None:
+    deliver(store, "hf", tmp_path / "ids", images="none")
+    (tmp_path / "ids").rename(tmp_path / "ids.0123456789ab.old")
+    with pytest.raises(StoreError, match=r"called ids.0123456789ab.old; rename that back to ids"):
+        hydrate(tmp_path / "ids", images_dir=tmp_path)
 
 
 def test_a_whole_hand_off_stays_as_it_is(store: Store, tmp_path: Path) -> None:
@@ -168,6 +202,10 @@ def test_what_is_no_hand_off_is_refused(store: Store, tmp_path: Path) -> None:
     for bad in ({"format": "pickle"}, {"facts": facts}, {"contents": 1}, {"settings": {"x": 1}}):
         replace_record(path, good | bad)
         with pytest.raises(StoreError, match="is not what this version writes"):
+            hydrate(tmp_path / "ids", images_dir=tmp_path)
+    for name in sorted(set(FORMATS) - set(WITH_IMAGES)):
+        replace_record(path, good | {"format": name})
+        with pytest.raises(StoreError, match=f"--images has no effect on {name}"):
             hydrate(tmp_path / "ids", images_dir=tmp_path)
 
 
@@ -214,3 +252,19 @@ def test_forged_rows_read_nothing_outside_the_readers_copy(store: Store, tmp_pat
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "other.jpg").write_bytes(data[:-1] + b"?")
     assert len(hydrate(ids, shards=[str(tmp_path / "tree")]).missing) == 4
+
+
+@pytest.mark.parametrize(
+    "forged", [{"num_bytes": 2**40}, {"offset": 2**63 - 1}, {"num_bytes": 0}, {"offset": -1}]
+)
+def test_places_that_no_file_has_are_refused(store: Store, tmp_path: Path, forged: Json) -> None:
+    ids = tmp_path / "ids"
+    deliver(store, "mmvp", ids, images="none")
+    rows = pq.ParquetFile(ids / "images.parquet").read().to_pylist()
+    schema = pq.ParquetFile(ids / "images.parquet").schema_arrow
+    rows[0] |= forged
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), ids / "images.parquet")
+    record = read_record(ids / "handoff.json")
+    replace_record(ids / "handoff.json", record | {"contents": contents(ids).model_dump()})
+    with pytest.raises(StoreError, match=r"bytes at -?\d+ .* the tables were edited"):
+        hydrate(ids, images_dir=tmp_path)

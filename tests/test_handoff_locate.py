@@ -33,7 +33,7 @@ def test_a_shard_that_is_the_same_is_not_scanned(
         raise AssertionError(f"{shard} is scanned")
 
     monkeypatch.setattr(locate, "_scan", refuse)
-    check_places(images, in_shards([str(tmp_path / "corpus")], images))
+    check_places(images, in_shards([str(tmp_path / "corpus")], images, ImageLimits()))
 
 
 def test_shards_are_scanned_until_all_is_found(
@@ -46,9 +46,9 @@ def test_shards_are_scanned_until_all_is_found(
     scanned = []
     scan = locate._scan
     monkeypatch.setattr(
-        locate, "_scan", lambda shard, wanted: (scanned.append(shard.url), scan(shard, wanted))[1]
+        locate, "_scan", lambda shard, *args: (scanned.append(shard.url), scan(shard, *args))[1]
     )
-    check_places(images, in_shards([str(tmp_path / "copy" / "*" / "x.tar")], images))
+    check_places(images, in_shards([str(tmp_path / "copy" / "*" / "x.tar")], images, ImageLimits()))
     assert [Path(url).parent.name for url in scanned] == ["1", "2"]
 
 
@@ -56,7 +56,7 @@ def test_folder_trees_are_shards_too(images: list[Json], tmp_path: Path) -> None
     (tmp_path / "tree" / "a").mkdir(parents=True)
     for number, shot in enumerate(SHOTS):
         (tmp_path / "tree" / "a" / f"{number}.jpg").write_bytes(shot.data)
-    check_places(images, in_shards([str(tmp_path / "tree")], images))
+    check_places(images, in_shards([str(tmp_path / "tree")], images, ImageLimits()))
 
 
 def test_files_are_told_by_their_bytes(images: list[Json], tmp_path: Path) -> None:
@@ -66,3 +66,23 @@ def test_files_are_told_by_their_bytes(images: list[Json], tmp_path: Path) -> No
     (tmp_path / "files" / "other").write_bytes(SHOTS[0].data[::-1])
     check_places(images, in_folder(tmp_path / "files", images))
     assert in_folder(tmp_path / "corpus", images) == {}
+
+
+def test_shards_are_scanned_under_the_runs_own_limits(images: list[Json], tmp_path: Path) -> None:
+    write_tar(tmp_path / "copy.tar", [(f"{n}.jpg", shot.data) for n, shot in enumerate(SHOTS)])
+    sizes = sorted(image["num_bytes"] for image in images)
+    limits = ImageLimits(max_member_bytes=sizes[-1] - 1)
+    found = in_shards([str(tmp_path / "copy.tar")], images, limits)
+    assert {place.num_bytes for place in found.values()} == {*sizes} - {sizes[-1]}
+
+
+@pytest.mark.parametrize(
+    "forged", [{"offset": 2**62}, {"num_bytes": 2**62}, {"offset": 2**63 - 2}, {"member": "\0"}]
+)
+def test_rows_that_lead_nowhere_are_scanned_for(
+    images: list[Json], tmp_path: Path, forged: Json
+) -> None:
+    wanted = [images[0] | forged, *images[1:]]
+    found = in_shards([str(tmp_path / "corpus")], wanted, ImageLimits())
+    is_there = "num_bytes" not in forged
+    assert (images[0]["sha256"] in found) is is_there

@@ -1,6 +1,10 @@
 import csv
 import hashlib
+import io
 from pathlib import Path
+
+import pytest
+from PIL import Image
 
 from miner.handoff.provenance import COLUMNS
 from miner.store import Store
@@ -41,22 +45,25 @@ def test_every_pair_says_what_found_it(reviewed: Store, tmp_path: Path) -> None:
         assert row["blindpairs"]
 
 
-def test_turned_images_are_marked_as_altered(reviewed: Store, tmp_path: Path) -> None:
-    deliver(reviewed, "label-studio", tmp_path / "out", bake_orientation=True)
+@pytest.mark.parametrize("name", ["label-studio", "mmvp"])
+def test_turned_images_are_marked_as_altered(reviewed: Store, tmp_path: Path, name: str) -> None:
+    deliver(reviewed, name, tmp_path / "out", bake_orientation=True)
+    assert "turned and encoded anew" in (tmp_path / "out" / "README.md").read_text("utf-8")
     for row in rows_of(tmp_path / "out"):
         for number in "12":
             data = (tmp_path / "out" / row[f"file_{number}"]).read_bytes()
             is_same = hashlib.sha256(data).hexdigest() == row[f"sha256_{number}"]
             is_turned = row[f"exif_orientation_{number}"] == "6"
             assert is_same is not is_turned
+            assert row[f"file_format_{number}"] == Image.open(io.BytesIO(data)).format
             assert row[f"altered_{number}"] == ("turned by EXIF, PNG" if is_turned else "")
-            assert row[f"file_{number}"].endswith(".png") or not is_turned
+            assert row[f"file_{number}"].endswith(".png") or not is_turned or name == "mmvp"
 
 
 def test_ids_alone_name_no_files_and_no_secrets(reviewed: Store, tmp_path: Path) -> None:
     deliver(reviewed, "hf", tmp_path / "out", images="none")
     rows = rows_of(tmp_path / "out")
-    assert {row[name] for row in rows for name in ("file_1", "altered_2")} == {""}
+    assert {row[name] for row in rows for name in ("file_1", "file_format_1", "altered_2")} == {""}
     urls = {row[f"url_{number}"] for row in rows for number in "12"}
     assert urls == {
         "",

@@ -50,6 +50,15 @@ def test_with_reviews_the_accepted_pairs_are_taken(store: Store) -> None:
     assert [pair["rank"] for pair in read(store, limit=1).handoff.pairs] == [2]
 
 
+def test_words_without_a_decision_are_no_review(store: Store) -> None:
+    review(store, selected_of(store)[:2], decision=None, difference="to be looked at")
+    source = read(store)
+    assert source.reviewed == "all"
+    assert len(source.handoff.pairs) == 6
+    assert source.handoff.facts.num_accepted is None
+    assert source.handoff.pairs[0]["difference"] == "to be looked at"
+
+
 def test_options_stand_for_statements_that_were_not_given(store: Store) -> None:
     review(store, selected_of(store)[:1], **QUESTION)
     (pair,) = read(store).handoff.pairs

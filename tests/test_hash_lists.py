@@ -23,12 +23,27 @@ PHASH = "8000000000000005"
             "a.csv",
             f"x,SHA256_1,sha256_2,phash\n1,{SHA},{OTHER},{PHASH}\n2,,{SHA},\n",
             [
-                ("row 2", "sha256", SHA),
-                ("row 2", "sha256", OTHER),
-                ("row 2", "phash", PHASH),
-                ("row 3", "sha256", SHA),
+                ("row 2, column SHA256_1", "sha256", SHA),
+                ("row 2, column sha256_2", "sha256", OTHER),
+                ("row 2, column phash", "phash", PHASH),
+                ("row 3, column sha256_2", "sha256", SHA),
             ],
         ),
+        (
+            "a.txt",
+            f"{SHA}  a b.jpg\n\\{OTHER} *a\\nb.jpg\n",
+            [("line 1", "sha256", SHA), ("line 2", "sha256", OTHER)],
+        ),
+        (
+            "a.csv",
+            f"phash\n{int(PHASH, 16)}\n{int(PHASH, 16) - 2**64}\n1234567890123456\n",
+            [
+                ("row 2, column phash", "phash", PHASH),
+                ("row 3, column phash", "phash", PHASH),
+                ("row 4, column phash", "phash", f"{1234567890123456:016x}"),
+            ],
+        ),
+        ("a.csv", f"phash\n{'1' * 16}\n", [("row 2, column phash", "phash", "1" * 16)]),
     ],
 )
 def test_texts(tmp_path: Path, name: str, text: str, found: list[tuple[str, str, str]]) -> None:
@@ -55,7 +70,8 @@ def test_tables_know_a_phash_as_number_or_as_digits(tmp_path: Path, kind: pa.Dat
         ("a.txt", f"{SHA[1:]}\n".encode(), "is no sha256, which has 64 hex digits"),
         ("a.txt", b"\xff\xfe\0", "cannot be read"),
         ("a.csv", b"image,url\n1,2\n", r"none of its columns \(image, url\) is sha256 or phash"),
-        ("a.csv", b"phash\n9223372036854775813\n", "row 2: '9223372036854775813' is no phash"),
+        ("a.csv", b"phash\n99999999999999999999\n", "row 2, column phash: '9+' is no phash"),
+        ("a.csv", b"phash\n123\n800000000000000f\n", "row 2, column phash: '123' is no phash"),
         ("a.csv", b'sha256\n"open\n', "cannot be read"),
         ("a.csv", b"", "is sha256 or phash"),
         ("a", b"PAR1 and no more", "cannot be read"),

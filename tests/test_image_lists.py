@@ -21,13 +21,15 @@ def test_a_folder_names_its_images(tmp_path: Path) -> None:
         "b/1.jpg": data,
         "a.png": data[: len(data) // 2],
         "Questions.csv": b"Index,Question\n",
+        "c.heic": b"a format that is not known",
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     os.symlink("/", tmp_path / "all")
     found = read_list(str(tmp_path))
-    assert (found.num_images, found.num_unread) == (2, 1)
+    assert (found.num_images, found.num_unread) == (3, 2)
     assert found.sha256[hashlib.sha256(data).hexdigest()] == os.path.join("b", "1.jpg")
+    assert "c.heic" in found.sha256.values()
     ((phash, name),) = found.phash.items()
     picture = Image.open(io.BytesIO(data))
     assert (phash, name) == (int(str(imagehash.phash(picture)), 16), os.path.join("b", "1.jpg"))

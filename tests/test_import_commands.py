@@ -12,6 +12,7 @@ import pytest
 from miner.config import JoinSettings, SelectSettings
 from miner.join import join
 from miner.records import read_record
+from miner.registry import REGISTRY
 from miner.store import Store
 from tests.commands import Commands
 from tests.foreign import clip_retrieval_of, some_vectors, write_clip_retrieval
@@ -20,6 +21,7 @@ from tests.runs import CLIP, DINO, make_store
 CLIP_OPTIONS = ("--encoder", "clip-x", "--dim", 32)
 DINO_OPTIONS = ("--encoder", "dino-x", "--dim", 24)
 JOIN = ("--clip", "clip-x", "--dino", "dino-x", "--clip-above", "0.9", "--dino-below", "0.5")
+DEMO_DIMS = (REGISTRY["demo-clip"].dim, REGISTRY["demo-dino"].dim)
 HOW = JoinSettings(clip_above=0.9, dino_below=0.5)
 
 
@@ -84,7 +86,7 @@ def test_hand_offs_of_an_imported_run(commands: Commands, tmp_path: Path) -> Non
     for name in ("hf", "webdataset"):
         refused = commands("handoff", name, store.root, "--out", tmp_path / name)
         assert refused.code == 4
-        assert "imported as embeddings alone" in refused.err
+        assert "only its embeddings were imported" in refused.err
         assert not (tmp_path / name).exists()
 
 
@@ -219,3 +221,27 @@ def test_declared_weights_give_the_id_of_our_own_encoding(
     assert said["encoder"]["weights_sha256"] is None
     run = json.loads((tmp_path / "unknown" / "run.json").read_text())
     assert run["commands"][0]["command"] == "import"
+
+
+def test_the_join_after_two_imports(commands: Commands, tmp_path: Path) -> None:
+    """What is CLIP and what DINO is known of encoders of the registry alone."""
+    keys = {"key": [f"{row}" for row in range(4)]}
+    out = tmp_path / "run"
+    said = []
+    for name, dim in (("demo-clip", DEMO_DIMS[0]), ("demo-dino", DEMO_DIMS[1])):
+        source = write_clip_retrieval(tmp_path / name, [(some_vectors(4, dim), keys)])
+        words = ("import", "clip-retrieval", source, "--out", out, "--encoder", name)
+        done = commands(*words, "--dataset", "set")
+        assert done.code == 0, done.err
+        said.append(" ".join(done.out.split()))
+    clip, dino = (next(i for i in Store(out).encoder_ids() if n in i) for n in ("clip", "dino"))
+    assert "--clip NAME --dino NAME" in said[0]
+    assert f"--clip {clip} --dino {dino}" in said[1]
+    done = commands("join", out)
+    assert done.code == 0, done.err
+    source = write_clip_retrieval(tmp_path / "x", [(some_vectors(4, 5), keys)])
+    words = ("import", "clip-retrieval", source, "--out", tmp_path / "other", "--encoder", "x")
+    assert commands(*words, "--dim", 5).code == 0
+    refused = commands("join", tmp_path / "other")
+    assert refused.code == 4
+    assert "is not said; give --clip NAME and --dino NAME" in refused.err

@@ -68,6 +68,7 @@ def test_parts_without_rows_are_left_out(tmp_path: Path) -> None:
     ("files", "names"),
     [
         (["anything.npy"], ["00000"]),
+        (["e_3.npy"], ["00003"]),
         (["e_10.npy", "e_9.npy", "_hidden_1.npy"], ["00009", "00010"]),
         (["train.npy", "val.npy"], ["train", "val"]),
         (["a_1.npy", "b_1.npy"], ["a_1", "b_1"]),

@@ -225,6 +225,25 @@ def test_new_parts_are_added(tmp_path: Path) -> None:
     assert len(store.committed("samples")) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "then", "told"),
+    [("emb_3.npy", "emb_4.npy", None), ("train.npy", "val.npy", "would be part train, and its")],
+)
+def test_a_folder_that_grows_by_its_second_file(
+    tmp_path: Path, name: str, then: str, told: str | None
+) -> None:
+    (tmp_path / "npy").mkdir()
+    np.save(tmp_path / "npy" / name, some_vectors(3))
+    run_position(tmp_path / "run", tmp_path / "npy", "c")
+    np.save(tmp_path / "npy" / then, some_vectors(2, seed=1))
+    if told is None:
+        _, done = run_position(tmp_path / "run", tmp_path / "npy", "c")
+        assert (done.num_images, done.new_samples) == (5, 2)
+        return
+    with pytest.raises(StoreError, match=f"{told} bytes are those of part 00000 of dataset"):
+        run_position(tmp_path / "run", tmp_path / "npy", "c")
+
+
 def test_parquet_in_another_order(tmp_path: Path) -> None:
     """Rows of Parquet are read in its order, and put where their ids belong."""
     keys = [f"k{row}" for row in range(9)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def test_a_set_has_items_with_names() -> None:
         LabelledSet(layout="jsonl", place="here", items=(), notes=("because",))
     with pytest.raises(LabelError, match="here: two pairs are called x; name each once"):
         LabelledSet(layout="jsonl", place="here", items=(item("x"), item("y"), item("x")))
+    with pytest.raises(LabelError, match="holds no labelled pair; give a set that does"):
+        LabelledSet(layout="jsonl", place="here", items=())
+    with pytest.raises(LabelError, match="here: pair y is of pattern all, which is what"):
+        LabelledSet(
+            layout="jsonl", place="here", items=(item("x"), replace(item("y"), subset="all"))
+        )
     found = LabelledSet(layout="jsonl", place="here", items=(item("x"), item("y")))
     assert found.num_statements == 2
     assert [question.id for question in found.items[0].questions] == ["x-1", "x-2"]

@@ -15,6 +15,7 @@ def test_similarity_is_of_sets_of_words() -> None:
     assert caption_similarity(one, one) == 1
     assert words_of("\uff26\uff35\uff2c\uff2c straße") == words_of("full STRASSE")
     assert math.isnan(caption_similarity(words_of(" ... "), one))
+    assert len(words_of("\u7ea2\u8272 cat")) == 3
     assert words_of(None) == frozenset()
 
 

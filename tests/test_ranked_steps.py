@@ -6,6 +6,7 @@ import torch
 from miner.config import SelectSettings
 from miner.join import join
 from miner.select import select
+from miner.selecting.ranked_steps import num_of_share
 from miner.store import Store
 from tests.blind_runs import SETTINGS, blind_run, image, name_of, selected, selected_with, told
 from tests.runs import CLIP, DINO, commit_shard, unit
@@ -92,3 +93,8 @@ def test_near_copies_share_one_images_cap(tmp_path: Path, cap: int) -> None:
     assert len(used) == cap
     assert len({row["image_2"] for row in used}) == cap
     assert sum(counts.values()) == len(store.raw(name_of(store)))
+
+
+def test_a_share_is_what_was_written() -> None:
+    assert [num_of_share(0.07, num) for num in (99, 100, 101)] == [7, 7, 8]
+    assert (num_of_share(1, 3), num_of_share(1e-9, 3)) == (3, 1)

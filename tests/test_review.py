@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from miner.errors import StoreError
 from miner.pairs import pair_id
 from miner.review import (
+    MAX_FILE_BYTES,
     PATTERNS,
     Decision,
     consensus,
@@ -79,6 +80,12 @@ def test_the_last_line_of_a_reviewer_on_a_pair_counts() -> None:
         ({"pattern": 10}, "pattern: Input should be less than or equal to 9"),
         ({"decision": "maybe"}, "decision: Input should be 'accept' or 'reject'"),
         ({"decided_at": "2026-01-31T12:00:00"}, "decided_at has no time zone"),
+        ({"decided_at": "9999-12-31T23:59:59-12:00"}, "outside the years 1 to 9999"),
+        ({"decided_at": "2999-01-01T00:00:00Z"}, "more than a day ahead; set the clock"),
+        ({"decided_at": 5}, "decided_at is no time; give it as"),
+        ({"decided_at": "1769860800"}, "decided_at is no time; give it as"),
+        ({"pattern": True}, "pattern: Input should be a valid integer"),
+        ({"reviewer": "Consensus"}, "speaks for all reviewers; take another name"),
         ({"question": "\ud800"}, "question: Input should be a valid string"),
         ({"question": "x" * 4001}, "question: String should have at most 4000"),
         ({"other": 1}, "other: Extra inputs are not permitted"),
@@ -119,6 +126,51 @@ def test_a_run_keeps_the_latest_of_each_reviewer(tmp_path: Path) -> None:
     }
     (tmp_path / "review" / "ann.jsonl").write_bytes(b"{}\n")
     with pytest.raises(StoreError, match=r"ann\.jsonl: line 1 is no decision \(pair_id: Field"):
+        decisions_of(store)
+
+
+def test_the_latest_of_a_reviewer_stands_whatever_its_file(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    late, early = said(minutes=5, decision="reject"), said(decision="accept")
+    store.files.write("review/a-copy.jsonl", encode_decisions([late]))
+    store.files.write("review/ann.jsonl", encode_decisions([early]))
+    assert decisions_of(store) == [late]
+    # At the same time the content decides, and no order of files or lines.
+    other = said(minutes=5, decision="accept")
+    store.files.write("review/ann.jsonl", encode_decisions([other]))
+    (stands,) = decisions_of(store)
+    store.files.write("review/a-copy.jsonl", encode_decisions([other]))
+    store.files.write("review/ann.jsonl", encode_decisions([late]))
+    assert decisions_of(store) == [stands]
+    store.files.delete("review/a-copy.jsonl")
+    keep_decisions(store, [other])
+    assert decisions_of(store) == [stands]
+
+
+def test_lines_that_nobody_changes_stay_as_they_are(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    # Of a later version; what only this one can read would be lost.
+    fields = {**json.loads(said(sha256_1=THREE).line()), "new": 1}
+    line = json.dumps(fields).encode() + b"\n"
+    store.files.write("review/ann.jsonl", line)
+    keep_decisions(store, [said(decision="accept")])
+    data = store.files.read("review/ann.jsonl")
+    assert line in data
+    assert data.count(b"\n") == 2
+    with pytest.raises(StoreError, match="is no decision \\(new: Extra inputs"):
+        keep_decisions(store, [said(sha256_1=THREE)])
+    assert store.files.read("review/ann.jsonl") == data
+    store.files.write("review/ann.jsonl", b'{"pair_id":"x"}\n')
+    with pytest.raises(StoreError, match="line 1 is no decision \\('reviewer'\\); mend"):
+        keep_decisions(store, [said()])
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.files.write("review/ann.jsonl", b"")
+    with (tmp_path / "review" / "ann.jsonl").open("r+b") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(StoreError, match=f"{MAX_FILE_BYTES + 1} bytes, limit {MAX_FILE_BYTES}"):
         decisions_of(store)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from miner.records import Json
 from miner.review import Decision, decisions_of, encode_decisions, parse_decisions
@@ -602,6 +602,185 @@ def test_what_the_server_refuses_is_said(browser: Browser, run: Run, index: Path
         expect(page.locator("#saved")).to_contain_text("line 1 is no decision")
         expect(page.locator("#saved")).to_have_class("warning")
     store.files.delete_folder("review")
+
+
+READ = re.compile(r"review\.jsonl\?reviewer=")
+
+
+def test_what_was_said_before_is_read_before_anything_is_said(
+    browser: Browser, run: Run, index: Path, rows: list[Json]
+) -> None:
+    store, folder = run
+    before = said_of(rows[0], "ann", decision="accept", pattern=7, question="which?", option_1="x")
+    store.files.write("review/ann.jsonl", encode_decisions([before]))
+    held: list[Route] = []
+    with serving(store, folder) as server, visiting(browser, server.url) as report:
+        page = report.page
+        page.route(READ, lambda route: held.append(route))
+        focus_first(page)
+        press(page, "R")
+        page.keyboard.type("ann")
+        press(page, "Enter")
+        expect(page.locator("#saved")).to_have_text("reading what you said before …")
+        # While one thing waits there is no second one.
+        press(page, "r", "Enter")
+        expect(page.locator("#decided")).to_have_text("0 of 15 decided")
+        expect(page.locator("#question")).to_have_js_property("readOnly", True)
+        assert decisions_of(store) == [before]
+        held[0].continue_()
+        expect(page.locator("#question")).to_have_value("which?")
+        expect(page.locator("#question")).to_have_js_property("readOnly", False)
+        expect(page.locator("#saved")).to_have_text("saved in the run")
+        expect(page.locator("#decided")).to_have_text("1 of 15 decided")
+    (after,) = decisions_of(store)
+    assert (after.decision, after.pattern) == ("reject", 7)
+    assert (after.question, after.option_1) == ("which?", "x")
+    store.files.delete_folder("review")
+
+
+def test_nothing_is_sent_before_what_was_said_is_read(
+    browser: Browser, run: Run, index: Path, rows: list[Json]
+) -> None:
+    store, folder = run
+    store.files.delete_folder("review")
+    with serving(store, folder) as server, visiting(browser, server.url) as report:
+        page = report.page
+        sign_in(page)
+        focus_first(page)
+        press(page, "a")
+        expect(page.locator("#saved")).to_have_text("saved in the run")
+        # What another browser said since then, and an earlier state of this one.
+        words = said_of(rows[0], "ann", question="which?")
+        store.files.write("review/ann.jsonl", encode_decisions([words]))
+        page.route(READ, lambda route: route.abort())
+        page.reload()
+        page.evaluate(PAINTED)
+        expect(page.locator("#saved")).to_contain_text("decisions wait")
+        focus_first(page)
+        press(page, "r")
+        expect(page.locator("#decided")).to_have_text("1 of 15 decided")
+        assert decisions_of(store) == [words]
+        page.unroute(READ)
+        # The rejection that waited came to pass, and the words of the run were kept.
+        expect(page.locator("#saved")).to_have_text("saved in the run", timeout=20_000)
+        expect(page.locator(".card").first).to_have_class("card rejected")
+        expect(page.locator("#saved")).to_have_text("saved in the run")
+    (after,) = decisions_of(store)
+    assert (after.decision, after.question) == ("reject", "which?")
+    store.files.delete_folder("review")
+
+
+def test_what_is_pending_is_sent_in_the_name_of_who_said_it(
+    browser: Browser, run: Run, index: Path
+) -> None:
+    store, folder = run
+    store.files.delete_folder("review")
+    with serving(store, folder) as server, visiting(browser, server.url) as report:
+        page = report.page
+        sign_in(page)
+        expect(page.locator("#saved")).to_have_text("saved in the run")
+        focus_first(page)
+        # The page's own wait is made endless: what is sent is sent by the change of the name.
+        page.clock.install()
+        press(page, "a")
+        with page.expect_response(lambda answer: answer.request.method == "POST") as answered:
+            sign_in(page, "bob")
+        assert answered.value.status == 204
+    assert [(said.reviewer, said.decision) for said in decisions_of(store)] == [("ann", "accept")]
+    store.files.delete_folder("review")
+
+
+def test_a_batch_fits_a_page_that_goes_away(browser: Browser, run: Run, index: Path) -> None:
+    store, folder = run
+    store.files.delete_folder("review")
+    with serving(store, folder) as server, visiting(browser, server.url) as report:
+        page = report.page
+        sign_in(page)
+        expect(page.locator("#saved")).to_have_text("saved in the run")
+        page.route("**/review.jsonl", lambda route: route.abort())
+        focus_first(page)
+        press(page, "Enter")
+        for _ in range(10):
+            page.locator("#question").fill("\U0001f600" * 2000)
+            press(page, "Escape", "j")
+        with page.expect_request(lambda request: request.method == "POST") as sent:
+            page.evaluate("() => dispatchEvent(new Event('pagehide'))")
+        body = sent.value.post_data_buffer
+        assert body is not None
+        assert 0 < len(body) <= 60_000
+        assert body.endswith(b"\n")
+    store.files.delete_folder("review")
+
+
+def test_a_damaged_line_is_named_and_the_others_are_read(
+    browser: Browser, run: Run, index: Path, rows: list[Json]
+) -> None:
+    store, folder = run
+    good = encode_decisions([said_of(rows[1], "eve", decision="accept")])
+    store.files.write("review/eve.jsonl", b"damaged\n" + good)
+    with serving(store, folder) as server, visiting(browser, server.url) as report:
+        page = report.page
+        sign_in(page, "eve")
+        expect(page.locator("#saved")).to_contain_text("line 1 of review/eve.jsonl")
+        expect(page.locator("#saved")).to_have_class("warning")
+        expect(page.locator("#decided")).to_have_text("1 of 15 decided")
+    store.files.delete_folder("review")
+
+
+def test_escape_leaves_the_question_for_a_name(opened: Opened) -> None:
+    page = opened.page
+    focus_first(page)
+    press(page, "Enter", "d")
+    expect(page.locator("#name-dialog")).to_be_hidden()
+    page.keyboard.type("x")
+    expect(page.locator("#name-dialog")).to_be_visible()
+    press(page, "Escape")
+    expect(page.locator("#name-dialog")).to_be_hidden()
+    expect(page.locator("#difference")).to_have_value("")
+    page.keyboard.type("y")
+    page.keyboard.type("ann")
+    press(page, "Enter")
+    expect(page.locator("#who")).to_have_text("Reviewer: ann")
+    expect(page.locator("#difference")).to_have_value("y")
+
+
+def test_what_a_full_browser_does_not_keep_is_said_until_it_is_kept(opened: Opened) -> None:
+    page = opened.page
+    sign_in(page)
+    focus_first(page)
+    page.evaluate("""() => {
+      const { setItem } = Storage.prototype;
+      Storage.prototype.setItem = function (name, value) {
+        if (window.isFull && value.includes("accept")) throw new DOMException("full");
+        setItem.call(this, name, value);
+      };
+      window.isFull = true;
+    }""")
+    press(page, "a", "r")
+    expect(page.locator("#saved")).to_contain_text("did not keep what you said of 1")
+    assert page.evaluate(LEAVES) is False
+    page.evaluate("() => { window.isFull = false; }")
+    press(page, "r")
+    expect(page.locator("#saved")).to_have_text("kept in this browser")
+    assert page.evaluate(LEAVES) is True
+    page.reload()
+    page.evaluate(PAINTED)
+    expect(page.locator("#decided")).to_have_text("3 of 15 decided")
+
+
+LEAVES = "() => dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+
+
+def test_a_key_that_is_held_decides_one_pair(opened: Opened) -> None:
+    page = opened.page
+    sign_in(page)
+    focus_first(page)
+    page.keyboard.down("a")
+    page.keyboard.down("a")
+    page.keyboard.down("a")
+    page.keyboard.up("a")
+    expect(page.locator("#decided")).to_have_text("1 of 15 decided")
+    expect(page.locator(".card").nth(1)).to_be_focused()
 
 
 def test_a_page_from_disk_asks_no_server(opened: Opened) -> None:

@@ -19,6 +19,11 @@ Every image is checked by its sha256, and the folder becomes the one that was to
 (`FORMAT_NAME`).
 """
 
+_TURNED = """\
+Images that their EXIF says to turn are no original bytes here: they were turned and encoded anew,
+as PNG, whatever their names. `altered_1` and `altered_2` in `provenance.csv` say which.
+"""
+
 _LICENCE = """\
 The images are not ours: each keeps the licence it has where it comes from, and this hand-off
 gives none. The table of pairs may be used as its makers say.
@@ -50,6 +55,7 @@ def _sections(format: Format, work: Work) -> list[str]:
         "`provenance.csv` leads from every pair to the bytes of its images.\n",
         "## What lies where\n",
         usage,
+        *([_TURNED] if has_images and work.settings.bake_orientation else []),
         "## Licence\n",
         _LICENCE,
     ]

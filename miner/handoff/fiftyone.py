@@ -13,8 +13,8 @@ from miner.handoff.pairs import TEXTS
 from miner.handoff.work import Files, Format, Work
 from miner.records import Json, canonical, digest
 
-VERSION = "1.0.0"
-"""FiftyOne's version whose documents these are; every later one migrates them."""
+VERSION = "0.25.2"
+"""FiftyOne's version whose documents these are; later ones migrate them (1.0.0 adds times)."""
 
 SLICES = ("left", "right")
 

@@ -12,18 +12,21 @@ from miner.config import Settings
 from miner.errors import StoreError
 from miner.files import LocalFiles
 from miner.handoff.card import write_card
+from miner.handoff.delimited import csv_text
 from miner.handoff.originals import Originals
 from miner.handoff.pairs import Handoff, tables_of
 from miner.handoff.provenance import write_provenance
 from miner.handoff.settings import HandoffSettings
 from miner.handoff.work import Format, Work
-from miner.records import Json, digest, file_sha256, read_record, replace_record
+from miner.records import Json, digest, file_sha256, read_record, replace_record, write_whole
 from miner.store import Store
 from miner.versions import versions
 
 RECORD = "handoff.json"
 MISSING = "missing.csv"
-"""Written beside the ids by a `hydrate` that did not find all images."""
+"""Images that could not be had: beside the ids, or beside the pairs that are left without them."""
+
+_MISSING_COLUMNS = ("sha256", "image_id", "url", "shard", "member", "num_bytes")
 
 _GENERAL = frozenset({"reviewed", "limit"})
 """Settings that have an effect in every format."""
@@ -79,6 +82,7 @@ def write_handoff(
     out: Path,
     *,
     runs: Sequence[Store] = (),
+    missing: Sequence[Json] = (),
     overwrite: bool = False,
 ) -> Written:
     """Write a hand-off, unless the same one is there already.
@@ -90,6 +94,7 @@ def write_handoff(
         originals: reads the images.
         out: the folder; it appears when it is whole.
         runs: whose pairs these are, for formats that read more than pairs and images.
+        missing: images that could not be had, for which pairs were left out before.
         overwrite: replace another hand-off.
 
     Raises:
@@ -106,13 +111,15 @@ def write_handoff(
     is_there = _check_place(out, fingerprint, overwrite=overwrite)
     num_images = len({image["sha256"] for image in handoff.images.values()})
     if not is_there:
-        _write(format, work, fingerprint)
+        _write(format, work, fingerprint, missing)
+    elif missing:
+        write_missing(out, missing)
     return Written(
         folder=out, num_pairs=len(handoff.pairs), num_images=num_images, is_new=not is_there
     )
 
 
-def _write(format: Format, work: Work, fingerprint: str) -> None:
+def _write(format: Format, work: Work, fingerprint: str, missing: Sequence[Json]) -> None:
     out = work.folder.absolute()
     with LocalFiles(out.parent).new_folder(out.name) as folder:
         work = replace(work, folder=folder)
@@ -132,6 +139,14 @@ def _write(format: Format, work: Work, fingerprint: str) -> None:
             "contents": contents(folder).model_dump(),
         }
         replace_record(folder / RECORD, record)
+        if missing:
+            write_missing(folder, missing)
+
+
+def write_missing(folder: Path, images: Sequence[Json]) -> None:
+    """Write missing.csv: rows of IMAGES that could not be had."""
+    text = "".join(csv_text(_MISSING_COLUMNS, images))
+    write_whole(folder / MISSING, text.encode())
 
 
 def _fingerprint(format: Format, work: Work) -> str:
@@ -154,6 +169,11 @@ def _check_place(out: Path, fingerprint: str, *, overwrite: bool) -> bool:
     """Whether this very hand-off is there; nothing but a hand-off is ever replaced."""
     if out.suffix.lower() in (".csv", ".jsonl", ".json", ".parquet", ".tar", ".zip"):
         raise ValueError(f"{out} names a file; a hand-off is a folder, give --out {out.stem}")
+    for parent in out.resolve().parents:
+        if (parent / "run.json").is_file():
+            raise ValueError(
+                f"{out} lies in the run {parent}, whose files are its own; give an --out outside it"
+            )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / RECORD).is_file():

@@ -12,17 +12,18 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
+from miner.config import ImageLimits
 from miner.errors import StoreError
-from miner.handoff.delimited import csv_text
+from miner.folders import leftovers
 from miner.handoff.folder import (
-    MISSING,
     RECORD,
     Contents,
     Written,
     check_contents,
+    check_settings,
     write_handoff,
+    write_missing,
 )
 from miner.handoff.locate import in_folder, in_shards
 from miner.handoff.originals import Originals, Place
@@ -30,9 +31,7 @@ from miner.handoff.pairs import handoff_of
 from miner.handoff.registry import FORMATS
 from miner.handoff.settings import Facts, HandoffSettings
 from miner.handoff.work import Format
-from miner.records import Json, read_record, write_whole
-
-_MISSING_COLUMNS = ("sha256", "image_id", "url", "shard", "member", "num_bytes")
+from miner.records import Json, read_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,25 +59,34 @@ def hydrate(
     shards: Sequence[str] = (),
     images_dir: Path | None = None,
     skip_missing: bool = False,
+    out: Path | None = None,
 ) -> Hydrated:
-    """Fill a hand-off of ids with images, in its place.
+    """Fill a hand-off of ids with images, in its place or in another.
 
-    Where images are missing, the folder stays as it is, missing.csv is written into it, and the
-    same call goes on when more of the corpus is there.
+    Where images are missing, the folder stays as it is, missing.csv is written into it (or into
+    `out`, with the pairs that are whole), and the same call goes on when more of the corpus is
+    there.
 
     Args:
         folder: what `handoff --images none` wrote.
         shards: of the reader's copy, as `mine` takes them.
         images_dir: a folder of image files, whatever their names.
-        skip_missing: leave out pairs with a missing image.
+        skip_missing: leave out pairs with a missing image; `out` is needed then.
+        out: the folder to make, instead of the one in the place of the ids.
 
     Raises:
-        ValueError: neither shards nor a folder was given, or a format lacks pairs.
+        ValueError: neither shards nor a folder was given, the ids would be lost, or a format lacks
+            pairs.
         StoreError: the folder is no such hand-off, or was edited.
         ShardError: shards cannot be read.
     """
     if not shards and images_dir is None:
         raise ValueError("nowhere to look for images; give --shards SHARD or --images-dir FOLDER")
+    if skip_missing and (out is None or out.resolve() == folder.resolve()):
+        raise ValueError(
+            f"--skip-missing would put fewer pairs in the place of the ids in {folder}, which are "
+            "then lost; give --out ANOTHER_FOLDER"
+        )
     format, settings, facts, record = _read_record(folder)
     check_contents(folder, record)
     if settings.images == "original":
@@ -86,19 +94,24 @@ def hydrate(
     pairs, images = (_read_table(folder / f"{name}.parquet") for name in ("pairs", "images"))
     handoff = handoff_of(pairs, images, facts, str(folder))
     distinct = {image["sha256"]: image for image in handoff.images.values()}
-    places = _locate(distinct, shards, images_dir)
+    places = _locate(distinct, shards, images_dir, facts.limits)
     missing = [image for sha256, image in sorted(distinct.items()) if sha256 not in places]
-    if missing:
-        text = "".join(csv_text(_MISSING_COLUMNS, missing))
-        write_whole(folder / MISSING, text.encode())
     whole = [p for p in handoff.pairs if {p["sha256_1"], p["sha256_2"]} <= places.keys()]
     written = None
     if not missing or (skip_missing and whole):
         wanted = settings.model_copy(update={"images": "original"})
         with Originals(places, facts.limits, bake=wanted.bake_orientation) as originals:
             written = write_handoff(
-                format, handoff.only(whole), wanted, originals, folder, overwrite=True
+                format,
+                handoff.only(whole),
+                wanted,
+                originals,
+                out or folder,
+                missing=missing,
+                overwrite=out is None or out.resolve() == folder.resolve(),
             )
+    else:
+        write_missing(folder, missing)
     return Hydrated(
         num_images=len(distinct),
         missing=missing,
@@ -108,16 +121,25 @@ def hydrate(
 
 
 def _locate(
-    distinct: dict[str, Json], shards: Sequence[str], images_dir: Path | None
+    distinct: dict[str, Json],
+    shards: Sequence[str],
+    images_dir: Path | None,
+    limits: ImageLimits,
 ) -> dict[str, Place]:
     """The places of the images that are there, by sha256."""
     places = in_folder(images_dir, distinct.values()) if images_dir is not None else {}
     rest = [image for sha256, image in distinct.items() if sha256 not in places]
-    return places | (in_shards(shards, rest) if shards and rest else {})
+    return places | (in_shards(shards, rest, limits) if shards and rest else {})
 
 
 def _read_record(folder: Path) -> tuple[Format, HandoffSettings, Facts, Json]:
     """What handoff.json says; it may come from anybody."""
+    aside = [path.name for path in leftovers(folder) if path.suffix == ".old"]
+    if aside and not folder.exists():
+        raise StoreError(
+            f"{folder} is not there: an attempt to replace it was killed when it was called "
+            f"{aside[-1]}; rename that back to {folder.name}"
+        )
     if not (folder / RECORD).is_file():
         raise StoreError(
             f"{folder} holds no hand-off (there is no {RECORD}); give the folder that "
@@ -129,7 +151,8 @@ def _read_record(folder: Path) -> tuple[Format, HandoffSettings, Facts, Json]:
         settings = HandoffSettings(**record["settings"])
         facts = Facts(**record["facts"])
         Contents(**record["contents"])
-    except (KeyError, TypeError, ValidationError) as error:
+        check_settings(format, settings)
+    except (KeyError, TypeError, ValueError) as error:
         raise StoreError(
             f"{folder / RECORD} is not what this version writes ({type(error).__name__}: "
             f"{str(error).partition(chr(10))[0]}); make the hand-off again"

@@ -20,12 +20,15 @@ _STEM_DEPTH = 100
 """Shards are told apart by their whole paths here; their names are of no use."""
 
 
-def in_shards(patterns: Sequence[str], images: Iterable[Json]) -> dict[str, Place]:
+def in_shards(
+    patterns: Sequence[str], images: Iterable[Json], limits: ImageLimits
+) -> dict[str, Place]:
     """Look for images in shards: where they lay first, then everywhere.
 
     Args:
         patterns: as `blindpairs mine` takes them.
         images: rows of IMAGES.
+        limits: under which the run read its shards.
 
     Returns:
         The places of those that were found, by sha256.
@@ -40,7 +43,7 @@ def in_shards(patterns: Sequence[str], images: Iterable[Json]) -> dict[str, Plac
         missing = {name: row for name, row in wanted.items() if name not in found}
         if not missing:
             break
-        found |= _scan(shard, missing)
+        found |= _scan(shard, missing, limits)
     return found
 
 
@@ -96,11 +99,11 @@ def _where_they_lay(
                     yield image["sha256"], place
 
 
-def _scan(shard: Shard, wanted: Mapping[str, Json]) -> dict[str, Place]:
+def _scan(shard: Shard, wanted: Mapping[str, Json], limits: ImageLimits) -> dict[str, Place]:
     """Images that lie anywhere in a shard."""
     sizes = {image["num_bytes"] for image in wanted.values()}
     found = {}
-    for sample in ShardReader(shard, ImageLimits()):
+    for sample in ShardReader(shard, limits):
         if isinstance(sample, Sample) and len(sample.data) in sizes:
             sha256 = hashlib.sha256(sample.data).hexdigest()
             if sha256 in wanted:

@@ -24,8 +24,8 @@ as MMVP's own: pair k is images and rows 2k-1 and 2k, with one question and one 
 and answers that differ. Which option is (a) is decided by the pair's id.
 
 The images are the original bytes. All are called `.jpg`, which MMVP's loaders expect; where
-`format` in `provenance.csv` is another one, the bytes are of that format, which Pillow tells by
-the bytes and not by the name.
+`file_format_1` or `file_format_2` in `provenance.csv` is another one, the bytes are of that format,
+which Pillow tells by the bytes and not by the name.
 """
 
 

@@ -21,9 +21,9 @@ USAGE = """\
 MMVP-VLM's own: nine patterns in its order, 15 pairs of each, the best ranks; ids 2k-1 and 2k are
 a pair. The scorer goes by position, and puts `a photo of ` before a statement.
 
-The images are the original bytes. All are called `.jpg`, which the scorer expects; where `format`
-in `provenance.csv` is another one, the bytes are of that format, which Pillow tells by the bytes
-and not by the name.
+The images are the original bytes. All are called `.jpg`, which the scorer expects; where
+`file_format_1` or `file_format_2` in `provenance.csv` is another one, the bytes are of that format,
+which Pillow tells by the bytes and not by the name.
 """
 
 

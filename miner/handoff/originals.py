@@ -74,6 +74,10 @@ class Originals:
         _check_known(image)
         return "png" if self.is_altered(image) else EXTENSIONS[image["format"]]
 
+    def format(self, image: Json) -> str:
+        """The format of what is handed off of an image, as Pillow calls it."""
+        return "PNG" if self.is_altered(image) else str(image["format"])
+
     def file_name(self, image: Json) -> str:
         """A name for the image's file that no key or caption has a part in."""
         return f"{image['sha256']}.{self.extension(image)}"
@@ -105,6 +109,16 @@ class Originals:
 
         for image in sorted(distinct.values(), key=where):
             yield image, self.read(image)
+
+    def lost(self, images: Iterable[Json]) -> list[tuple[Json, ShardError]]:
+        """The distinct images that cannot be handed off, and why; all are read for that."""
+        found = []
+        for image in {image["sha256"]: image for image in images}.values():
+            try:
+                self.read(image)
+            except ShardError as error:
+                found.append((image, error))
+        return found
 
     def _turned(self, image: Json, data: bytes) -> bytes:
         try:

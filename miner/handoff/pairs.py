@@ -129,8 +129,10 @@ def _problem(handoff: Handoff, num_images: int) -> str | None:
     for name, image in handoff.images.items():
         if not _SHA256.fullmatch(image["sha256"]) or image["format"] not in EXTENSIONS:
             return f"image {name!r} has the sha256 {image['sha256']!r}, format {image['format']!r}"
-        if image["offset"] < 0 or image["num_bytes"] < 1:
-            return f"image {name!r} has {image['num_bytes']} bytes at {image['offset']}"
+        num_bytes, offset = image["num_bytes"], image["offset"]
+        most = handoff.facts.limits.max_member_bytes
+        if not 1 <= num_bytes <= most or not 0 <= offset < 2**63 - num_bytes:
+            return f"image {name!r} has {num_bytes} bytes at {offset} (limit {most})"
     if len({pair["pair_id"] for pair in handoff.pairs}) != len(handoff.pairs):
         return "pairs.parquet names a pair twice"
     return next(filter(None, (_problem_of_pair(handoff, pair) for pair in handoff.pairs)), None)

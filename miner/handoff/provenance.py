@@ -21,11 +21,12 @@ COLUMNS = (
     *(
         f"{name}_{number}"
         for number in (1, 2)
-        for name in ("image", *_IMAGE, "exif_orientation", "file", "altered")
+        for name in ("image", *_IMAGE, "exif_orientation", "file", "file_format", "altered")
     ),
     *_RUN,
 )
-"""`file` lies in the hand-off's folder; `altered` says how it differs from the original."""
+"""`file` lies in the hand-off's folder, and its bytes are of `file_format`, whatever its name;
+`altered` says how it differs from the original, whose format is `format`."""
 
 
 def write_provenance(work: Work, files: Files) -> None:
@@ -52,6 +53,7 @@ def _rows(work: Work, files: Files) -> Iterator[Json]:
         for number, image in enumerate(work.handoff.both(pair), start=1):
             said = {name: image[name] for name in (*_IMAGE, "exif_orientation")}
             said |= {"image": image["image_id"], "file": places[number - 1]}
+            said["file_format"] = work.originals.format(image) if said["file"] else None
             said["altered"] = _altered(work, image) if said["file"] else None
             row |= {f"{name}_{number}": value for name, value in said.items()}
         yield row

@@ -67,22 +67,29 @@ def read_source(store: Store, name: str, settings: HandoffSettings) -> Source:
             f"{store.place(f'pairs/{name}')} holds no whole selection; "
             f"run `blindpairs select {store.root}` again"
         )
-    selected = store.read_table(record["selection"]["file"]["path"]).to_pylist()
+    table = store.read_table(record["selection"]["file"]["path"])
+    selected = table.column("pair_id").to_pylist()
     decisions = decisions_of(store)
     said = consensus(decisions)
     accepted = {pair for pair, each in said.items() if each.decision == "accept"}
-    reviewed = settings.reviewed or ("accepted" if said else "all")
-    distinct = {row["pair_id"]: row for row in reversed(selected)}
-    wanted = [row for row in distinct.values() if reviewed == "all" or row["pair_id"] in accepted]
+    # A question that was written down, and no more, is no review.
+    is_reviewed = any(each.decision is not None for each in decisions)
+    reviewed = settings.reviewed or ("accepted" if is_reviewed else "all")
+    distinct = {pair: place for place, pair in reversed(list(enumerate(selected)))}
+    wanted = [place for pair, place in distinct.items() if reviewed == "all" or pair in accepted]
     if not wanted:
         raise StoreError(
             f"{store.place(f'pairs/{name}')}: none of {len(selected)} selected pairs is to be "
             f"handed off ({reviewed}; reviewers accepted {len(accepted & distinct.keys())} of "
             "them); accept pairs in the report, or give --reviewed all"
         )
-    wanted = sorted(wanted, key=lambda row: row["rank"])[: settings.limit]
+    ranks = table.column("rank").to_pylist()
+    wanted = sorted(wanted, key=lambda place: ranks[place])[: settings.limit]
     num_said = Counter(each.pair_id for each in decisions if each.decision is not None)
-    rows = [_pair(row, said.get(row["pair_id"]), num_said[row["pair_id"]]) for row in wanted]
+    rows = [
+        _pair(row, said.get(row["pair_id"]), num_said[row["pair_id"]])
+        for row in table.take(wanted).to_pylist()
+    ]
     samples = _samples(store, record, rows)
     num_accepted = len(accepted & distinct.keys())
     images = {image_id: _image(row) for image_id, row in samples.items()}
@@ -93,7 +100,7 @@ def read_source(store: Store, name: str, settings: HandoffSettings) -> Source:
             facts=_facts(store, record).model_copy(
                 update={
                     "num_selected": len(selected),
-                    "num_accepted": num_accepted if said else None,
+                    "num_accepted": num_accepted if is_reviewed else None,
                     "datasets": tuple(sorted({row["dataset"] for row in images.values()})),
                 }
             ),

@@ -15,7 +15,7 @@ TAR_BYTES = 10**9
 
 USAGE = """\
 `pairs-000000.tar` and so on: a sample for each pair, its key the pair_id, with the members
-`image_1.<extension>`, `image_2.<extension>` (the original bytes, never encoded anew) and `json`
+`image_1.<extension>`, `image_2.<extension>` (the original bytes) and `json`
 (cosines, reviews, both images' fields).
 
 ```python

@@ -143,6 +143,8 @@ def import_embeddings(
     reading = reading_fingerprint(ReadSettings())
     if store.exists():
         reading = store.run()["reading"]
+    if done.brings_images:
+        _check_not_imported(store, parts, dataset, files)
     with store.writing():
         store.update_run(reading, places, command)
         for _, own in groupby(slices, key=lambda each: each.part.name):
@@ -174,6 +176,26 @@ def _brings_images(store: Store, dataset: str, encoder_id: str) -> bool:
         if record["shard"]["dataset"] == dataset:
             return bool(record.get("imported", {}).get("encoder_id") == encoder_id)
     return True
+
+
+def _check_not_imported(
+    store: Store, parts: Sequence[Part], dataset: str, files: SourceFiles
+) -> None:
+    """Refuse a new part whose vectors another part of the dataset brought, under its name then."""
+    known: dict[str, str] = {}
+    for shard_id in _committed(store):
+        record = store.record("samples", shard_id)
+        if record["shard"]["dataset"] == dataset and "imported" in record:
+            known[record["imported"]["part"]] = record["shard"]["sha256"]
+    of = {sha256: name for name, sha256 in known.items()}
+    for part in parts:
+        path = part.vectors.path
+        if part.name not in known and (was := of.get(files.record(path)["sha256"])) is not None:
+            raise StoreError(
+                f"{path} would be part {part.name}, and its bytes are those of part {was} of "
+                f"dataset {dataset}, so its images would be there twice; name the file as it was, "
+                "or give another --dataset"
+            )
 
 
 def _import_vectors(

@@ -206,7 +206,8 @@ def _numbered(folder: Path, prefix: str, suffix: str) -> dict[int, Path]:
 def _named(source: Path, suffix: str) -> dict[str, Path]:
     """Files by the names of their parts: the numbers in which their names end, where all do.
 
-    A single file is part 00000, whatever it is called, as it may have a partner elsewhere.
+    SRC itself, if it is a file, is part 00000, whatever it is called, as it may have a partner
+    elsewhere; so is the only file of a folder, if its name has no number.
     """
     paths = [source]
     if source.is_dir():
@@ -217,10 +218,12 @@ def _named(source: Path, suffix: str) -> dict[str, Path]:
         )
     if not paths:
         raise StoreError(f"{source} holds no *{suffix}; give the folder or file that does")
-    if len(paths) == 1:
-        return {"00000": paths[0]}
+    if paths == [source]:
+        return {"00000": source}
     numbers = [re.search(r"([0-9]{1,12})$", path.name.removesuffix(suffix)) for path in paths]
     found = {int(number[1]): path for number, path in zip(numbers, paths, strict=True) if number}
     if len(found) == len(paths):
         return {f"{number:05d}": path for number, path in sorted(found.items())}
+    if len(paths) == 1:
+        return {"00000": paths[0]}
     return {safe_name(path.name.removesuffix(suffix)): path for path in paths}

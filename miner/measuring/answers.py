@@ -10,9 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +18,11 @@ from typing import Any
 from miner.errors import LabelError
 from miner.evaluate import Evaluation, Outcome, figures
 from miner.measuring.labelled import Item, LabelledSet, Question, read_text
+from miner.measuring.spoken import parse_option
 
 ID_NAMES = ("question_id", "id", "index")
 TEXT_NAMES = ("response", "text", "prediction", "output", "answer")
 """What the columns are called, in small letters; the first that is there is taken."""
-
-_MARKED = re.compile(r"\(\s*([a-z])\s*\)|(?<![a-z0-9'.])([a-z])\s*[).:](?![a-z0-9])", re.IGNORECASE)
-"""A letter in brackets, or with a bracket, point or colon behind it: (b)  b)  B.  b:"""
-
-_SAID = re.compile(
-    r"\b(?:answer|option|choice)\b(?:\s+(?:is|would\s+be|should\s+be))?\s*:?\s*"
-    r"[(\"'*]*(?:(a)(?=\s*(?:[^\w\s']|$))|([b-z])\b(?!'))",
-    re.IGNORECASE,
-)
-"""A letter that is said to be the answer: the answer is b, Option B, Answer: (b). Before another
-word, a is an article."""
-
-_ALONE = re.compile(r"([\s\"'*_(]*)([a-z])[\s\"'*_.:)]*", re.IGNORECASE)
-"""Nothing but a letter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,57 +40,6 @@ class Parsed:
     num_missing: int
 
 
-def parse_option(text: str, options: Sequence[str]) -> int | None:
-    """Which option an answer means, from 0 on; None where it means none, or several.
-
-    Looked for in turn: an answer that is the text of an option and nothing else; nothing but a
-    letter; a letter that is said to be the answer; letters with a bracket, point or colon; the
-    text of an option among other words. The first of these that finds anything decides: one option
-    is the answer, several are none. A bare letter that is also the text of another option is
-    unclear. Of "red" and "dark red" only the longer counts where it stands.
-
-    Args:
-        text: the answer.
-        options: those of the question, in the order (a), (b), ...
-    """
-    text = unicodedata.normalize("NFKC", text).replace("\u2019", "'").strip()
-    letters = {chr(ord("a") + place): place for place in range(len(options))}
-    exact = {place for place, option in enumerate(options) if _words(text) == _words(option)}
-    if alone := _ALONE.fullmatch(text):
-        by_letter = letters.get(alone[2].lower())
-        if not exact or "(" in alone[1]:
-            return by_letter
-        return exact.pop() if exact == {by_letter} or by_letter is None else None
-    if exact:
-        return exact.pop() if len(exact) == 1 else None
-    for pattern in (_SAID, _MARKED):
-        found = ["".join(pair).lower() for pair in pattern.findall(text)]
-        places = {letters[letter] for letter in found if letter in letters}
-        if places:
-            return places.pop() if len(places) == 1 else None
-    return _by_words(text, options)
-
-
-def _words(text: str) -> str:
-    """The words of a text in small letters, between spaces."""
-    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
-    return f" {' '.join(words)} "
-
-
-def _by_words(text: str, options: Sequence[str]) -> int | None:
-    """The option whose text stands in an answer."""
-    said = _words(text)
-    longest_first = sorted(range(len(options)), key=lambda place: -len(_words(options[place])))
-    places = set()
-    for place in longest_first:
-        words = _words(options[place])
-        if words.strip() and words in said:
-            places.add(place)
-            # What is left over cannot be found again as part of a longer option.
-            said = said.replace(words, " | ")
-    return places.pop() if len(places) == 1 else None
-
-
 def read_answers(path: Path, labelled: LabelledSet) -> Parsed:
     """The answers in a file, held against the questions of a set.
 
@@ -120,7 +54,7 @@ def read_answers(path: Path, labelled: LabelledSet) -> Parsed:
     questions = {question.id: question for item in labelled.items for question in item.questions}
     chosen: dict[str, int | None] = {}
     for place, row in _rows(path):
-        id, text = _field(row, ID_NAMES, place).strip(), _field(row, TEXT_NAMES, place)
+        id, text = _id(row, place), _text(row, place)
         if id not in questions:
             known = next(iter(questions))
             raise LabelError(
@@ -199,9 +133,29 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield place, {name.lower(): value[name] for name in value}
 
 
-def _field(row: Mapping[str, Any], names: Sequence[str], place: str) -> str:
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-            return str(value)
-    raise LabelError(f"{place} has none of {', '.join(names)}; name the question and the answer")
+def _id(row: Mapping[str, Any], place: str) -> str:
+    value = next((row[name] for name in ID_NAMES if row.get(name) is not None), None)
+    if not _is_plain(value):
+        nothing = [name for name in ID_NAMES if name in row]
+        fact = f"{nothing[0]} is {_shown(row[nothing[0]])}" if nothing else "an id is missing"
+        raise LabelError(f"{place}: {fact}; name the question as {' or '.join(ID_NAMES)}")
+    return str(value).strip()
+
+
+def _text(row: Mapping[str, Any], place: str) -> str:
+    """What was answered; nothing where it is null, as of a model that gave none."""
+    given = [name for name in TEXT_NAMES if name in row]
+    if not given:
+        raise LabelError(f"{place}: an answer is missing; name it {' or '.join(TEXT_NAMES)}")
+    name = next((name for name in given if row[name] is not None), given[0])
+    if row[name] is not None and not _is_plain(row[name]):
+        raise LabelError(f"{place}: {name} is {_shown(row[name])}; give a text, or null for none")
+    return "" if row[name] is None else str(row[name])
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else json.dumps(value)[:80]

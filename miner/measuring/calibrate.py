@@ -154,28 +154,38 @@ def calibrate(encoders: Encoders, target: Rates | tuple[Encoders, float, float])
     num_images = len(encoders.clip_ND)
     num_pairs = num_images * (num_images - 1) // 2
     known = None
+    like: tuple[float | None, float | None] = (None, None)
+    advice = ("a higher --candidate-rate", "another --blind-rate")
     if isinstance(target, Rates):
         rates = target
     else:
-        known = _reference(*target)
+        known, like = _reference(*target), target[1:]
+        advice = ("a lower --reference-clip-above", "another --reference-dino-below")
         num_blind = int((known.dino_cos < target[2]).sum())
-        _check_enough(known.num_above, num_blind, num_images)
+        _check_enough(known.num_above, num_blind, num_images, advice)
         rates = Rates(candidates=known.num_above / num_pairs, blind=num_blind / known.num_above)
     for name, rate in (("candidate", rates.candidates), ("blind", rates.blind)):
         if not 0 < rate < 1:
             raise ValueError(f"the {name} rate is {rate}; a quantile is between 0 and 1")
     num_above = round(rates.candidates * num_pairs)
     num_blind = round(rates.blind * num_above)
-    _check_enough(num_above, num_blind, num_images)
+    _check_enough(num_above, num_blind, num_images, advice)
     _check_few(num_above)
     own = _own(encoders, num_above)
-    clip = _between(own.pairs.cos[num_above - 1], own.pairs.cos[num_above : num_above + 1].tolist())
-    kept = own.pairs.cos > clip
+    cos = own.pairs.cos
+    clip = _between(cos[num_above - 1], cos[num_above : num_above + 1].tolist(), like[0])
+    kept = cos > clip
+    if (num_kept := int(kept.sum())) < MIN_CANDIDATES:
+        raise StoreError(
+            f"{int((cos == clip).sum())} pairs have the same CLIP cosine, {clip:.6g}, and "
+            f"{num_kept} a higher one, but a quantile needs {MIN_CANDIDATES}; take images without "
+            "copies"
+        )
     dino_cos = np.sort(own.dino_cos[kept])
     num_below = round(rates.blind * len(dino_cos))
     # Fewer where cosines are equal.
-    _check_enough(len(dino_cos), num_below, num_images)
-    dino = _between(dino_cos[num_below], dino_cos[num_below - 1 : num_below].tolist())
+    _check_enough(len(dino_cos), num_below, num_images, advice)
+    dino = _between(dino_cos[num_below], dino_cos[num_below - 1 : num_below].tolist(), like[1])
     clip_range, dino_range = _intervals(own, known, target, rates, num_images)
     return Calibration(
         num_images=num_images,
@@ -191,8 +201,9 @@ def calibrate(encoders: Encoders, target: Rates | tuple[Encoders, float, float])
 
 def _reference(encoders: Encoders, clip_above: float, dino_below: float) -> _Candidates:
     counts = histogram(encoders.clip_ND)
-    # Before they are gathered, about how many there are.
-    _check_few(int(counts[[edge(b) > clip_above for b in range(len(counts))]].sum()))
+    # Before they are gathered, about how many there are, the threshold's own bin among them.
+    bins = [edge(bin + 1) > clip_above for bin in range(len(counts))]
+    _check_few(int(counts[bins].sum()))
     pairs = tail(encoders.clip_ND, clip_above)
     return _Candidates(
         pairs=pairs,
@@ -205,8 +216,20 @@ def _reference(encoders: Encoders, clip_above: float, dino_below: float) -> _Can
 def _own(encoders: Encoders, num_above: int) -> _Candidates:
     """The pairs with the highest cosines: as many as wanted, and enough more to resample."""
     counts = histogram(encoders.clip_ND)
-    limit = threshold_at(counts, 2 * num_above + 1000)
-    pairs = tail(encoders.clip_ND, limit - BIN_WIDTH)
+    # Of these bins and all above them, what rounding takes a bin lower too.
+    wanted, needed = (
+        threshold_at(counts, number) - BIN_WIDTH for number in (2 * num_above + 1000, num_above + 1)
+    )
+    most = 2 * MAX_CANDIDATES + 1000
+    from_here = np.cumsum(counts[::-1])[::-1]
+    affordable = edge(int(np.flatnonzero(np.append(from_here, 0) <= most)[0]))
+    if needed < affordable - BIN_WIDTH / 2:
+        raise ValueError(
+            f"more than {most} pairs have a CLIP cosine above {needed:.4f}, to which equal ones "
+            f"take it for {num_above} candidates; take images without copies, a smaller rate, or "
+            "fewer images (--max-images)"
+        )
+    pairs = tail(encoders.clip_ND, max(wanted, affordable))
     return _Candidates(
         pairs=pairs,
         dino_cos=pairs.cosines_of(encoders.dino_ND),
@@ -223,8 +246,8 @@ def _check_few(num_above: int) -> None:
         )
 
 
-def _check_enough(num_above: int, num_blind: int, num_images: int) -> None:
-    """Refuse quantiles of a handful of pairs."""
+def _check_enough(num_above: int, num_blind: int, num_images: int, advice: tuple[str, str]) -> None:
+    """Refuse quantiles of a handful of pairs; advice is what to give for CLIP, and for DINO."""
     if num_above < MIN_CANDIDATES:
         # Pairs grow with the square of the images.
         factor = math.sqrt(MIN_CANDIDATES / max(num_above, 1))
@@ -232,7 +255,7 @@ def _check_enough(num_above: int, num_blind: int, num_images: int) -> None:
         raise StoreError(
             f"{num_above} pairs of {num_images} images lie above CLIP's threshold, and a quantile "
             f"needs {MIN_CANDIDATES}; embed {'about' if num_above else 'more than'} {more} images "
-            "of the same kind, or give a higher --candidate-rate"
+            f"of the same kind, or give {advice[0]}"
         )
     few = min(num_blind, num_above - num_blind)
     if few < MIN_BLIND:
@@ -241,20 +264,22 @@ def _check_enough(num_above: int, num_blind: int, num_images: int) -> None:
         raise StoreError(
             f"{few} of {num_above} candidates lie {which} DINO's threshold, and a quantile needs "
             f"{MIN_BLIND}; embed {'about' if few else 'more than'} {more} images of the same kind, "
-            "or give another --blind-rate"
+            f"or give {advice[1]}"
         )
 
 
-def _between(inner: float, outer: Sequence[float]) -> float:
+def _between(inner: float, outer: Sequence[float], like: float | None) -> float:
     """A threshold between the last cosine that counts and the first that does not.
 
-    With as few decimals as lie between the two. Where they are equal, the cosine itself: then
-    neither counts.
+    The reference's where it is one, else with as few decimals as lie between the two.
+    Where they are equal, the cosine itself: then neither counts.
     """
     if len(outer) == 0 or outer[0] == inner:
         return float(inner)
     low, high = sorted((float(inner), float(outer[0])))
     middle = (low + high) / 2
+    if like is not None and low < like < high:
+        return like
     for decimals in range(2, 16):
         value = round(middle, decimals)
         if low < value < high:
@@ -290,18 +315,29 @@ def _intervals(
         # An image that was drawn twice is no pair with itself.
         total = (drawn.sum() ** 2 - (drawn**2).sum()) / 2
         share, blind = rates.candidates, rates.blind
+        like: tuple[float | None, float | None] = (None, None)
         if known is not None and not isinstance(target, Rates):
+            like = target[1:]
             weight = drawn[known.pairs.i] * drawn[known.pairs.j]
             share = weight.sum() / total
             blind = weight[known.dino_cos < target[2]].sum() / max(weight.sum(), 1)
         weight = drawn[own.pairs.i] * drawn[own.pairs.j]
-        last = np.searchsorted(np.cumsum(weight), share * total)
-        clip = own.pairs.cos[min(last, len(own.pairs) - 1)]
+        clip = _middle(own.pairs.cos, weight, share * total, like[0])
         weight = np.where(own.pairs.cos > clip, weight, 0)[by_dino]
-        last = np.searchsorted(np.cumsum(weight), blind * weight.sum())
-        found.append((clip, own.dino_cos[by_dino[min(last, len(by_dino) - 1)]]))
+        dino = _middle(own.dino_cos[by_dino], weight, blind * weight.sum(), like[1])
+        found.append((clip, dino))
     (clip_low, dino_low), (clip_high, dino_high) = np.percentile(found, COVERAGE, axis=0).tolist()
     return (clip_low, clip_high), (dino_low, dino_high)
+
+
+def _middle(cos: np.ndarray, weight: np.ndarray, wanted: float, like: float | None) -> float:
+    """What `_between` gives for weighted cosines, but for decimals: the middle of the gap."""
+    so_far = np.cumsum(weight)
+    # Weights are whole numbers; a share of them is one but for its last digits.
+    last = min(int(np.searchsorted(so_far, wanted - 1e-6)), len(cos) - 1)
+    following = min(int(np.searchsorted(so_far, so_far[last], side="right")), len(cos) - 1)
+    low, high = sorted((float(cos[last]), float(cos[following])))
+    return like if like is not None and low < like < high else (low + high) / 2
 
 
 def _clip_curve(own: _Candidates, known: _Candidates | None, num_pairs: int) -> list[Point]:

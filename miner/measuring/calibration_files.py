@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from miner.measuring.calibrate import Calibration, Point, Threshold
-from miner.records import Json
+from miner.records import Json, write_whole
 
 INK, ACCENT, SOFT = "#22201d", "#c2410c", "#6f6a63"
 
@@ -31,14 +33,21 @@ def write_calibration(found: Calibration, said: Json, folder: Path) -> list[Path
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in NAMES]
     figures = {name: value for name, value in asdict(found).items() if name != "curve"}
-    paths[0].write_text(json.dumps(said | figures, indent=1) + "\n", "utf-8")
-    with paths[1].open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, [field.name for field in fields(Point)])
-        table.writeheader()
-        table.writerows(asdict(point) for point in found.curve)
+    write_whole(paths[0], (json.dumps(said | figures, indent=1) + "\n").encode())
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, [field.name for field in fields(Point)])
+    table.writeheader()
+    table.writerows(asdict(point) for point in found.curve)
+    write_whole(paths[1], text.getvalue().encode())
     figure = draw(found, said)
     for path in paths[2:]:
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {})
+        drawn, is_svg = io.BytesIO(), path.suffix == ".svg"
+        # Else the names in an SVG are drawn by chance.
+        with rc_context({"svg.hashsalt": "calibration"}):
+            figure.savefig(
+                drawn, format=path.suffix[1:], dpi=150, metadata={"Date": None} if is_svg else {}
+            )
+        write_whole(path, drawn.getvalue())
     return paths
 
 

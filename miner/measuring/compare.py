@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from miner.encoders import TorchEncoder
-from miner.evaluate import ALL, Evaluation, encode_images
+from miner.evaluate import Evaluation, encode_images
 from miner.measuring import measures
-from miner.measuring.labelled import LabelledSet
+from miner.measuring.labelled import ALL, LabelledSet
 from miner.measuring.measures import Estimate
 
 PARAMETERS_IN_A_MILLION = 1_000_000

@@ -13,6 +13,9 @@ from pathlib import Path
 from miner.config import ImageLimits
 from miner.errors import LabelError
 
+ALL = "all"
+"""Subset that is the whole set; no pattern may be called that."""
+
 NO_PATTERN = "no pattern"
 """Subset of pairs of which nobody named the pattern."""
 
@@ -89,7 +92,13 @@ class LabelledSet:
 
     def __post_init__(self) -> None:
         if not self.items:
-            raise LabelError(f"{self.place} holds no labelled pair; {'; '.join(self.notes)}")
+            said = "; ".join(self.notes) or "give a set that does"
+            raise LabelError(f"{self.place} holds no labelled pair; {said}")
+        if named := [item.name for item in self.items if item.subset == ALL]:
+            raise LabelError(
+                f"{self.place}: pair {named[0]} is of pattern {ALL}, which is what the whole set "
+                "is called; name the pattern otherwise"
+            )
         names = [item.name for item in self.items]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from miner.evaluate import ALL
+from miner.measuring.labelled import ALL
 
 CLIP = "CLIP ViT-L/14-336"
 

@@ -10,12 +10,16 @@ const MAX_UNDO = 1000;
 
 class Decisions {
   constructor(data) {
-    Object.assign(this, { data, said: new Map(), past: [], listeners: [], isForgetful: false });
+    Object.assign(this, { data, said: new Map(), past: [], listeners: [], unkept: new Set() });
     this.byId = new Map();
     for (const pair of data.pairs) this.byId.set(pair.pair_id, pair);
     const name = memory.get("blindpairs-reviewer") ?? "";
     this.reviewer = REVIEWER.test(name) ? name : "";
     this.recall();
+    // What the browser does not keep is gone with the page, unless a server has it.
+    addEventListener("beforeunload", (event) => {
+      if (this.isForgetful && !isServed()) event.preventDefault();
+    });
     // Another tab decided.
     addEventListener("storage", ({ key }) => {
       if (!key?.startsWith(this.place())) return;
@@ -33,9 +37,11 @@ class Decisions {
     try {
       const found = JSON.parse(text);
       if (Number.isNaN(Date.parse(found?.decided_at))) return null;
-      const decision = ["accept", "reject"].includes(found.decision) ? found.decision : null;
-      const said = { decision, decided_at: found.decided_at };
-      const isPattern = found.pattern === null || String(found.pattern) in this.data.patterns;
+      const said = { decided_at: found.decided_at };
+      const isDecision = [null, "accept", "reject"].includes(found.decision);
+      if (isDecision) said.decision = found.decision;
+      const isPattern = found.pattern === null
+        || Object.hasOwn(this.data.patterns, String(found.pattern));
       if ("pattern" in found && isPattern) said.pattern = found.pattern && Number(found.pattern);
       for (const name of [...TEXTS, ...STATEMENTS]) {
         if (typeof found[name] === "string") said[name] = found[name];
@@ -49,6 +55,7 @@ class Decisions {
   recall() {
     this.said.clear();
     this.past = [];
+    this.unkept.clear();
     if (!this.reviewer) return;
     const place = this.place();
     for (const name of memory.names()) {
@@ -113,8 +120,21 @@ class Decisions {
     const now = new Date(Math.max(Date.now(), before + 1)).toISOString();
     const kept = { ...said, decided_at: now };
     this.said.set(pair.pair_id, kept);
-    this.isForgetful = !memory.set(this.place() + pair.pair_id, JSON.stringify(kept));
+    this.remember(pair.pair_id);
     this.tell(pair);
+  }
+
+  // A browser that is full says no; whatever it did not keep is tried again each time.
+  remember(id) {
+    for (const each of new Set([...this.unkept, id])) {
+      const isKept = memory.set(this.place() + each, JSON.stringify(this.said.get(each)));
+      if (isKept) this.unkept.delete(each);
+      else this.unkept.add(each);
+    }
+  }
+
+  get isForgetful() {
+    return this.unkept.size > 0;
   }
 
   // What was said elsewhere, unless something later was said here; whether it was taken.
@@ -122,9 +142,20 @@ class Decisions {
     const here = this.said.get(pair.pair_id);
     if (!said || (here && here.decided_at >= said.decided_at)) return false;
     this.said.set(pair.pair_id, said);
-    memory.set(this.place() + pair.pair_id, JSON.stringify(said));
+    this.remember(pair.pair_id);
     this.tell(pair);
     return true;
+  }
+
+  // What the run has of a pair: all of it, or, of an older line, what was not said here.
+  merge(pair, there) {
+    if (this.take(pair, there)) return;
+    const here = this.said.get(pair.pair_id);
+    const missing = Object.entries(there).filter(([name, word]) => word && !(name in here));
+    if (!missing.length) return;
+    this.said.set(pair.pair_id, { ...here, ...Object.fromEntries(missing) });
+    this.remember(pair.pair_id);
+    this.tell(pair);
   }
 
   numDecided() {
@@ -171,7 +202,10 @@ class Decisions {
     const pair = this.byId.get(line.pair_id);
     if (!pair) return null;
     const isTurned = line.sha256_1 !== pair.images[0].sha256;
-    const said = { decision: line.decision, decided_at: line.decided_at };
+    const said = this.parse(JSON.stringify({
+      decision: line.decision ?? null, decided_at: line.decided_at,
+    }));
+    if (!said) throw new Error("decided_at is no time");
     for (const name of ["pattern", ...TEXTS, ...STATEMENTS]) {
       const there = isTurned ? name.replace(/_[12]$/, (end) => (end === "_1" ? "_2" : "_1")) : name;
       // What is empty was not said, unless the pair was accepted as it stands.

@@ -4,11 +4,11 @@
 class Review {
   constructor(data, decisions, gallery, viewer) {
     Object.assign(this, { data, decisions, gallery, viewer, waiting: null });
-    this.saver = isServed() ? new Saver(decisions, () => this.paintProgress()) : null;
+    this.saver = isServed() ? new Saver(decisions, () => this.goOn()) : null;
     decisions.listeners.push((pair) => {
       gallery.repaint(pair);
       this.paintProgress();
-      if (viewer.isOpen) this.paint();
+      this.paintOpen();
     });
     this.makePatterns();
     this.listenToTexts();
@@ -34,19 +34,19 @@ class Review {
   // ---- who says so
 
   listenToName() {
-    on("who", "click", () => this.ask(() => {}));
+    on("who", "click", () => this.ask(null));
     on("name-form", "submit", (event) => {
       event.preventDefault();
-      const name = $("name").value.trim(), { waiting } = this;
+      const name = $("name").value.trim();
       $("name-fault").hidden = REVIEWER.test(name);
       if (!REVIEWER.test(name)) return;
-      this.waiting = null;
-      $("name-dialog").close();
-      if (name !== this.decisions.reviewer) this.decisions.call(name);
-      waiting?.();
+      $("name-dialog").close("named");
+      if (name !== this.decisions.reviewer) (this.saver ?? this.decisions).call(name);
+      this.goOn();
     });
     on("name-dialog", "close", () => {
-      this.waiting = null;
+      if ($("name-dialog").returnValue !== "named") this.waiting = null;
+      this.paintOpen();
       if (!this.viewer.isOpen) this.gallery.focus();
     });
   }
@@ -55,30 +55,50 @@ class Review {
     this.waiting = then;
     $("name").value = this.decisions.reviewer;
     $("name-fault").hidden = true;
+    $("name-dialog").returnValue = "";
     $("name-dialog").showModal();
   }
 
-  // Nothing is said by nobody: whoever has no name yet is asked, and then it is done.
+  // Whether the reviewer has a name, and the page knows what that reviewer said before.
+  get isReady() {
+    return this.decisions.reviewer !== "" && (this.saver?.isLoaded ?? true);
+  }
+
+  // Nothing is said by nobody: whoever has no name yet is asked, and then it is done. One thing
+  // waits at a time: a second one could be meant for a pair that is not shown yet.
   byName(action) {
     if (!this.gallery.order.length) return;
-    if (this.decisions.reviewer) action();
-    else this.ask(action);
+    if (this.isReady) action(this.gallery.pair);
+    else if (!this.waiting) {
+      const { pair } = this.gallery;
+      const then = () => action(pair);
+      if (this.decisions.reviewer) this.waiting = then;
+      else this.ask(then);
+    }
+  }
+
+  goOn() {
+    this.paintProgress();
+    this.paintOpen();
+    const { waiting } = this;
+    if (!waiting || !this.isReady || $("name-dialog").open) return;
+    this.waiting = null;
+    waiting();
   }
 
   // ---- what is said
 
   decide(outcome, stays) {
-    this.byName(() => {
-      const { pair, cursor } = this.gallery;
+    this.byName((pair) => {
       if (outcome === "accept") this.decisions.accept(pair);
       else this.decisions.change(pair, { decision: "reject" });
-      if (!stays) this.go(cursor + 1);
+      // Whoever went elsewhere while it waited stays there.
+      if (!stays && pair === this.gallery.pair) this.go(this.gallery.cursor + 1);
     });
   }
 
   sort(number) {
-    this.byName(() => {
-      const { pair } = this.gallery;
+    this.byName((pair) => {
       const seen = this.decisions.see(pair);
       const isAgain = seen.pattern === number && !seen.offered.includes("pattern");
       this.decisions.change(pair, { pattern: isAgain ? null : number });
@@ -101,12 +121,14 @@ class Review {
     const stage = $("stage");
     TEXTS.forEach((name, at) => {
       const field = $(name);
-      field.addEventListener("focus", () => {
-        if (!this.decisions.reviewer) this.ask(() => field.focus());
-      });
       field.addEventListener("input", () => {
-        if (!this.decisions.reviewer) return;
-        this.decisions.change(this.gallery.pair, { [name]: field.value }, { goesOn: true });
+        const { value } = field, hadToWait = !this.isReady;
+        this.byName((pair) => {
+          // What was said before is longer than what was typed before it was known.
+          const isSaid = Boolean(this.decisions.said.get(pair.pair_id)?.[name]);
+          if (hadToWait && isSaid) this.paintOpen();
+          else this.decisions.change(pair, { [name]: value }, { goesOn: true });
+        });
       });
       field.addEventListener("keydown", (event) => {
         if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
@@ -120,6 +142,10 @@ class Review {
   }
 
   // ---- what is seen of it
+
+  paintOpen() {
+    if (this.viewer.isOpen) this.paint();
+  }
 
   paint() {
     const seen = this.decisions.see(this.gallery.pair);
@@ -135,6 +161,8 @@ class Review {
       const field = $(name);
       // Writing the same value would move the caret.
       if (field.value !== seen[name]) field.value = seen[name];
+      // Nothing is typed over what is not known yet.
+      field.readOnly = this.decisions.reviewer !== "" && !this.isReady;
       field.classList.toggle("offered", seen.offered.includes(name));
     }
     $("offer").hidden = seen.offered.length === 0;
@@ -149,10 +177,13 @@ class Review {
     $("who").textContent = decisions.reviewer ? `Reviewer: ${decisions.reviewer}` : "Your name";
     $("download").disabled = decisions.said.size === 0;
     let status = decisions.said.size && decisions.reviewer ? "kept in this browser" : "";
-    if (decisions.isForgetful) status = "this browser keeps nothing: download before you leave";
+    if (decisions.isForgetful) {
+      const num = numeral(decisions.unkept.size);
+      status = `this browser did not keep what you said of ${num}: download before you close this tab`;
+    }
     if (saver && decisions.reviewer) status = saver.status();
     $("saved").textContent = status;
-    $("saved").classList.toggle("warning", Boolean(saver?.fault) || decisions.isForgetful);
+    $("saved").classList.toggle("warning", Boolean(saver?.fault || saver?.note) || decisions.isForgetful);
     $("undo").disabled = decisions.past.length === 0;
   }
 }

@@ -30,6 +30,8 @@ function keysOf({ gallery, viewer, review, help }) {
 
 // Decisions are for the pair that one looks at: the open one, or the card that has the focus.
 const SAYING = /^[arAR1-9]$/;
+// A key that is held repeats, and nobody means to decide a hundred pairs so.
+const ONCE = /^[arARu1-9]$/;
 
 function listenToKeys(acts, { viewer, arrange, gallery }) {
   document.addEventListener("keydown", (event) => {
@@ -53,7 +55,7 @@ function listenToKeys(acts, { viewer, arrange, gallery }) {
     const act = Object.hasOwn(acts, event.key) ? acts[event.key] : null;
     if (!act) return;
     event.preventDefault();
-    act();
+    if (!(event.repeat && ONCE.test(event.key))) act();
   });
 }
 

@@ -103,6 +103,14 @@ def agreements(decisions: Iterable[Decision]) -> list[Agreement]:
     ]
 
 
+def _word(said: Decision, about: Said) -> str | int | None:
+    """What is said; of the pattern of a pair that is rejected nothing."""
+    if about == "pattern" and said.decision == "reject":
+        return None
+    word: str | int | None = getattr(said, about)
+    return word
+
+
 def _by_reviewer(decisions: Iterable[Decision]) -> dict[str, dict[str, Decision]]:
     found: dict[str, dict[str, Decision]] = defaultdict(dict)
     for said in decisions:
@@ -113,11 +121,11 @@ def _by_reviewer(decisions: Iterable[Decision]) -> dict[str, dict[str, Decision]
 def _agreement(
     one: str, two: str, about: Said, first: dict[str, Decision], second: dict[str, Decision]
 ) -> Agreement:
-    both = [
-        (getattr(first[pair], about), getattr(second[pair], about))
+    words = [
+        (_word(first[pair], about), _word(second[pair], about))
         for pair in sorted(first.keys() & second.keys())
-        if getattr(first[pair], about) is not None and getattr(second[pair], about) is not None
     ]
+    both = [(a, b) for a, b in words if a is not None and b is not None]
     return Agreement(
         first=one,
         second=two,
@@ -144,12 +152,9 @@ def disputes(decisions: Iterable[Decision]) -> list[Dispute]:
         by_pair[said.pair_id].append(said)
     found = []
     for pair, spoke in sorted(by_pair.items()):
-        heard: dict[Said, dict[str, str | int | None]] = {
-            "decision": {each.reviewer: each.decision for each in spoke},
-            "pattern": {each.reviewer: each.pattern for each in spoke if each.decision != "reject"},
-        }
         for about in ABOUT:
-            said_by = {who: str(word) for who, word in sorted(heard[about].items()) if word}
+            heard = {each.reviewer: _word(each, about) for each in spoke}
+            said_by = {who: str(word) for who, word in sorted(heard.items()) if word}
             if len(set(said_by.values())) > 1:
                 found.append(Dispute(pair_id=pair, about=about, said=said_by))
     return sorted(found, key=lambda each: (ABOUT.index(each.about), each.pair_id))

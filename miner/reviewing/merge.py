@@ -11,7 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from miner.errors import StoreError
-from miner.review import Decision, consensus, decisions_of, keep_decisions, parse_decisions
+from miner.review import (
+    MAX_FILE_BYTES,
+    Decision,
+    consensus,
+    decisions_of,
+    keep_decisions,
+    parse_decisions,
+)
 from miner.reviewing.agreement import (
     DISPUTES,
     Agreement,
@@ -21,9 +28,6 @@ from miner.reviewing.agreement import (
     disputes_csv,
 )
 from miner.store import Store
-
-MAX_FILE_BYTES = 2**28
-"""Largest file of decisions that is read, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Lists of hashes of images, in files of unknown origin.
 
-text            a sha256 (64 hex digits) or a phash (16) on each line
+text            a sha256 (64 hex digits) or a phash (16) on each line, or what sha256sum prints
 .csv, Parquet   columns sha256 and phash, also with the suffixes _1 and _2 of a table of pairs
 """
 
@@ -19,7 +19,11 @@ from miner.errors import ResourceError
 HASH_COLUMN = re.compile(r"(sha256|phash)(_[12])?", re.IGNORECASE)
 """Columns of a table that are read."""
 
+SHA256SUM = re.compile(r"\\?([0-9a-f]{64})[ ][ *].+", re.IGNORECASE)
+"""A line of sha256sum: hash and name, behind a backslash where the name has escapes."""
+
 _SHA256, _PHASH = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}")
+_DECIMAL = re.compile(r"-?[0-9]{1,20}")
 
 Hash = tuple[str, str, str]
 """Where it stands, `sha256` or `phash`, and its hex digits in lower case."""
@@ -57,6 +61,8 @@ def _rows_of_text(path: Path) -> Iterator[Hash]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if text := line.strip():
+                summed = SHA256SUM.fullmatch(text)
+                text = summed[1] if summed else text
                 kind = "phash" if len(text) <= 16 else "sha256"
                 yield _checked(f"line {number}", kind, text)
 
@@ -66,10 +72,31 @@ def _rows_of_csv(path: Path) -> Iterator[Hash]:
         rows = csv.reader(lines, strict=True)
         header = next(rows, [])
         columns = _hash_columns(header)
+        decimal = {place for place, kind in columns if kind == "phash" and _is_decimal(path, place)}
         for number, row in enumerate(rows, start=2):
             for place, kind in columns:
-                if place < len(row) and row[place].strip():
-                    yield _checked(f"row {number}", kind, row[place])
+                if place < len(row) and (text := row[place].strip()):
+                    name = f"row {number}, column {header[place].strip()}"
+                    # int64 wraps what uint64 holds.
+                    text = f"{int(text) % 2**64:016x}" if place in decimal else text
+                    yield _checked(name, kind, text)
+
+
+def _is_decimal(path: Path, place: int) -> bool:
+    """Whether a column of phash holds decimal numbers, as spreadsheets write them.
+
+    All of it has to, and one number at least be none of 16 digits, which are hex.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.reader(lines, strict=True)
+        next(rows, [])
+        texts = {row[place].strip() for row in rows if place < len(row)} - {""}
+    are_numbers = all(_DECIMAL.fullmatch(text) and _fits(int(text)) for text in texts)
+    return are_numbers and any(len(text) != 16 for text in texts)
+
+
+def _fits(number: int) -> bool:
+    return -(2**63) <= number < 2**64
 
 
 def _rows_of_table(path: Path) -> Iterator[Hash]:

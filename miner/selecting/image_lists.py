@@ -20,6 +20,7 @@ from miner.crops import cut
 from miner.errors import ImageError, ResourceError
 from miner.formats import sniff
 from miner.images import decode
+from miner.names import IMAGE_EXTENSIONS, extension_of
 from miner.objects import is_object_url
 from miner.phash import PHASH_CROP, perceptual_hash
 from miner.records import Json, digest, file_sha256
@@ -42,7 +43,8 @@ class ImageList:
         phash: likewise.
         run: the run that they are of.
         num_images: image files, hashes of a list, or samples of a run.
-        num_unread: image files that cannot be decoded, and so have no phash.
+        num_unread: image files that cannot be decoded, or are of an unknown format, and so have no
+            phash.
         num_without_bytes: samples of a run that was imported, whose bytes nobody has seen.
     """
 
@@ -167,8 +169,9 @@ def _of_folder(folder: Path) -> ImageList:
         try:
             sniff(data)
         except ImageError:
-            # A table or a text beside the images.
-            continue
+            if extension_of(name) not in IMAGE_EXTENSIONS:
+                # A table or a text beside the images.
+                continue
         found.num_images += 1
         found.add(name, sha256=hashlib.sha256(data).hexdigest())
         try:

@@ -14,11 +14,15 @@ from miner.selecting.hamming import differing_bits
 from miner.selecting.raw_pairs import Mask, RawPairs, Rows
 from miner.selecting.verdicts import Step, Verdict, Words, first_of
 
-_WORD = re.compile(r"\w+")
+_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 def words_of(caption: str | None) -> frozenset[str]:
-    """The words of a caption: runs of letters, digits and underscores, without case."""
+    """The words of a caption: runs of letters, digits and underscores, without case.
+
+    Of scripts without spaces (Chinese, Japanese), each character.
+    """
     text = unicodedata.normalize("NFKC", caption or "").casefold()
     return frozenset(_WORD.findall(text))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +51,13 @@ def about_cosines(pairs: RawPairs, rows: Rows) -> npt.NDArray[np.float64]:
     return found
 
 
+def num_of_share(share: float, num_rows: int) -> int:
+    """At least so many rows are a share of them: 7 of 100 at 0.07, which is more in binary."""
+    return math.ceil(Fraction(str(share)) * num_rows)
+
+
 def _about(pairs: RawPairs, settings: SelectSettings, rows: Rows) -> Words:
-    num_kept = math.ceil(settings.about_share * len(rows))
+    num_kept = num_of_share(settings.about_share, len(rows))
     # Stable, so that of equally close pairs the better rank is kept.
     closest = np.argsort(-about_cosines(pairs, rows), kind="stable")[:num_kept]
     is_about = np.zeros(len(rows), np.bool_)

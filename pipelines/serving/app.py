@@ -52,6 +52,8 @@ def build_app(settings: ServeSettings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # What we count is at /metrics; no exporter is added because a variable is set.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = Service(settings)
     errors.install(app)
