@@ -128,9 +128,7 @@ class Decision(Settings):
     @field_validator("decided_at", mode="before")
     @classmethod
     def _is_written_out(cls, when: Any) -> Any:
-        if not isinstance(when, (str, datetime)) or (
-            isinstance(when, str) and not WRITTEN_OUT.match(when)
-        ):
+        if not isinstance(when, (str, datetime)) or (isinstance(when, str) and not WRITTEN_OUT.match(when)):
             raise ValueError("decided_at is no time; give it as 2026-01-31T12:00:00Z")
         return when
 
