@@ -95,7 +95,10 @@ def export_engine(
     pack: Path | None,
     cache: Path | None,
 ) -> int:
-    """Export an encoder to ONNX or TensorRT, prove it equal, and keep it for mining."""
+    """Export an encoder to ONNX or TensorRT, proven equal.
+
+    It is kept for mining.
+    """
     from export.cache import EngineCache
     from export.engines import build_ahead, find_source, open_onnx, open_tensorrt
     from export.gate import Gate, usual_threshold

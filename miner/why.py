@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from kernels.reference import cosines
@@ -90,6 +91,27 @@ def explain(store: Store, name: str, image_1: str, image_2: str) -> Explanation:
         if len(runs) > 1 and len({_run_of(runs, image_id) for image_id in (first, second)}) == 1
         else _verdict(store, name, record, stands_for, samples, (clip_cos, dino_cos)),
     )
+
+
+def images_of_pair(store: Store, name: str, pair_id: str) -> tuple[str, str]:
+    """The image_ids of a pair in `raw`, the first where copies make several.
+
+    Args:
+        store: the run directory.
+        name: the join's.
+        pair_id: 16 hex digits.
+
+    Raises:
+        StoreError: no pair of the join is called so.
+    """
+    raw = store.raw(name).select(["pair_id", "image_1", "image_2"])
+    found = raw.filter(pc.equal(raw["pair_id"], pair_id)).slice(0, 1).to_pylist()
+    if not found:
+        example = f"; a pair_id is, for one, {raw['pair_id'][0]}" if len(raw) else ""
+        raise StoreError(
+            f"{pair_id} is no pair_id in raw of {name}{example}; or give two image_ids"
+        )
+    return found[0]["image_1"], found[0]["image_2"]
 
 
 def _run_of(runs: Sequence[Store], image_id: str) -> int:
@@ -186,6 +208,7 @@ def _first_copy(runs: Sequence[Store], sample: Json, record: Json) -> str:
 
 
 def _refusal(store: Store, image_id: str) -> str:
+    example = None
     for shard_id in store.committed("samples"):
         shard = store.record("samples", shard_id)["shard"]
         prefix = f"{shard['dataset']}/{shard['stem']}/"
@@ -193,4 +216,7 @@ def _refusal(store: Store, image_id: str) -> str:
             for row in store.quarantine(shard_id).to_pylist():
                 if row["key"] == image_id.removeprefix(prefix):
                     return f"it was refused: {row['reason']} ({row['detail']})"
-    return "see `blindpairs status` for the shards that were read"
+        if example is None and (ids := store.samples(shard_id)["image_id"]):
+            example = ids[0].as_py()
+    said = f"an image_id is, for one, {example}; " if example else ""
+    return f"{said}see `blindpairs status` for the shards that were read"

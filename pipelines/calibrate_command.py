@@ -56,7 +56,10 @@ def calibrate(
     max_images: int,
     out: Path | None,
 ) -> int:
-    """Find thresholds for other encoders, at the quantiles of a reference or at given rates."""
+    """Find thresholds for other encoders.
+
+    They lie at the quantiles of a reference, or at given rates.
+    """
     from miner.config import JoinSettings
     from miner.measuring import calibrate as calibration
     from miner.measuring.calibration_files import write_calibration
@@ -141,7 +144,7 @@ def _show(folder: Path | str, found: Calibration, said: Json) -> None:
     ]
     show.facts(out_console, lines)
     out_console.print("in brackets: 95 % of 200 resamples of the images")
-    rows = [("side", "rate", "pairs", "reference", "threshold")]
+    rows: list[tuple[str, ...]] = [("side", "rate", "pairs", "reference", "threshold")]
     rows += [
         (
             point.side,
@@ -152,9 +155,11 @@ def _show(folder: Path | str, found: Calibration, said: Json) -> None:
         )
         for point in found.curve
     ]
+    if all(point.reference is None for point in found.curve):
+        rows = [(*row[:3], row[4]) for row in rows]
     show.columns(out_console, rows, header=True)
-    out_console.print(
+    command = (
         f"blindpairs join {folder} --clip {said['clip']} --dino {said['dino']} "
-        f"--clip-above {clip.value!r} --dino-below {dino.value!r}",
-        markup=False,
+        f"--clip-above {clip.value!r} --dino-below {dino.value!r}"
     )
+    show.facts(out_console, [("next", command)])

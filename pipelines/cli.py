@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 
 import click
 from rich.console import Console
@@ -23,9 +24,32 @@ from pipelines.serve import serve
 
 INTERRUPTED = 130
 
+SHORT_HELP_CHARS = 60
+"""Of the line that the help has for each command."""
+
+
+STAGES: Mapping[str, Sequence[click.Command]] = {
+    "Mine": (demo, plan, mine, embed, join, import_command, calibrate),
+    "Choose": (select, report, review, why),
+    "Hand off": (handoff, hydrate),
+    "Measure": (evaluate_command, compare_command),
+    "Look": (status, verify_command, encoders, doctor),
+    "Serve": (serve, export_engine),
+}
+"""The commands, in the order in which a benchmark is built."""
+
 
 class Commands(click.Group):
-    """Commands that take `-v` before their name or after it."""
+    """Commands that take `-v` before their name or after it; a help by stage."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands of each stage."""
+        for stage, commands in STAGES.items():
+            rows = [
+                (each.name or "", each.get_short_help_str(SHORT_HELP_CHARS)) for each in commands
+            ]
+            with formatter.section(stage):
+                formatter.write_dl(rows)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a command, with `-v`."""
@@ -70,11 +94,7 @@ def configure_logging(verbose: bool) -> None:
     )
 
 
-_MINING = (mine, embed, join, select, report, demo)
-_LOOKING = (plan, status, why, verify_command, encoders, doctor)
-_JUDGING = (review, evaluate_command, compare_command, calibrate)
-_EXCHANGING = (import_command, handoff, hydrate)
-for _command in (*_MINING, *_LOOKING, *_JUDGING, *_EXCHANGING, export_engine, serve):
+for _command in (command for commands in STAGES.values() for command in commands):
     cli.add_command(_command)
 
 

@@ -19,7 +19,7 @@ FORMAT_NAMES = (
     *("mmvp", "mmvp-vlm", "hf", "label-studio", "fiftyone", "webdataset"),
     *("clip-retrieval", "csv", "jsonl"),
 )
-_SHOWN = 20
+_SHOWN = 5
 _LOCAL = click.Path(path_type=Path, file_okay=False)
 
 
@@ -112,7 +112,10 @@ def hydrate(
     out: Path | None,
     skip_missing: bool,
 ) -> int:
-    """Fill a hand-off of ids with images of your own copy, each checked by its sha256."""
+    """Fill a hand-off of ids with your own copy's images.
+
+    Each is checked by its sha256.
+    """
     from miner.handoff.folder import MISSING
     from miner.handoff.hydrate import hydrate as fill
     from pipelines import show
@@ -124,8 +127,11 @@ def hydrate(
     num_found = done.num_images - len(done.missing)
     show.facts(out_console, [("found", f"{num_found} of {done.num_images} images")])
     for image in done.missing[:_SHOWN]:
-        where = image["url"] or f"{image['shard']}: {image['member']}"
-        out_console.print(f"missing: {image['sha256']} {where!r}", markup=False)
+        where = f"{image['shard']}: {image['member']}"
+        url = f", or {image['url']!r}" if image["url"] else ""
+        out_console.print(f"missing: {image['sha256']}, once at {where!r}{url}", markup=False)
+    if len(done.missing) > _SHOWN:
+        out_console.print(f"... and {len(done.missing) - _SHOWN} more")
     if done.written is None:
         show.facts(
             out_console,

@@ -52,7 +52,9 @@ def import_command(
     by_position: bool,
     max_bad_fraction: float,
 ) -> int:
-    """Import embeddings of one encoder: FORMAT is clip-retrieval, npy or parquet.
+    """Import embeddings of one encoder.
+
+    FORMAT is clip-retrieval, npy or parquet.
 
     The first encoder brings the images, a second one is matched to them by their ids.
     """

@@ -16,7 +16,7 @@ from miner.partial import Late
 from miner.records import Json
 from miner.select import check_leaves_something, select
 from miner.store import Store
-from miner.why import Explanation, explain
+from miner.why import Explanation, explain, images_of_pair
 from pipelines.progress import JoinProgress
 
 
@@ -69,9 +69,12 @@ def select_again(store: Store, name: str | None, settings: SelectSettings) -> Js
         return select(store, name, settings)
 
 
-def why(store: Store, name: str | None, image_1: str, image_2: str) -> Explanation:
-    """Why two images are, or are not, a blind pair of a join."""
-    return explain(store, pick_join(store, name), image_1, image_2)
+def why(store: Store, name: str | None, image_1: str, image_2: str | None) -> Explanation:
+    """Why two images, or those of a pair_id, are, or are not, a blind pair of a join."""
+    name = pick_join(store, name)
+    if image_2 is None:
+        image_1, image_2 = images_of_pair(store, name, image_1)
+    return explain(store, name, image_1, image_2)
 
 
 def pick_join(store: Store, name: str | None) -> str:

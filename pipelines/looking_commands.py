@@ -23,7 +23,7 @@ from pipelines.options import RUN, settings_from, settings_options
 def plan(
     patterns: Sequence[str], out: Path | str | None, config_file: Path | None, **flags: Any
 ) -> int:
-    """Estimate images, bytes, hours, memory and pairs before anything runs."""
+    """Estimate images, bytes, hours, memory and pairs beforehand."""
     from miner.store import Store
     from pipelines import show
     from pipelines.plan import make_plan
@@ -39,19 +39,24 @@ def plan(
 def status(folder: Path | str) -> int:
     """Show what is done, missing and rejected."""
     from miner.store import Store
-    from pipelines import show
+    from pipelines import show, show_review
 
-    show.status(out_console, Store(folder))
+    store = Store(folder)
+    show.status(out_console, store)
+    show_review.reviews_and_joins(out_console, store)
     return 0
 
 
 @click.command()
 @folder
 @click.argument("image_1")
-@click.argument("image_2")
+@click.argument("image_2", required=False)
 @join_option
-def why(folder: Path | str, image_1: str, image_2: str, name: str | None) -> int:
-    """Explain why two images are, or are not, a blind pair."""
+def why(folder: Path | str, image_1: str, image_2: str | None, name: str | None) -> int:
+    """Explain why two images are, or are not, a blind pair.
+
+    IMAGE_1 and IMAGE_2 are image_ids; a pair_id in their place names a pair of the join.
+    """
     from miner.store import Store
     from pipelines import joins, show
 

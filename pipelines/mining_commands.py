@@ -96,7 +96,7 @@ def _show_join(root: Path | str, record: Json) -> None:
     help="The run directory.",
 )
 def demo(out: Path) -> int:
-    """Mine rendered scenes with the bundled encoders; the answers are known."""
+    """Mine rendered scenes whose answers are known."""
     from miner.store import Store
     from pipelines import show
     from pipelines.demo import found_of_planted, planted_rows, run_demo
@@ -137,12 +137,15 @@ def report(
     serve: bool,
     port: int | None,
 ) -> int:
-    """Write a join's report: one folder that opens in a browser, with no network."""
+    """Write a join's report, which opens in a browser.
+
+    It is one folder, and needs no network.
+    """
     from pipelines import review_commands
 
     if port is not None and not serve:
         raise click.UsageError("--port is for --serve; give both or neither")
-    _write_report(folder, name, limit, suggestions, count_decisions=not serve)
+    _write_report(folder, name, limit, suggestions, is_served=serve)
     return review_commands.serve(folder, name, port) if serve else 0
 
 
@@ -152,7 +155,7 @@ def _write_report(
     limit: int | None,
     suggestions: Path | None = None,
     *,
-    count_decisions: bool = True,
+    is_served: bool = False,
 ) -> None:
     from miner.report import DEFAULT_LIMIT, write_report
     from miner.reviewing.suggestions import parse_suggestions
@@ -171,9 +174,10 @@ def _write_report(
         limit=most,
         tables=tables,
         suggestions=said,
-        count_decisions=count_decisions,
+        count_decisions=not is_served,
     )
-    show.facts(out_console, [("report", f"{page} (open it in a browser)")])
+    if not is_served:
+        show.facts(out_console, [("report", f"{page} (open it in a browser)")])
 
 
 @click.command()
@@ -189,7 +193,7 @@ def embed(
     config_file: Path | None,
     **flags: Any,
 ) -> int:
-    """Embed shards with both encoders; what is committed already is not done again."""
+    """Embed shards with both encoders, what is missing of them."""
     from miner.store import Store
     from pipelines import driver, show
     from pipelines.executors import open_executor
@@ -221,7 +225,7 @@ def embed(
 @metrics_options
 @settings_options(JoinEncoders)
 def join(folder: Path | str, config_file: Path | None, **flags: Any) -> int:
-    """Join what was embedded into blind pairs, and select from them."""
+    """Join what was embedded into blind pairs, and select."""
     from miner.store import Store
     from pipelines import driver, joins, show
 
@@ -242,7 +246,10 @@ def join(folder: Path | str, config_file: Path | None, **flags: Any) -> int:
 @join_option
 @settings_options(SelectSettings)
 def select(folder: Path | str, name: str | None, config_file: Path | None, **flags: Any) -> int:
-    """Select again from a join's pairs: filters, near-copies, subject, cap, ranking, diversity."""
+    """Select again from a join's pairs.
+
+    By filters, near-copies, subject, pairs per image, ranking and diversity.
+    """
     from miner.store import Store
     from pipelines import driver, joins, show
 

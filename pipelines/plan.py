@@ -166,7 +166,8 @@ def _encoding(
     lazy_s = num_images * (flops[0] + seen * flops[1]) / rate
     lazy = (
         f"{_duration('at least', lazy_s)}: {(learnt.degrees > 0).mean():.1%} of "
-        f"{learnt.num_rows:,} images of that run have a candidate, {seen:.1%} of {num_images:,} are expected to"
+        f"{learnt.num_rows:,} images of that run have a candidate, "
+        f"{seen:.1%} of {num_images:,} are expected to"
     )
     mode, why = encode.dino_mode, "asked for"
     if mode == "auto":

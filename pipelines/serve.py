@@ -45,7 +45,10 @@ def create_app(settings: ServeSettings) -> FastAPI:
 @click.command()
 @settings_options(ServeSettings)
 def serve(config_file: Path | None, **flags: Any) -> int:
-    """Serve embeddings, blind partners and pairs over HTTP, on this machine unless told else."""
+    """Serve embeddings, blind partners and pairs over HTTP.
+
+    On this machine alone, unless told else.
+    """
     settings = settings_from(ServeSettings, flags, config_file)
     # Before torch is loaded: threads that wait for the next batch leave the cores to the decoders.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

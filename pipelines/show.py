@@ -196,8 +196,6 @@ def _status(console: Console, store: Store) -> None:
     for shard_id, error in sorted(failures(store).items()):
         if not all(shard_id in committed[stage] for stage in stages):
             console.print(f"failed: {shard_id}: {error}", markup=False)
-    for name in store.joins():
-        console.print(f"join: {name}", markup=False)
 
 
 def _parts(vectors: EncoderVectors | None, shard_id: str) -> str:

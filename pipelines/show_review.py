@@ -1,4 +1,4 @@
-"""What `blindpairs review` prints."""
+"""What `blindpairs review` prints, and `status` of reviews and selections."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from miner.review import consensus, decisions_of
 from miner.reviewing.agreement import ABOUT, DISPUTES, Agreement, Dispute, mean_kappa
 from miner.reviewing.merge import Merged
+from miner.selecting.verdicts import KEPT
 from miner.store import Store
-from pipelines.show import columns
+from pipelines.show import columns, facts
 
 MOST_LISTED = 20
-"""Disputes, and unknown pairs, that are printed; the run keeps the list of all disputes."""
+"""Unknown pairs that are printed."""
+
+MOST_DISPUTES = 5
+"""Disputes that are printed; the run keeps the list of all."""
+
+CONSENSUS = (
+    "until it is settled, the majority decides on a pair (undecided where both are as many), and "
+    "its pattern is that of most who agree with the outcome, of as many the lower number"
+)
+"""What becomes of a pair in dispute, as `miner.review.consensus` has it."""
 
 
 def merged(console: Console, store: Store, found: Merged) -> None:
@@ -63,14 +74,34 @@ def _disputes(console: Console, store: Store, found: Sequence[Dispute]) -> None:
     if not found:
         console.print("nothing is in dispute")
         return
-    console.print(f"{len(found)} in dispute, listed in {store.place(DISPUTES)}:")
-    for each in found[:MOST_LISTED]:
+    about = Counter(each.about for each in found)
+    counts = ", ".join(f"{about[each]} on {each}" for each in ABOUT)
+    console.print(f"{len(found)} in dispute ({counts}), listed in {store.place(DISPUTES)}:")
+    for each in found[:MOST_DISPUTES]:
         said = ", ".join(f"{who}: {word}" for who, word in each.said.items())
         console.print(f"  {each.pair_id} {each.about}: {said}", markup=False)
-    if len(found) > MOST_LISTED:
-        console.print(f"  ... and {len(found) - MOST_LISTED} more")
+    if len(found) > MOST_DISPUTES:
+        console.print(f"  ... and {len(found) - MOST_DISPUTES} more")
+    console.print(CONSENSUS)
 
 
 def _first(names: Sequence[str]) -> str:
     more = f", ... and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
     return ", ".join(names[:MOST_LISTED]) + more
+
+
+def reviews_and_joins(console: Console, store: Store) -> None:
+    """What reviewers together said in a run, and its joins with the pairs selected from each."""
+    said = consensus(decisions_of(store)).values()
+    if said:
+        words = Counter(each.decision for each in said)
+        facts(console, [("reviews", f"{words['accept']} accepted, {words['reject']} rejected")])
+    rows = []
+    for name in store.joins():
+        record = store.join_record(name)
+        if record is None or "selection" not in record:
+            rows.append((f"join: {name}", "no whole selection"))
+        else:
+            rows.append((f"join: {name}", f"{record['selection']['counts'].get(KEPT, 0)} selected"))
+    if rows:
+        columns(console, rows)

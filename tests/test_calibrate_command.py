@@ -58,7 +58,8 @@ def test_its_last_line_is_the_join(commands: Commands, run: Path) -> None:
     done = commands("calibrate", run, *OTHERS, *REFERENCE)
     assert done.code == 0, done.err
     assert "300 of 300 distinct ones, all" in done.out
-    words = shlex.split(done.out.splitlines()[-1])
+    named, *words = shlex.split(done.out.splitlines()[-1])
+    assert named == "next"
     assert words[:3] == ["blindpairs", "join", str(run)]
     clip_above = float(words[words.index("--clip-above") + 1])
     assert abs(clip_above - (0.9 + 4) / 5) < 2e-3

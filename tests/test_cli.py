@@ -1,8 +1,10 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from pipelines.cli import SHORT_HELP_CHARS, cli
 from tests.commands import Commands
 from tests.small import jpeg, write_corpus
 
@@ -110,3 +112,12 @@ def test_brackets_in_a_path_are_no_markup(commands: Commands, tmp_path: Path) ->
     assert ran.code == 0, ran.err
     (page,) = (run / "pairs").glob("*/report/index.html")
     assert str(page) in ran.out
+
+
+def test_help_lists_every_command_by_stage_in_a_whole_line(commands: Commands) -> None:
+    ran = commands("--help")
+    assert re.search(r"^Mine:$.*^Choose:$.*^Hand off:$.*^Measure:$", ran.out, re.M | re.S)
+    for name, command in cli.commands.items():
+        said = command.get_short_help_str(SHORT_HELP_CHARS)
+        assert not said.endswith("..."), name
+        assert re.search(rf"^  {name} +{re.escape(said)}$", ran.out, re.M), name

@@ -141,3 +141,9 @@ def test_a_baked_orientation_turns_the_pixels(reviewed: Store, tmp_path: Path) -
                     assert old.getexif()[274] == 6
                 turned += 1
     assert turned > 0
+
+
+def test_that_nobody_reviewed_is_said_first(tmp_path: Path) -> None:
+    store = run_of(tmp_path, many_shots(3))
+    with pytest.raises(ValueError, match="mmvp: nobody has reviewed a pair of this run"):
+        deliver(store, "mmvp", tmp_path / "out")

@@ -18,6 +18,14 @@ def test_why_follows_a_pair(commands: Commands, tmp_path: Path) -> None:
     assert ran.code == 0
     assert f"in raw as {row['pair_id']}; selected" in ran.out
     assert "wanted > 0.9" in ran.out
+    assert commands("why", run, row["pair_id"]).out == ran.out
+    ran = commands("why", run, "0" * 16)
+    assert ran.code == 4
+    assert f"{'0' * 16} is no pair_id in raw of " in ran.err
+    assert f"a pair_id is, for one, {row['pair_id']}" in ran.err
+    ran = commands("why", run, row["image_1"], "nobody")
+    assert ran.code == 4
+    assert re.search(r"nobody is no sample of .*; an image_id is, for one, corpus/0", ran.err)
     ran = commands("why", run, row["image_1"], "corpus/00000/000000005")
     assert ran.code == 4
     assert "it was refused: format_not_allowed" in ran.err

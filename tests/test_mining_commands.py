@@ -295,3 +295,10 @@ def test_join_before_anything_and_ambiguous_names(commands: Commands, tmp_path: 
     ran = commands("join", run, "--dino", "small-dino")
     assert ran.code == 4
     assert "several of them is small-dino; give its encoder_id" in ran.err
+
+
+def test_a_run_without_candidates_says_what_to_try(commands: Commands, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1)
+    ran = commands.mine(tmp_path / "corpus", "--out", tmp_path / "run", "--clip-above", "0.9999999")
+    assert ran.code == 0, ran.err
+    assert re.search(r"^next +No pair has a CLIP cosine > 1; of [\d,]+ random", ran.out, re.M)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import queue
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from miner.reviewing.server import ReviewServer
 from miner.store import Store
+from pipelines import show_review
 from tests.commands import Commands
 from tests.report_runs import Shot, encoded, make_run
 from tests.reviews import said_of, said_of_number, selected_rows, write_review
@@ -63,8 +66,12 @@ def test_merge_says_who_agrees_and_what_is_in_dispute(
     # Both rejected the others, which then have no pattern.
     assert ["ann, bob", "pattern", "7", "100.0%", "1.000"] in lines
     assert any(line[:2] == ["mean of those defined", "decision"] for line in lines)
-    assert f"16 in dispute, listed in {store.root}/review/disputes.csv" in ran.out
-    assert len(re.findall(r"^  [0-9a-f]{16} decision: ann: ", ran.out, re.MULTILINE)) == 16
+    assert (
+        f"16 in dispute (16 on decision, 0 on pattern), listed in {store.root}/review/disputes.csv"
+        in ran.out
+    )
+    assert len(re.findall(r"^  [0-9a-f]{16} decision: ann: ", ran.out, re.MULTILINE)) == 5
+    assert "the majority decides on a pair" in ran.out
     listed = (store.root / "review" / "disputes.csv").read_text().splitlines()
     assert len(listed) == 1 + 16 * 3
     assert commands("review", "merge", *files, store.root).out == ran.out
@@ -82,7 +89,7 @@ def test_merge_lists_no_more_than_fits_a_screen(
     ran = commands("review", "merge", ann, bob, tmp_path / "c", store.root)
     assert ran.code == 0, ran.err
     assert "28 in dispute" in ran.out
-    assert "  ... and 8 more" in ran.out
+    assert "  ... and 23 more" in ran.out
     assert "warning: 21 pairs are in no join of this run; what was said of them is kept" in ran.out
     assert ran.out.rstrip().endswith(", ... and 1 more")
 
@@ -179,3 +186,13 @@ def test_options_of_report_that_have_no_effect_are_refused(
     bad.write_text("{}\n")
     ran = commands("report", store.root, "--suggestions", bad)
     assert (ran.code, "bad.jsonl: line 1 is no suggestion" in ran.err) == (4, True)
+
+
+def test_status_counts_reviews_and_what_each_join_selected(reviewed: Store) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    show_review.reviews_and_joins(console, reviewed)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"^reviews  64 accepted, \d+ rejected$", said, re.M), said
+    (name,) = reviewed.joins()
+    number = reviewed.join_record(name)["selection"]["counts"]["kept"]  # type: ignore[index]
+    assert f"join: {name}  {number} selected\n" in said

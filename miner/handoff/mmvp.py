@@ -29,6 +29,9 @@ which Pillow tells by the bytes and not by the name.
 """
 
 
+NOBODY = "nobody has reviewed a pair of this run (`blindpairs report DIR --serve`); "
+
+
 def choose(handoff: Handoff, settings: HandoffSettings) -> Handoff:
     """The pairs with a question and two options.
 
@@ -45,10 +48,12 @@ def choose(handoff: Handoff, settings: HandoffSettings) -> Handoff:
             f"{fault}: {len(ids)} ({', '.join(ids[:_SHOWN])}{', ...' if ids[_SHOWN:] else ''})"
             for fault, ids in sorted(faults.items())
         )
+        nobody = "" if handoff.facts.num_accepted is not None else NOBODY
         raise ValueError(
-            f"mmvp: {len(handoff.pairs) - len(fit)} of {len(handoff.pairs)} pairs cannot be asked "
-            f"about: {said}; write questions and options in the report, or leave these pairs out "
-            "with --skip-incomplete"
+            f"mmvp: {nobody}{len(handoff.pairs) - len(fit)} of {len(handoff.pairs)} "
+            f"pairs cannot be asked about: {said}; "
+            f"write questions and options in the report, or leave "
+            "these pairs out with --skip-incomplete"
         )
     return handoff.only(fit)
 
