@@ -111,7 +111,7 @@ def test_pairs_that_cannot_be_asked_about_are_listed(tmp_path: Path) -> None:
 
 def test_skip_incomplete_leaves_no_empty_benchmark(tmp_path: Path) -> None:
     store = run_of(tmp_path, many_shots(2))
-    with pytest.raises(ValueError, match="mmvp: 1 of 1 pairs cannot be asked about"):
+    with pytest.raises(ValueError, match="1 of 1 pairs cannot be asked about"):
         deliver(store, "mmvp", tmp_path / "out", skip_incomplete=True)
 
 
