@@ -261,7 +261,7 @@ def test_images_that_are_gone_say_so(browser: Browser, tmp_path: Path) -> None:
 
 def test_no_pair_leaves_a_sentence(browser: Browser, tmp_path: Path) -> None:
     report = open_report(browser, report_of(*make_run(tmp_path, SHOTS[:1])))
-    expect(report.page.locator("#nothing")).to_contain_text("No pair was selected")
+    expect(report.page.locator("#nothing")).to_contain_text("No pair has a CLIP cosine > 0.95")
     report.page.keyboard.press("j")
     report.page.keyboard.press("Enter")
     expect(report.page.locator("#viewer")).to_be_hidden()
