@@ -301,7 +301,7 @@ def test_recheck_needs_to_know_the_weights(
 def test_plan_estimates_both_modes(commands: Commands, corpus: Path, tmp_path: Path) -> None:
     small = ("--clip", "small-clip", "--dino", "small-dino", *SEEK)
     ran = commands("plan", corpus, *small)
-    assert re.search(r"encoding, eager\s+at least", ran.out)
+    assert re.search(r"encoding, eager\s+less than a minute at that rate", ran.out)
     assert re.search(r"encoding, lazy\s+unknown; embed a few shards with CLIP", ran.out)
     assert re.search(r"--dino-mode\s+eager, asked for", ran.out)
     run = tmp_path / "run"
