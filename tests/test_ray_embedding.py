@@ -149,18 +149,19 @@ def test_killed_workers_change_no_byte(
 ) -> None:
     run = tmp_path / "run"
     driver = start(commands, corpus, run, *RAY, "--decoders", "thread")
-    num_killed = 0
+    num_killed, is_early = 0, False
     for number in (1, 7, 13):
         wait_for_commits(driver, run, number)
         workers = [pid for pid in workers_of(run) if pid != driver.pid]
         for pid in workers[:1]:
             os.kill(pid, signal.SIGKILL)
             num_killed += 1
+            is_early |= len(committed(run)) < 10
     said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 0, said
     assert num_killed >= 1
-    # A line of the log may be broken anywhere.
-    assert "is replaced" in " ".join(said.split())
+    # One that dies when all is done is not missed. A line of the log may be broken anywhere.
+    assert not is_early or "is replaced" in " ".join(said.split())
     assert raw_parts(run) == truth
     assert verify(Store(run)) == []
     assert Store(run).leftovers() == []
