@@ -110,6 +110,12 @@ def _check(what: str, number: int) -> None:
 
 def _value_of(scalar: pa.Scalar) -> object:
     try:
+        kind = scalar.type
+        # Arrow reads these by pandas where that is installed; what is read may not depend on it.
+        if pa.types.is_timestamp(kind) and kind.unit == "ns":
+            return scalar.cast(pa.timestamp("us", kind.tz)).as_py()
+        if pa.types.is_duration(kind) and kind.unit == "ns":
+            return scalar.cast(pa.duration("us")).as_py()
         return scalar.as_py()
     except _UNREADABLE as error:
         return f"<unreadable: {clean_text(str(error), 100)}>"
