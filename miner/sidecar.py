@@ -15,6 +15,7 @@ from io import BytesIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from miner.arrow_values import UNREADABLE, value_of
 from miner.metadata import clean_text
 
 MAX_SIDECAR_BYTES = 2**28
@@ -27,12 +28,6 @@ _BATCH_BYTES = 2**26
 """What a piece may hold, in bytes, if all of its rows were as long as the longest one can be."""
 
 _BATCH_ROWS = 10_000
-
-_UNREADABLE = (
-    *(pa.ArrowException, OSError, ValueError, ArithmeticError),
-    *(KeyError, RecursionError),
-)
-"""What pyarrow throws at broken tables and at values that Python has no type for."""
 
 
 @dataclass
@@ -55,7 +50,7 @@ class Sidecar:
         batch, row = place
         names = batch.schema.names
         values = {name: batch.column(at)[row] for at, name in enumerate(names) if name != "key"}
-        return {name: _value_of(scalar) for name, scalar in values.items()}
+        return {name: value_of(scalar) for name, scalar in values.items()}
 
     @cached_property
     def _places(self) -> dict[str, tuple[pa.RecordBatch, int]]:
@@ -67,7 +62,7 @@ class Sidecar:
                 for row, key in enumerate(batch.column("key").to_pylist()):
                     places.setdefault(str(key), (batch, row))
                 num_rows += batch.num_rows
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             self.notes.append(f"sidecar not read: {clean_text(str(error), 200)}")
             return {}
         if len(places) < num_rows:
@@ -106,16 +101,3 @@ def _check(what: str, number: int) -> None:
     limit = {"bytes": MAX_SIDECAR_BYTES, "values": MAX_SIDECAR_VALUES}[what]
     if number > limit:
         raise ValueError(f"{number} {what}, limit {limit}")
-
-
-def _value_of(scalar: pa.Scalar) -> object:
-    try:
-        kind = scalar.type
-        # Arrow reads these by pandas where that is installed; what is read may not depend on it.
-        if pa.types.is_timestamp(kind) and kind.unit == "ns":
-            return scalar.cast(pa.timestamp("us", kind.tz)).as_py()
-        if pa.types.is_duration(kind) and kind.unit == "ns":
-            return scalar.cast(pa.duration("us")).as_py()
-        return scalar.as_py()
-    except _UNREADABLE as error:
-        return f"<unreadable: {clean_text(str(error), 100)}>"

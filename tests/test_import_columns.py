@@ -1,5 +1,6 @@
 """Columns of ids and vectors, and lists of ids."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from miner.errors import StoreError
-from miner.importing.columns import id_column_of, listed_ids, rows_of, vector_column_of
+from miner.importing.columns import fields_of, id_column_of, listed_ids, rows_of, vector_column_of
 
 
 def table(path: Path, **columns: object) -> Path:
@@ -86,3 +87,17 @@ def test_rows_that_cannot_be_read(tmp_path: Path) -> None:
     path = table(tmp_path / "a.parquet", key=bad)
     with pytest.raises(StoreError, match="key cannot be read"):
         [*rows_of(path, ["key"])]
+
+
+def test_a_field_that_cannot_be_read_costs_itself(tmp_path: Path) -> None:
+    odd = pa.array([1, 86_400_000_000_000, None], pa.timestamp("ns"))
+    path = table(tmp_path / "a.parquet", at=odd, width=[3, 4, 5])
+    first, second, third = fields_of(path, ["at", "width"])
+    assert str(first["at"]).startswith("<unreadable: ")
+    assert first["width"] == 3
+    assert second == {"at": datetime(1970, 1, 2), "width": 4}
+    assert third == {"at": None, "width": 5}
+    assert [*fields_of(path, [])] == [{}, {}, {}]
+    (tmp_path / "cut.parquet").write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(StoreError, match="is no Parquet that can be read"):
+        [*fields_of(tmp_path / "cut.parquet", ["at"])]

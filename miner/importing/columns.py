@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from miner.arrow_values import value_of
 from miner.errors import StoreError
 from miner.importing.embedding_files import CHUNK_ROWS, UNREADABLE, is_list, open_parquet, schema_of
 from miner.records import Json
@@ -61,18 +62,40 @@ def _column_called(
 
 
 def rows_of(path: Path, columns: list[str]) -> Iterator[Json]:
-    """Rows of a Parquet file as dicts, in order."""
+    """Rows of a Parquet file as dicts, in order.
+
+    Raises:
+        StoreError: a value cannot be read.
+    """
+    for batch in _batches(path, columns):
+        try:
+            yield from batch.to_pylist()
+        except UNREADABLE as error:
+            raise _unreadable(path, columns, error) from error
+
+
+def fields_of(path: Path, columns: list[str]) -> Iterator[Json]:
+    """The same; a value that cannot be read costs its field."""
+    for batch in _batches(path, columns):
+        if not columns:
+            yield from ({} for _ in range(batch.num_rows))
+            continue
+        values = ([value_of(scalar) for scalar in column] for column in batch.columns)
+        yield from (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
+
+
+def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     try:
         with open_parquet(path) as file:
-            for batch in file.iter_batches(CHUNK_ROWS, columns=columns, use_threads=False):
-                if not columns:
-                    yield from ({} for _ in range(batch.num_rows))
-                else:
-                    yield from batch.to_pylist()
+            yield from file.iter_batches(CHUNK_ROWS, columns=columns, use_threads=False)
     except UNREADABLE as error:
-        raise StoreError(
-            f"{path}: {', '.join(columns)} cannot be read ({error}); write the file again"
-        ) from error
+        raise _unreadable(path, columns, error) from error
+
+
+def _unreadable(path: Path, columns: list[str], error: Exception) -> StoreError:
+    return StoreError(
+        f"{path}: {', '.join(columns)} cannot be read ({error}); write the file again"
+    )
 
 
 def listed_ids(path: Path, column: str | None) -> list[str]:

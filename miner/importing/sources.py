@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from miner.errors import StoreError
-from miner.importing.columns import id_column_of, listed_ids, rows_of, vector_column_of
+from miner.importing.columns import fields_of, id_column_of, listed_ids, rows_of, vector_column_of
 from miner.importing.embedding_files import (
     NpyVectors,
     ParquetVectors,
@@ -75,7 +75,7 @@ class Part:
             yield from ({} for _ in range(self.num_rows))
             return
         flat = [each.name for each in schema_of(self.table) if not pa.types.is_nested(each.type)]
-        yield from rows_of(self.table, flat)
+        yield from fields_of(self.table, flat)
 
 
 def open_source(

@@ -71,7 +71,5 @@ async def report(request: Request, name: str) -> Response:
     data, kind = await asyncio.to_thread(service.needed_index.report_file, name or "index.html")
     headers = {"content-security-policy": "frame-ancestors 'none'"}
     if kind.startswith("image/svg"):
-        headers = {
-            "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox"
-        }
+        headers = {"content-security-policy": PLAIN_PICTURE}
     return Response(data, media_type=kind, headers=headers)
