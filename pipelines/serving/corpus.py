@@ -7,9 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import ConfigDict, Field
+from pydantic_core import to_json
 
-from miner.pair_pages import CURSOR_CHARS, PairFilter
-from miner.records import Json
+from miner.pair_pages import CURSOR_CHARS, PairFilter, PairPages
 from miner.reporting.images import EXTENSIONS
 from pipelines.serving.errors import HttpError
 from pipelines.serving.index import MIME_TYPES
@@ -42,20 +42,31 @@ class PairsQuery(PairFilter):
 @router.get(
     "/v1/pairs",
     summary="List the selected pairs",
-    response_model=PairsResponse,
-    responses=errors_of(400, 401, 404, 422, 429, 503, 504),
+    response_model=None,
+    responses={
+        200: {"model": PairsResponse, "description": "A page of pairs."},
+        **errors_of(400, 401, 404, 422, 429, 503, 504),
+    },
 )
-async def pairs(request: Request, asked: Annotated[PairsQuery, Query()]) -> Json:
+async def pairs(request: Request, asked: Annotated[PairsQuery, Query()]) -> Response:
     """Pairs of the selection with both images' metadata, filtered and sorted."""
     service: Service = request.app.state.service
     pages = service.needed_index.pages
     try:
-        found, cursor = await asyncio.to_thread(
-            pages.page, asked.part(PairFilter), asked.limit, asked.cursor
-        )
+        body = await asyncio.to_thread(_page, pages, asked)
     except ValueError as error:
         raise HttpError(422, "invalid_cursor", str(error), param="cursor") from error
-    return {"object": "list", "data": found, "next_cursor": cursor}
+    return Response(body, media_type="application/json")
+
+
+def _page(pages: PairPages, asked: PairsQuery) -> bytes:
+    """A page as JSON; large ones are not written on the event loop.
+
+    Raises:
+        ValueError: the cursor is none of these pages.
+    """
+    found, cursor = pages.page(asked.part(PairFilter), asked.limit, asked.cursor)
+    return to_json({"object": "list", "data": found, "next_cursor": cursor})
 
 
 @router.get(

@@ -7,7 +7,6 @@ import io
 import logging
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
@@ -22,6 +21,7 @@ from pipelines.serving.batcher import Batcher
 from pipelines.serving.errors import HttpError
 from pipelines.serving.index import Index
 from pipelines.serving.metrics import ServeMetrics
+from pipelines.serving.searching import Searches
 from pipelines.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Service:
         self.failure: Exception | None = None
         self.metrics.in_flight.set_function(lambda: self.num_in_flight)
         self.index: Index | None = None
-        self.searches = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self.searches = Searches()
         self._batcher: Batcher | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -96,7 +96,7 @@ class Service:
         if self._batcher is not None:
             self._batcher.close()
             self._batcher = None
-        self.searches.shutdown(wait=True, cancel_futures=True)
+        self.searches.close()
         if self.index is not None:
             self.index.close()
         if self._folder is not None:
