@@ -1,7 +1,7 @@
 """The blind partners of one image in the corpus of a join: exact, as the join itself would say.
 
 Vectors are mapped into memory and looked at in chunks. A sketch of each row, a fraction of it,
-rules out almost all others (`kernels.sketch`), a float32 product of whole rows most of what is left,
+rules out almost all others (`kernels.sketch`), a float32 product of whole rows most of the rest,
 both by a floor below which no pair above the threshold can lie; then float64 cosines decide. Copies
 count as in the join: one image stands for all of equal bytes, or for its near-copies where the join
 wanted that.

@@ -42,6 +42,7 @@ class Service:
         searches: where partners are sought, one search after the other.
         num_in_flight: requests that are being answered.
         is_draining: whether it was told to stop.
+        is_closed: whether it has begun to stop its threads.
         failure: why it could not be started.
     """
 
@@ -50,7 +51,7 @@ class Service:
         self.metrics = ServeMetrics()
         self.encoders: dict[str, Encoder] = {}
         self.num_in_flight = 0
-        self.is_draining = False
+        self.is_draining = self.is_closed = False
         self.failure: Exception | None = None
         self.metrics.in_flight.set_function(lambda: self.num_in_flight)
         self.index: Index | None = None
@@ -91,11 +92,14 @@ class Service:
         # So that no client waits for workers that start and memory that is asked for.
         await asyncio.gather(*self._batcher.submit([_first_image()], ROLES))
 
-    def close(self) -> None:
-        """Stop all threads and processes."""
+    async def close(self) -> None:
+        """Stop all threads and processes; the event loop goes on meanwhile."""
+        self.is_closed = True
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
         if self._batcher is not None:
             self._batcher.close()
-            self._batcher = None
         self.searches.close()
         if self.index is not None:
             self.index.close()
@@ -133,7 +137,7 @@ class Service:
             return "starting"
         if self._batcher.error is not None:
             return "broken"
-        return "draining" if self.is_draining else "ok"
+        return "draining" if self.is_draining or self.is_closed else "ok"
 
     def roles_of(self, names: Sequence[str] | None, param: str) -> list[str]:
         """The roles that names stand for; None stands for both.
