@@ -14,6 +14,7 @@ import pytest
 from miner.config import JoinSettings, MineSettings, SelectSettings
 from miner.join import join
 from miner.partner_search import PartnerSearch
+from miner.select import select
 from miner.store import Store
 from pipelines.driver import mine
 from pipelines.scene_shards import write_shards
@@ -190,6 +191,7 @@ def test_two_runs_whose_shards_have_one_name(index: Store, tmp_path: Path) -> No
     settings = JoinSettings(clip_above=0.8, dino_below=0.9, against=str(other))
     own = index.read_record(f"pairs/{index.last_join()}/join.json")
     record = join(Store(run), own["clip"], own["dino"], settings, SelectSettings())
+    select(Store(run), record["name"], SelectSettings())
     raw = Store(run).raw(record["name"]).to_pylist()
     assert len(raw) > 10
     assert {row["image_2"].split("/")[1] for row in raw} == {"00000"}

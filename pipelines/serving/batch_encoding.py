@@ -78,7 +78,9 @@ class BatchEncoding:
             return self._encode(tickets)
         except Exception:
             log.exception("a batch of %d images could not be encoded", len(tickets))
-        answers = [self._alone(ticket) for ticket in tickets] if len(tickets) > 1 else [_failed()]
+        answers: list[Answer | HttpError] = [_failed()]
+        if len(tickets) > 1:
+            answers = [self._alone(ticket) for ticket in tickets]
         num_failed = sum(isinstance(each, HttpError) for each in answers)
         log.error("of these, %d of %d could not be encoded alone", num_failed, len(tickets))
         return answers

@@ -123,19 +123,17 @@ async def embed(
     finally:
         for future in futures:
             future.cancel()
-    for outcome in outcomes:
+    answers: list[Answer | HttpError] = []
+    left = iter(outcomes)
+    for image in images:
+        each = next(left) if isinstance(image, bytes) else image
         # Where the encoder failed at an image, others may do; anything else ends the request.
-        if isinstance(outcome, BaseException) and _status(outcome) != 500:
-            raise outcome
-    embedded = iter(outcomes)
-    return [
-        refusal(each, param) if isinstance(each, Refused) else each
-        for each in (next(embedded) if isinstance(image, bytes) else image for image in images)
-    ]
-
-
-def _status(error: BaseException) -> int | None:
-    return error.status if isinstance(error, HttpError) else None
+        if isinstance(each, BaseException) and not isinstance(each, HttpError):
+            raise each
+        if isinstance(each, HttpError) and each.status == 503:
+            raise each
+        answers.append(refusal(each, param) if isinstance(each, Refused) else each)
+    return answers
 
 
 def refusal(refused: Refused, param: str) -> HttpError:
