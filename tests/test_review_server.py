@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from miner.errors import ResourceError, StoreError
-from miner.review import decisions_of, encode_decisions
+from miner.review import encode_decisions
+from miner.reviewing.kept import decisions_of
 from miner.reviewing.server import MAX_BODY_BYTES, TYPES, ReviewServer, hosts_of, ports_of
 from miner.store import Store
 from tests.buckets import objects, upload

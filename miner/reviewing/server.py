@@ -30,7 +30,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from miner.errors import MinerError, ResourceError, StoreError
-from miner.review import Decision, keep_decisions, parse_decisions, read_limited
+from miner.review import Decision, parse_decisions
+from miner.reviewing.kept import keep_decisions, read_limited
 from miner.reviewing.served_page import served_page
 from miner.store import Store
 
