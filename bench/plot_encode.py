@@ -10,7 +10,7 @@ from __future__ import annotations
 import click
 from matplotlib.figure import Figure
 
-from bench.encode import BOTH
+from bench.encode_rows import BOTH
 from bench.plotting import INK, LINE, OWN, PEER, SOFT, blank_figure, drawing_command, dress
 from bench.rows import Row
 
