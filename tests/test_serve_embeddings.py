@@ -75,6 +75,10 @@ def test_one_encoder_and_base64(live: Live) -> None:
             assert found.tolist() == dino["embedding"]
         raw = client.post("/v1/embeddings?encoders=dino", content=data, headers=RAW).json()
         assert raw["data"] == [dino]
+        short = client.post(
+            "/v1/embeddings?encoders=dino&encoding_format=base64", content=data, headers=RAW
+        )
+        assert short.json()["data"] == [item]
 
 
 def test_one_bad_image_fails_only_itself(live: Live) -> None:
@@ -148,9 +152,10 @@ def test_bodies_that_are_refused(
 
 def test_parameters_without_effect_are_refused(live: Live) -> None:
     with live.client() as client:
-        answer = client.post("/v1/embeddings?encoders=clip", json={"input": b64(jpeg(1))})
-        assert answer.status_code == 422
-        assert answer.json()["error"]["param"] == "encoders"
+        for param, value in (("encoders", "clip"), ("encoding_format", "float")):
+            answer = client.post(f"/v1/embeddings?{param}={value}", json={"input": b64(jpeg(1))})
+            assert answer.status_code == 422
+            assert answer.json()["error"]["param"] == param
         answer = client.post("/v1/embeddings?encoders=clip,x", content=jpeg(1), headers=RAW)
         assert answer.status_code == 422
         assert "demo-clip-" in answer.json()["error"]["message"]

@@ -29,8 +29,8 @@ POLL_S = 0.02
 
 BACKLOG = 2048
 
-IDLE_S = 15
-"""How long a connection may be idle between requests, in seconds."""
+IDLE_S = 75
+"""How long a connection may be idle between requests, in seconds; proxies hold theirs for 60."""
 
 
 class PunctualProtocol(H11Protocol):
