@@ -1,6 +1,6 @@
 """Rows as they look along a few axes: a screen for one row against all, asked again and again.
 
-Images of `kernels.bounds.project` multiply to no less than the cosine of their rows, so a product
+Images of `kernels.axes.project` multiply to no less than the cosine of their rows, so a product
 below the threshold rules a pair out, at a fraction of the memory that the rows would be read from.
 What it does not rule out is looked at by its rows.
 
@@ -14,15 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.bounds import (
-    BLOCK_ROWS,
-    UNIT_ROUNDOFF,
-    Axes,
-    find_axes,
-    project,
-    sum_slack,
-    unit_rows,
-)
+from kernels.axes import Axes, find_axes, project
+from kernels.bounds import BLOCK_ROWS, UNIT_ROUNDOFF, sum_slack, unit_rows
 
 WIDTH = 128
 """K; a wider image rules out more and is longer to read."""

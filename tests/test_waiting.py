@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from miner.feed import ORDER_IMAGES
+from miner.passage import ORDER_IMAGES
 from pipelines.serving import waiting as waiting_module
 from pipelines.serving.batch_encoding import Ticket
 from pipelines.serving.waiting import ORDER_PIXELS, Waiting, num_pixels

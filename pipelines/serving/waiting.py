@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from miner.feed import ORDER_BYTES, ORDER_IMAGES
+from miner.passage import ORDER_BYTES, ORDER_IMAGES
 from pipelines.serving.batch_encoding import Ticket
 
 ORDER_PIXELS = 2**20
