@@ -12,7 +12,7 @@ Shape suffixes: N rows, D clip width, E dino width, P pairs.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +42,14 @@ class Query:
         clip_D: [D] float16, of unit length.
         dino_E: [E] float16, of unit length.
         place: where it lies, as (side, row of that side's pack); None for an image from elsewhere.
+        deviations: how far a CLIP and a DINO cosine may be off, for what is borderline; that of an
+            image of the join lies in the join's bands.
     """
 
     clip_D: torch.Tensor
     dino_E: torch.Tensor
     place: tuple[int, int] | None = None
+    deviations: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +99,11 @@ class PartnerSearch:
         self.dino_below = float(record["dino_below"])
         self._bands = float(record["borderline_clip"]), float(record["borderline_dino"])
         own: set[str] = set()
+        self._in_first: dict[str, str] = {}
         self._sides: list[Side] = []
         for number, run in enumerate(runs_of(store, record)):
-            rows = rows_of(run, record, number, own)
+            rows, known = rows_of(run, record, number, own)
+            self._in_first |= known
             own |= set(rows.sha256)
             self._sides.append(side_of(run, record, rows, scratch / str(number)))
 
@@ -112,7 +117,9 @@ class PartnerSearch:
             row = bisect_left(side.rows.image_ids, image_id)
             if row < len(side.rows) and side.rows.image_ids[row] == image_id:
                 return self._query(number, row)
-        return None
+        # An image of the second run that the first has under another name.
+        found = self.with_bytes(self._in_first.get(image_id, ""))
+        return None if found is None else found[1]
 
     def with_bytes(self, sha256: str) -> tuple[str, Query] | None:
         """The first image of the join with these bytes, if any: its image_id, and as a query."""
@@ -158,6 +165,8 @@ class PartnerSearch:
         """
         above = self.clip_above if clip_above is None else clip_above
         below = self.dino_below if dino_below is None else dino_below
+        bands = map(max, self._bands, query.deviations)
+        edges = tuple(zip((above, below), bands, strict=True))
         found: list[tuple[float, str, Partner]] = []
         num_partners = 0
         for number, side in enumerate(self._sides):
@@ -176,7 +185,7 @@ class PartnerSearch:
                 blind = dino_cos < below
                 num_partners += int(blind.sum())
                 found += self._best(
-                    number, rows[blind], clip_cos[blind], dino_cos[blind], (above, below), limit
+                    number, rows[blind], clip_cos[blind], dino_cos[blind], edges, limit
                 )
                 found.sort(key=lambda each: each[:2])
                 del found[limit:]
@@ -188,16 +197,14 @@ class PartnerSearch:
         rows: torch.Tensor,
         clip_cos: torch.Tensor,
         dino_cos: torch.Tensor,
-        thresholds: tuple[float, float],
+        edges: Sequence[tuple[float, float]],
         limit: int,
     ) -> list[tuple[float, str, Partner]]:
         """Partners, those of the highest cosines, with what they are ordered by."""
         side = self._sides[number]
         near = [
             (cos - threshold).abs() <= band
-            for cos, threshold, band in zip(
-                (clip_cos, dino_cos), thresholds, self._bands, strict=True
-            )
+            for cos, (threshold, band) in zip((clip_cos, dino_cos), edges, strict=True)
         ]
         key = -clip_cos.numpy().astype(np.float32)
         order = np.lexsort((side.pack.places[rows.numpy()], key))[:limit]

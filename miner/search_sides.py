@@ -59,8 +59,21 @@ def why_not_searchable(record: Json) -> str | None:
     return None
 
 
-def rows_of(run: Store, record: Json, number: int, own: set[str]) -> Rows:
-    """The images of a run that a join has read; of a second run those that the first lacks."""
+def rows_of(run: Store, record: Json, number: int, own: set[str]) -> tuple[Rows, dict[str, str]]:
+    """The images of a run that a join has read; of a second run those that the first lacks.
+
+    Args:
+        run: the run.
+        record: the content of join.json.
+        number: of the run among those of the join.
+        own: sha256 of the images of the first run.
+
+    Returns:
+        These images, and of those that the first run has the sha256 by image_id.
+
+    Raises:
+        StoreError: a shard is not there any more.
+    """
     rows = load_rows(run, record["clip"], record["dino"])
     wanted = set(record["shards"][number])
     if missing := sorted(wanted - set(rows.shard_ids)):
@@ -71,7 +84,9 @@ def rows_of(run: Store, record: Json, number: int, own: set[str]) -> Rows:
     read = np.array([name in wanted for name in rows.shard_ids], bool)[rows.shard]
     foreign = np.array([sha256 not in own for sha256 in rows.sha256], bool)
     places = np.flatnonzero(read & foreign)
-    return rows.take(places, rows.duplicates[places])
+    left_out = np.flatnonzero(read & ~foreign)
+    known = {rows.image_ids[place]: rows.sha256[place] for place in left_out}
+    return rows.take(places, rows.duplicates[places]), known
 
 
 def side_of(run: Store, record: Json, rows: Rows, folder: Path) -> Side:

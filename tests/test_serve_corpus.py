@@ -84,3 +84,14 @@ def test_images_that_are_not_there(live: Live, image_id: str) -> None:
         answer = client.get(f"/v1/images/{image_id}")
     code = "not_found" if image_id == "%01" else "no_such_image"
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
+
+
+def test_a_browser_asks_whether_an_image_is_still_the_same(live: Live) -> None:
+    with live.client() as client:
+        first = client.get("/v1/images/scenes/00000/000000000")
+        assert first.headers["cache-control"] == "private, no-cache"
+        etag = first.headers["etag"]
+        again = client.get(first.url, headers={"if-none-match": f'"a", W/{etag}'})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+        other = client.get(first.url, headers={"if-none-match": '"a"'})
+        assert (other.status_code, other.content) == (200, first.content)

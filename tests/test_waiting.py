@@ -1,4 +1,4 @@
-"""Requests take turns at the decoders, and large images go alone."""
+"""Large images go alone to the decoders, and hold up other requests but once."""
 
 from __future__ import annotations
 
@@ -59,31 +59,34 @@ def tickets_of(loop: asyncio.AbstractEventLoop, *images: bytes) -> list[Ticket]:
     return [Ticket(data, frozenset({"clip"}), loop.create_future(), 0.0) for data in images]
 
 
-def test_requests_take_turns(loop: asyncio.AbstractEventLoop) -> None:
+def test_small_images_go_in_the_order_in_which_they_came(loop: asyncio.AbstractEventLoop) -> None:
     waiting, small = Waiting(), written("PNG", 8, 8)
     first, second = tickets_of(loop, *[small] * 4), tickets_of(loop, *[small] * 2)
     waiting.add(first)
     waiting.add([])
     waiting.add(second)
     assert len(waiting) == 6
-    assert waiting.take(3) == ([first[0], second[0], first[1]], False)
-    assert waiting.remove(second[1])
-    assert not waiting.remove(second[1])
+    assert waiting.take(3) == (first[:3], False)
+    assert waiting.remove(second[0])
+    assert not waiting.remove(second[0])
     assert not waiting.remove(first[0])
-    assert waiting.take(9) == ([first[2], first[3]], False)
+    assert waiting.take(9) == ([first[3], second[1]], False)
     assert len(waiting) == 0
     waiting.add(first)
     waiting.clear()
     assert (len(waiting), waiting.take(9)) == (0, ([], False))
 
 
-def test_a_large_image_goes_alone(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_large_image_goes_alone_and_then_others_pass(loop: asyncio.AbstractEventLoop) -> None:
     waiting, small, large = Waiting(), written("PNG", 8, 8), written("PNG", 2000, 2000)
-    tickets = tickets_of(loop, small, large, small, small)
-    waiting.add(tickets)
-    assert waiting.take(9) == (tickets[:1], False)
-    assert waiting.take(9) == (tickets[1:2], True)
-    assert waiting.take(9) == (tickets[2:], False)
+    many, few = tickets_of(loop, small, large, large, small), tickets_of(loop, small, small)
+    waiting.add(many)
+    waiting.add(few)
+    assert waiting.take(9) == (many[:1], False)
+    assert waiting.take(9) == (many[1:2], True)
+    assert waiting.take(9) == (few, False)
+    assert waiting.take(9) == (many[2:3], True)
+    assert waiting.take(9) == (many[3:], False)
 
 
 def test_an_order_is_bounded(

@@ -2,9 +2,9 @@
 
     requests -> waiting -> decode workers -> rows of the ring -> ready -> one encode thread
 
-Requests take turns at the workers, and no image is handed to one that is at a slow one. Those that
-are decoded wait for a full batch, but no longer than `max_wait_ms`; both encoders then look at the
-same pixels. A request that is cancelled leaves the queue at once, or, where a worker has its image
+No image is handed to a worker that is at a slow one, and a request of many such lets others pass.
+Images that are decoded wait for a full batch, but no longer than `max_wait_ms`; both encoders then
+look at the same pixels. A request that is cancelled leaves the queue at once, or, where a worker has its image
 in hand, unseen at the next step.
 
 Shape suffixes: B images of a batch, C = 3 channels, H, W rows and columns, D width of a vector.

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import ConfigDict, Field
 from pydantic_core import to_json
 
-from miner.pair_pages import CURSOR_CHARS, PairFilter, PairPages
+from miner.pair_pages import CURSOR_CHARS, CursorError, PairFilter, PairPages
 from miner.reporting.images import EXTENSIONS
 from pipelines.serving.errors import HttpError
 from pipelines.serving.index import MIME_TYPES
@@ -22,7 +22,8 @@ router = APIRouter()
 IMAGE_HEADERS = {
     # What an image's bytes also are, a browser does not run it.
     "content-security-policy": "default-src 'none'; sandbox",
-    "cache-control": "private, max-age=31536000, immutable",
+    # Another run may have other bytes by the same name, so a browser asks whether it is the same.
+    "cache-control": "private, no-cache",
 }
 
 
@@ -53,7 +54,7 @@ async def pairs(request: Request, asked: Annotated[PairsQuery, Query()]) -> Resp
     pages = service.needed_index.pages
     try:
         body = await asyncio.to_thread(_page, pages, asked)
-    except ValueError as error:
+    except CursorError as error:
         raise HttpError(422, "invalid_cursor", str(error), param="cursor") from error
     return Response(body, media_type="application/json")
 
@@ -62,7 +63,7 @@ def _page(pages: PairPages, asked: PairsQuery) -> bytes:
     """A page as JSON; large ones are not written on the event loop.
 
     Raises:
-        ValueError: the cursor is none of these pages.
+        CursorError: the cursor is none of these pages.
     """
     found, cursor = pages.page(asked.part(PairFilter), asked.limit, asked.cursor)
     return to_json({"object": "list", "data": found, "next_cursor": cursor})
@@ -77,6 +78,7 @@ def _page(pages: PairPages, asked: PairsQuery) -> bytes:
             "content": {kind: {} for kind in MIME_TYPES.values()},
             "description": "The bytes as they lie in the shard, checked against their sha256.",
         },
+        304: {"description": "They are those of If-None-Match."},
         **errors_of(400, 401, 404, 422, 429, 503, 504),
     },
 )
@@ -92,4 +94,6 @@ async def images(
         "content-disposition": f'inline; filename="{name}"',
         "etag": f'"{row["sha256"]}"',
     }
+    if headers["etag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
     return Response(data, media_type=MIME_TYPES[row["format"]], headers=headers)

@@ -54,7 +54,11 @@ async def blind_partners(
     dino_below: Cosine = None,
     limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
 ) -> Response:
-    """Exact: what the join says of an image of the index, and would say of any other one."""
+    """Exact: for an image of the index what its join says; any other is compared in the same way.
+
+    Where near-copies were collapsed, the one that stands for them is asked and answered; another
+    image is taken as it is, for a copy of none.
+    """
     service: Service = request.app.state.service
     index = service.needed_index
     if index.search is None:
@@ -120,12 +124,12 @@ async def _known_or_embedded(
     if isinstance(answer, HttpError):
         raise answer
     assert isinstance(answer, Embedded)
-    return None, query_of(answer.vectors["clip"], answer.vectors["dino"])
-
-
-def query_of(clip_D: np.ndarray, dino_E: np.ndarray) -> Wanted:
-    """Vectors as they would be stored (float16), as a query."""
-    return Wanted(clip_D=torch.from_numpy(clip_D), dino_E=torch.from_numpy(dino_E))
+    # Vectors as they would be stored (float16), by encoders that may err more than the run's.
+    return None, Wanted(
+        clip_D=torch.from_numpy(answer.vectors["clip"]),
+        dino_E=torch.from_numpy(answer.vectors["dino"]),
+        deviations=(service.encoders["clip"].deviation, service.encoders["dino"].deviation),
+    )
 
 
 async def _sought(

@@ -1,4 +1,4 @@
-"""Images that wait for a decoder: requests take turns, and what is slow goes alone."""
+"""Images that wait for a decoder: what is slow goes alone, and then lets other requests pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ _NO_SIZE = frozenset({0xC4, 0xC8, 0xCC})
 
 
 class Waiting:
-    """Images by request; each request has one taken in turn. Its owner's lock guards it."""
+    """Images by request, first come, first served; after a slow image the other requests come first.
+
+    Small images do not take turns: requests that all end together leave the workers idle.
+    Its owner's lock guards it.
+    """
 
     def __init__(self) -> None:
         self._requests: deque[deque[Ticket]] = deque()
@@ -65,16 +69,18 @@ class Waiting:
             is_full = pixels > ORDER_PIXELS or num_bytes > ORDER_BYTES
             if is_full and tickets:
                 break
-            tickets.append(self._next())
+            tickets.append(self._next(is_slow=is_full))
             if is_full:
                 return tickets, True
         return tickets, False
 
-    def _next(self) -> Ticket:
+    def _next(self, *, is_slow: bool) -> Ticket:
         request = self._requests.popleft()
         ticket = request.popleft()
-        if request:
+        if request and is_slow:
             self._requests.append(request)
+        elif request:
+            self._requests.appendleft(request)
         self._number -= 1
         return ticket
 
