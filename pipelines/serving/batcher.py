@@ -4,8 +4,8 @@
 
 No image is handed to a worker that is at a slow one, and a request of many such lets others pass.
 Images that are decoded wait for a full batch, but no longer than `max_wait_ms`; both encoders then
-look at the same pixels. A request that is cancelled leaves the queue at once, or, where a worker has its image
-in hand, unseen at the next step.
+look at the same pixels. A request that is cancelled leaves the queue at once, or, where a worker
+has its image in hand, unseen at the next step.
 
 Shape suffixes: B images of a batch, C = 3 channels, H, W rows and columns, D width of a vector.
 """

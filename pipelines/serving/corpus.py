@@ -87,7 +87,8 @@ async def images(
 ) -> Response:
     """The type is that of the bytes, never what a name or a header said of them."""
     service: Service = request.app.state.service
-    row, data = await asyncio.to_thread(service.needed_index.image, image_id)
+    index = service.needed_index
+    row, data = await service.reads.run(lambda _: index.image(image_id))
     name = f"{row['sha256'][:16]}.{EXTENSIONS[row['format']]}"
     headers = {
         **IMAGE_HEADERS,

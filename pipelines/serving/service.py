@@ -20,8 +20,8 @@ from pipelines.loading import Encoders
 from pipelines.serving.batcher import Batcher
 from pipelines.serving.errors import HttpError
 from pipelines.serving.index import Index
+from pipelines.serving.lanes import Lane
 from pipelines.serving.metrics import ServeMetrics
-from pipelines.serving.searching import Searches
 from pipelines.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 DEFAULTS = {"clip": "clip-vit-l-14", "dino": "dinov2-vit-l-14"}
 
 ROLES = ("clip", "dino")
+
+READERS = 4
+"""Images that are read from their shards at a time."""
 
 
 class Service:
@@ -40,6 +43,7 @@ class Service:
         encoders: by role; empty until loaded.
         index: what is served of a run; None without --index.
         searches: where partners are sought, one search after the other.
+        reads: where shards are read; a bucket that hangs holds up nothing else.
         num_in_flight: requests that are being answered.
         is_draining: whether it was told to stop.
         is_closed: whether it has begun to stop its threads.
@@ -55,7 +59,7 @@ class Service:
         self.failure: Exception | None = None
         self.metrics.in_flight.set_function(lambda: self.num_in_flight)
         self.index: Index | None = None
-        self.searches = Searches()
+        self.searches, self.reads = Lane("searches", 1), Lane("reads", READERS)
         self._batcher: Batcher | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -101,6 +105,7 @@ class Service:
         if self._batcher is not None:
             self._batcher.close()
         self.searches.close()
+        self.reads.close()
         if self.index is not None:
             self.index.close()
         if self._folder is not None:

@@ -19,10 +19,10 @@ _NO_SIZE = frozenset({0xC4, 0xC8, 0xCC})
 
 
 class Waiting:
-    """Images by request, first come, first served; after a slow image the other requests come first.
+    """Images by request, first come, first served; after a slow image other requests come first.
 
-    Small images do not take turns: requests that all end together leave the workers idle.
-    Its owner's lock guards it.
+    Small images do not take turns: requests that all end together leave the workers idle. Its
+    owner's lock guards it.
     """
 
     def __init__(self) -> None:

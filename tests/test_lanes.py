@@ -1,4 +1,4 @@
-"""Searches in turn: how many may wait, and how they end."""
+"""Work in lanes: how much may wait, and how it ends."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from miner.partner_search import SearchStopped
-from pipelines.serving import searching
+from pipelines.serving import lanes
 from pipelines.serving.errors import HttpError
-from pipelines.serving.searching import Searches
+from pipelines.serving.lanes import Lane
 from tests.serving import until
 
 
@@ -31,10 +31,10 @@ class Slow:
 
 
 def test_a_search_too_many_is_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searching, "MOST_SEARCHES", 2)
+    monkeypatch.setattr(lanes, "MOST_HELD", 2)
 
     async def work() -> None:
-        searches, slow = Searches(), Slow()
+        searches, slow = Lane("searches", 1), Slow()
         tasks = [asyncio.create_task(searches.run(slow)) for _ in range(2)]
         await until(slow.began.is_set)
         with pytest.raises(HttpError, match="2 searches wait, their limit is 2") as full:
@@ -54,7 +54,7 @@ def test_a_search_too_many_is_to_come_again(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_search_that_is_cancelled_stops() -> None:
     async def work() -> None:
-        searches, slow = Searches(), Slow()
+        searches, slow = Lane("searches", 1), Slow()
         task = asyncio.create_task(searches.run(slow))
         await until(slow.began.is_set)
         task.cancel()
@@ -66,7 +66,7 @@ def test_a_search_that_is_cancelled_stops() -> None:
 
 def test_closing_stops_the_search_at_work() -> None:
     async def work() -> None:
-        searches, slow = Searches(), Slow()
+        searches, slow = Lane("searches", 1), Slow()
         task = asyncio.create_task(searches.run(slow))
         await until(slow.began.is_set)
         await asyncio.to_thread(searches.close)

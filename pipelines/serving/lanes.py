@@ -1,4 +1,4 @@
-"""Searches in turn, off the event loop: one at work, some that wait, and no more."""
+"""Long work off the event loop, each kind in a lane: some at work, some that wait, and no more."""
 
 from __future__ import annotations
 
@@ -13,43 +13,49 @@ from miner.partner_search import SearchStopped
 from pipelines.serving.errors import HttpError
 from pipelines.serving.rate import Rate
 
-MOST_SEARCHES = 64
-"""At work or waiting; a further one would rather hear that it has to come again."""
+MOST_HELD = 64
+"""Of a kind, at work or waiting; a further one would rather hear that it has to come again."""
 
-FoundT = TypeVar("FoundT")
+DoneT = TypeVar("DoneT")
 
 
-class Searches:
-    """Runs searches one after the other; `close` ends it. Asked on the event loop alone."""
+class Lane:
+    """Does work of one kind in threads of its own; asked on the event loop alone.
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="search")
+    Args:
+        what: is done, in the plural.
+        num_threads: how much at a time.
+    """
+
+    def __init__(self, what: str, num_threads: int) -> None:
+        self._what = what
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=what)
         self._num_held, self._rate = 0, Rate()
         self._is_closed = threading.Event()
 
-    async def run(self, search: Callable[[Callable[[], bool]], FoundT]) -> FoundT:
-        """What a search finds.
+    async def run(self, do: Callable[[Callable[[], bool]], DoneT]) -> DoneT:
+        """What comes of some work.
 
         Args:
-            search: is given what it asks now and then whether it is to stop. It is, where this is
-                cancelled.
+            do: the work; is given what it may ask now and then whether it is to stop, by
+                `SearchStopped`. It is, where this is cancelled.
 
         Raises:
             HttpError: too many wait already (429), or the service stops (503).
         """
-        if self._num_held >= MOST_SEARCHES:
+        if self._num_held >= MOST_HELD:
             raise HttpError(
                 429,
-                "too_many_searches",
-                f"{self._num_held} searches wait, their limit is {MOST_SEARCHES}; come again after "
+                f"too_many_{self._what}",
+                f"{self._num_held} {self._what} wait, their limit is {MOST_HELD}; come again after "
                 "Retry-After",
                 retry_after_s=self._rate.retry_after_s(self._num_held),
             )
         stopped = threading.Event()
 
-        def work() -> tuple[FoundT] | None:
+        def work() -> tuple[DoneT] | None:
             try:
-                return (search(lambda: stopped.is_set() or self._is_closed.is_set()),)
+                return (do(lambda: stopped.is_set() or self._is_closed.is_set()),)
             except SearchStopped:
                 return None
 
@@ -66,6 +72,6 @@ class Searches:
         return done[0]
 
     def close(self) -> None:
-        """Stop the search that is at work, and drop those that wait."""
+        """Stop what is at work as soon as it asks, and drop what waits."""
         self._is_closed.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
