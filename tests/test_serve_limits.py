@@ -16,7 +16,7 @@ from miner.config import ImageLimits
 from miner.decode import Order, Outcome, decode_order
 from miner.ring import Ring
 from pipelines.serving import batcher
-from pipelines.serving.server import allow_many_connections
+from pipelines.serving.listening import allow_many_connections
 from tests.serving import Live, called, listening, settings_of, until
 from tests.small import jpeg
 
