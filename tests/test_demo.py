@@ -13,6 +13,7 @@ import pytest
 from miner.audit import verify
 from miner.config import JoinSettings, SelectSettings
 from miner.join import join
+from miner.partner_search import PartnerSearch
 from miner.records import Json
 from miner.store import Store
 from pipelines.demo import (
@@ -29,6 +30,7 @@ from pipelines.scenes import CAPTIONED, HIDDEN
 from tests.commands import Commands
 from tests.small import jpeg, write_tar
 from tests.test_join import brute_force
+from tests.test_partner_search import all_ids, partners_in_raw, searched
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,18 @@ def test_raw_is_the_float64_truth_of_at_least_200_pairs(demo: tuple[Store, str, 
     assert {(row["image_1"], row["image_2"]) for row in rows} == truth
     assert len(truth) >= 200
     assert verify(store) == []
+
+
+def test_a_search_for_every_image_finds_its_partners_of_raw(
+    demo: tuple[Store, str, Json], tmp_path: Path
+) -> None:
+    store, name, record = demo
+    raw = partners_in_raw(store, name)
+    search = PartnerSearch(store, record, tmp_path)
+    image_ids = all_ids(store)
+    assert len(image_ids) == len(search)
+    for image_id in image_ids:
+        assert searched(search, search.stored(image_id)) == raw.get(image_id, []), image_id
 
 
 def test_hidden_twins_are_blind_pairs_and_nuisance_twins_are_not(

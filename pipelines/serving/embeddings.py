@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
@@ -50,6 +50,10 @@ async def embeddings(
         str | None,
         Query(max_length=1024, description="For raw bytes: clip, dino, or both with a comma."),
     ] = None,
+    encoding_format: Annotated[
+        Literal["float", "base64"] | None,
+        Query(description="For raw bytes: numbers (default), or base64 as in JSON."),
+    ] = None,
 ) -> Response:
     """Embed an image (raw bytes) or several (JSON, base64); rows are float16 as a run's."""
     service: Service = request.app.state.service
@@ -57,13 +61,18 @@ async def embeddings(
         names = None if encoders is None else encoders.split(",")
         roles = service.roles_of(names, "encoders")
         images: Images = [await request.body()]
-        as_base64 = False
     else:
         asked = await read_json(request, EmbeddingsRequest)
-        if encoders is not None:
-            raise HttpError(
-                422, "no_effect", "with JSON the field `model` names the encoder", param="encoders"
-            )
+        given = {"encoders": encoders, "encoding_format": encoding_format}
+        for param, value in given.items():
+            if value is not None:
+                raise HttpError(
+                    422,
+                    "no_effect",
+                    "with a JSON body its fields model and encoding_format say this",
+                    param=param,
+                )
+        encoding_format = asked.encoding_format
         roles = service.roles_of(None if asked.model is None else [asked.model], "model")
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         most = service.settings.max_batch
@@ -75,12 +84,11 @@ async def embeddings(
                 param="input",
             )
         images = await decode_base64(texts, "input")
-        as_base64 = asked.encoding_format == "base64"
     answers = await embed(service.batcher, images, roles)
     items = [
         item
         for index, each in enumerate(answers)
-        for item in _items(service, index, each, roles, as_base64=as_base64)
+        for item in _items(service, index, each, roles, as_base64=encoding_format == "base64")
     ]
     errors = [each for each in answers if isinstance(each, HttpError)]
     if len(errors) == len(answers) and len(answers) == 1:
