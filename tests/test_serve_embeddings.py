@@ -218,6 +218,10 @@ def test_parameters_without_effect_are_refused(live: Live) -> None:
             answer = client.post(f"/v1/embeddings?{param}={value}", json={"input": b64(jpeg(1))})
             assert answer.status_code == 422
             assert answer.json()["error"]["param"] == param
+        for path in ("embeddings?encoder=dino", "blind-partners?clip_abov=0.5"):
+            answer = client.post(f"/v1/{path}", content=jpeg(1), headers=RAW)
+            assert answer.status_code == 422
+            assert answer.json()["error"]["code"] == "unknown_parameter"
         answer = client.post("/v1/embeddings?encoders=clip,x", content=jpeg(1), headers=RAW)
         assert answer.status_code == 422
         assert "demo-clip-" in answer.json()["error"]["message"]

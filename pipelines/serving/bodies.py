@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from fastapi import Request
@@ -34,6 +34,23 @@ _URL = re.compile(r"^\s*(https?|ftp|file|data|s3|gs):", re.IGNORECASE)
 def media_type(request: Request) -> str:
     """The Content-Type without its parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def refuse_unknown(request: Request, known: Iterable[str]) -> None:
+    """Refuse parameters in the URL that nobody reads: a name with a slip would change nothing.
+
+    Raises:
+        HttpError: there is one (422).
+    """
+    known = sorted(known)
+    for name in request.query_params:
+        if name not in known:
+            raise HttpError(
+                422,
+                "unknown_parameter",
+                f"the URL has a parameter that is none of {', '.join(known)}; leave it out",
+                param=name[:100],
+            )
 
 
 def is_raw(request: Request) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from miner.decode import Refused
 from miner.records import Json
 from pipelines.serving.batch_encoding import Answer
 from pipelines.serving.batcher import Batcher
-from pipelines.serving.bodies import decode_base64, is_raw, read_json
+from pipelines.serving.bodies import decode_base64, is_raw, read_json, refuse_unknown
 from pipelines.serving.errors import HttpError
 from pipelines.serving.models import EmbeddingsRequest, EmbeddingsResponse, schema_of
 from pipelines.serving.openapi import RAW_IMAGE, errors_of
@@ -24,6 +25,9 @@ from pipelines.serving.service import Service
 router = APIRouter()
 
 Images = list[bytes | HttpError]
+
+INLINE_IMAGES = 2
+"""Vectors of as many images are written on the event loop; those of more would hold up others."""
 
 
 @router.post(
@@ -57,6 +61,8 @@ async def embeddings(
 ) -> Response:
     """Embed an image (raw bytes) or several (JSON, base64); rows are float16 as a run's."""
     service: Service = request.app.state.service
+    given = {"encoders": encoders, "encoding_format": encoding_format}
+    refuse_unknown(request, given)
     if is_raw(request):
         names = None if encoders is None else encoders.split(",")
         roles = service.roles_of(names, "encoders")
@@ -64,7 +70,6 @@ async def embeddings(
         is_single = True
     else:
         asked = await read_json(request, EmbeddingsRequest)
-        given = {"encoders": encoders, "encoding_format": encoding_format}
         for param, value in given.items():
             if value is not None:
                 raise HttpError(
@@ -104,7 +109,8 @@ async def embeddings(
             param="input",
         ).said
     ids = {role: service.encoders[role].encoder_id for role in roles}
-    body = await asyncio.to_thread(_body, said, answers, ids, as_base64=encoding_format == "base64")
+    write = partial(_body, said, answers, ids, as_base64=encoding_format == "base64")
+    body = write() if len(answers) <= INLINE_IMAGES else await asyncio.to_thread(write)
     return Response(body, 422 if all_failed else 200, media_type="application/json")
 
 

@@ -16,7 +16,7 @@ from miner.partner_search import Query as Wanted
 from miner.records import Json
 from miner.sample_lookup import SampleLookup
 from pipelines.serving.batch_encoding import Embedded
-from pipelines.serving.bodies import decode_one, is_raw, parse_query, read_json
+from pipelines.serving.bodies import decode_one, is_raw, parse_query, read_json, refuse_unknown
 from pipelines.serving.embeddings import embed
 from pipelines.serving.errors import HttpError
 from pipelines.serving.models import PartnersRequest, PartnersResponse, schema_of
@@ -64,6 +64,7 @@ async def blind_partners(
     if index.search is None:
         raise HttpError(422, "index_not_searchable", str(index.why_not_searchable))
     given = {"clip_above": clip_above, "dino_below": dino_below, "limit": limit}
+    refuse_unknown(request, given)
     asked_in_url = {name: value for name, value in given.items() if value is not None}
     if is_raw(request):
         asked = parse_query(asked_in_url, PartnersRequest)
