@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from miner.schema import Reason
 
 UNIT = 1e-3
 """How far the length of a vector may be from 1."""
+
+
+IMAGE_CODES = frozenset(reason.value for reason in Reason)
+"""Codes of a refusal that is about an image, not about the request."""
 
 
 class Problem(BaseModel):
@@ -22,6 +28,12 @@ class Problem(BaseModel):
     message: str
     code: str | int | None = None
     type: str | None = None
+
+
+class Refusal(BaseModel):
+    """The body of an answer that refuses a request."""
+
+    error: Problem
 
 
 class Item(BaseModel):
@@ -108,6 +120,19 @@ class PairPage(BaseModel):
 
     data: list[Pair]
     next_cursor: str | None = None
+
+
+def image_problem(status: int, body: bytes) -> Problem | None:
+    """What is wrong with the one image of a request, where it is the image that is refused.
+
+    A service that is asked for one image alone says so for the request as a whole.
+    """
+    try:
+        problem = Refusal.model_validate_json(body).error
+    except ValidationError:
+        return None
+    is_image = status == 413 or (status == 422 and problem.code in IMAGE_CODES)
+    return problem if is_image else None
 
 
 def arranged(answer: EmbeddingList, num_images: int) -> Embeddings:

@@ -60,8 +60,7 @@ def test_one_image_is_sent_by_bytes_path_or_pixels(tmp_path: Path) -> None:
     for method, path_asked, _, body in script.asked:
         assert (method, path_asked) == ("POST", "/v1/embeddings")
         assert (body["model"], body["encoding_format"]) == ("clip", "base64")
-        (sent,) = body["input"]
-        got = Image.open(io.BytesIO(base64.b64decode(sent)))
+        got = Image.open(io.BytesIO(base64.b64decode(body["input"])))
         assert got.mode == "RGBA"
         assert got.tobytes() == image.tobytes()
 
@@ -101,6 +100,23 @@ def test_a_list_without_a_good_image_is_errors_and_a_single_one_is_raised() -> N
         with pytest.raises(ServiceError, match=r"422 .c.: none of 1 images is good") as info:
             client.embed(b"x")
     assert (info.value.status, info.value.code) == (422, "c")
+
+
+@pytest.mark.parametrize(("status", "code"), [(422, "unknown_format"), (413, "body_too_large")])
+def test_a_refused_image_that_goes_alone_costs_nothing_else(status: int, code: str) -> None:
+    refused = says(status, {"error": {"message": "what is it?", "code": code}})
+    with speaking(says(200, items(embedding(0))), refused) as (_, client):
+        found = client.embed([b"0", b"1"], request_images=1)
+        assert (found.indexes, found.vectors["clip-1"].shape) == ([0], (1, 2))
+        assert (found.errors[1].code, found.errors[1].message) == (code, "what is it?")
+        with pytest.raises(ServiceError, match=rf"{status} .{code}.: what is it"):
+            client.embed(b"1")
+    with speaking(says(status, {"error": {"message": "no", "code": "another"}})) as (_, client):
+        if status == 422:
+            with pytest.raises(ServiceError, match=r"422 .another.: no"):
+                client.embed([b"0"])
+        with pytest.raises(ServiceError, match=f"{status} .another.: no"):
+            client.embed([b"0", b"1"])
 
 
 def test_another_422_is_raised() -> None:
@@ -270,6 +286,10 @@ def test_the_client_and_the_service_understand_each_other(live: Live, index: Sto
         assert found.vectors.keys() == found.encoders.keys()
         assert {vectors_ND.shape for vectors_ND in found.vectors.values()} == {(2, 64), (2, 128)}
         assert sorted(client.embed([b"no", b"image"]).errors) == [0, 1]
+        found = client.embed([data, b"no image"], request_images=1)
+        assert (found.indexes, found.errors[1].code) == ([0], "unknown_format")
+        with pytest.raises(ServiceError, match=r"422 .unknown_format."):
+            client.embed(b"no image")
         with pytest.raises(ServiceError, match="404"):
             client.image("no/such/image")
         with pytest.raises(ServiceError, match="422"):
