@@ -20,7 +20,7 @@ from bench.rows import Row, read_rows
 
 PEER = "#0f4c5c"
 TITLES = {"demo": "the demo's encoders", "b16": "two ViT-B/16"}
-THROUGHPUT = ("one by one", "batched", "raw")
+THROUGHPUT = ("plain", "one by one", "batched", "raw")
 LATENCIES = {"p50": "-", "p95": "--", "p99": ":"}
 OPEN = re.compile(r"batched, ([\d.]+) % load")
 
@@ -94,7 +94,7 @@ def _draw_throughput(axes: Axes, found: Latest) -> None:
             va="center",
             color=INK,
         )
-    names = {"raw": "no HTTP"}
+    names = {"raw": "no HTTP", "plain": "plain, one by one", "one by one": "batches of one"}
     axes.set_yticks(range(len(THROUGHPUT)), [names.get(name, name) for name in THROUGHPUT])
     axes.set_title("Images a second", loc="left", color=INK, fontweight="bold")
     axes.margins(x=0.18)
