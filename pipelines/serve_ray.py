@@ -1,8 +1,7 @@
 """The service as replicas on a Ray cluster, behind Ray Serve's proxy.
 
     python pipelines/serve_ray.py --index DIR --num-replicas 2
-    serve run pipelines.serve_ray:app index=DIR num_replicas=2
-    serve build pipelines.serve_ray:app -o serve.yaml; serve deploy serve.yaml
+    serve run pipelines.serve_ray:app index=DIR num_replicas=2 host=127.0.0.1
 
 Each replica is the whole app of `blindpairs serve` with encoders and batches of its own, and a GPU
 of its own where there are any. A replica that dies is replaced; what it had in hand is answered
@@ -101,16 +100,34 @@ class Replica:
 
 
 def app(args: Mapping[str, Any]) -> Any:
-    """The application for `serve run` and `serve build`, with settings as arguments.
+    """The application for `serve run`, and for `import_path` in a file of `serve deploy`.
+
+    The proxy's host and port are Ray Serve's own settings, of which nothing is known here. So a
+    token is needed, unless `host` says that the proxy listens on this machine alone.
 
     Args:
-        args: fields of `RayServeSettings`; host and port are the proxy's, see `serve run --help`.
+        args: fields of `RayServeSettings`.
+
+    Raises:
+        ValueError: there is no token, and no `host` that needs none.
     """
     import ray
 
-    settings = RayServeSettings(**args)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    settings = RayServeSettings(**{"host": "0.0.0.0", **args})
+    if ray.is_initialized():
+        known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in known if node["Alive"]]
+    else:
+        # `serve run` asks before it connects, by flags of its own.
+        nodes = [_this_machine()]
     return application(settings, needs_of(settings, nodes, may_grow=True))
+
+
+def _this_machine() -> dict[str, float]:
+    """Resources of this machine as those of a node."""
+    import torch
+
+    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
 
 
 def application(settings: RayServeSettings, needs: Needs) -> Any:
@@ -180,10 +197,9 @@ def needs_of(
 def deployed(settings: RayServeSettings) -> Iterator[str]:
     """Replicas that run until the block ends, and the URL where they are reached.
 
-    Where Ray Serve runs already in a cluster, its own host and port count.
-
     Raises:
-        ResourceError: there is no cluster, no room in it, or something is not installed.
+        ResourceError: there is no cluster, no room in it, Ray Serve runs there already, or
+            something is not installed.
         ValueError: it would listen to others without a token.
     """
     serve = _ray_serve()
@@ -193,6 +209,7 @@ def deployed(settings: RayServeSettings) -> Iterator[str]:
     cores = settings.cores_per_replica or 1
     cluster = Cluster(ExecutorSettings(executor="ray", cores_per_worker=cores), settings.device)
     try:
+        _refuse_another(serve)
         nodes = cluster.nodes().values()
         target = application(settings, needs_of(settings, nodes, may_grow=not cluster.is_ours))
         serve.start(
@@ -209,10 +226,26 @@ def deployed(settings: RayServeSettings) -> Iterator[str]:
             yield f"http://{settings.host}:{settings.port}"
         finally:
             serve.delete(NAME)
-            if cluster.is_ours:
+            if not serve.status().applications:
                 serve.shutdown()
     finally:
         cluster.close()
+
+
+def _refuse_another(serve: Any) -> None:
+    """Leave a Ray Serve alone that runs already: its proxy listens where that one was told to.
+
+    Raises:
+        ResourceError: there is one.
+    """
+    status = serve.status()
+    if status.proxies or status.applications:
+        names = ", ".join(status.applications) or "no application"
+        raise ResourceError(
+            f"Ray Serve runs already in the Ray cluster ({names}), with a host and port of its "
+            "own, so that --host and --port could not count; use `serve run` or `serve deploy` "
+            "with pipelines.serve_ray:app there, or end it by `serve shutdown`"
+        )
 
 
 def _ray_serve() -> Any:

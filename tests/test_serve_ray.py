@@ -238,11 +238,43 @@ def _wait_for(is_so: Any) -> None:
         time.sleep(0.1)
 
 
-def test_a_cluster_that_runs_serve_builds_the_same_from_arguments(cluster: Cluster) -> None:
+def test_a_serve_that_runs_already_is_left_alone(url: str) -> None:
+    with (
+        pytest.raises(ResourceError, match=r"Ray Serve runs already .*blindpairs"),
+        deployed(settings(port=free_port())),
+    ):
+        raise AssertionError
+    with Client(url, TOKEN) as client:
+        assert client.ready()
+
+
+ARGUMENTS = {"clip": "demo-clip", "dino": "demo-dino", "num_replicas": "2", "max_batch": "4"}
+
+
+def test_a_cluster_that_runs_serve_builds_the_same_from_arguments(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLINDPAIRS_TOKEN", TOKEN)
     if not ray.is_initialized():
         ray.init(address=cluster.address, logging_level=logging.ERROR)
-    text = {"clip": "demo-clip", "dino": "demo-dino", "num_replicas": "2", "max_batch": "4"}
-    deployment = app(text)._bound_deployment
+    deployment = app(ARGUMENTS)._bound_deployment
     assert deployment.num_replicas == 2
     assert deployment.max_ongoing_requests == 8
     assert deployment.ray_actor_options["num_cpus"] == 1
+
+
+def test_serve_run_builds_before_it_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    bound = app(ARGUMENTS | {"host": "127.0.0.1", "device": "cpu"})._bound_deployment
+    assert bound.ray_actor_options["num_cpus"] == 3
+
+
+def test_a_proxy_of_which_nothing_is_known_takes_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BLINDPAIRS_TOKEN", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ValueError, match="others than this machine could call; give a token"):
+        app(ARGUMENTS)
+    app(ARGUMENTS | {"host": "127.0.0.1"})
+    monkeypatch.setenv("BLINDPAIRS_TOKEN", TOKEN)
+    assert app(ARGUMENTS)._bound_deployment.init_args[1] == TOKEN
