@@ -5,12 +5,10 @@ Shape suffixes: N rows, D clip width, E dino width, P pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from bench.cones import seeded
-from kernels.reference import cosines
+from kernels.reference import Pairs, cosines
 
 CLIP_LADDER = (0.9501, 0.9499, 0.95001, 0.94999, 0.955, 0.97, 0.985, 0.995)
 """CLIP cosines that are planted, in turn; two lie 1e-5 from the default threshold."""
@@ -30,33 +28,7 @@ STEP = 1e-6
 CHUNK_PAIRS = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planted:
-    """Pairs with set cosines.
-
-    Attributes:
-        i: [P] int64.
-        j: [P] int64, i < j; no row is in two pairs.
-        clip_cos: [P] float64, measured on the float16 rows.
-        dino_cos: [P] float64, likewise.
-    """
-
-    i: torch.Tensor
-    j: torch.Tensor
-    clip_cos: torch.Tensor
-    dino_cos: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.i)
-
-
-def no_pairs() -> Planted:
-    """Nothing planted."""
-    none, no_cos = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64)
-    return Planted(i=none, j=none, clip_cos=no_cos, dino_cos=no_cos)
-
-
-def plant(clip_ND: torch.Tensor, dino_NE: torch.Tensor, *, seed: int) -> Planted:
+def plant(clip_ND: torch.Tensor, dino_NE: torch.Tensor, *, seed: int) -> Pairs:
     """Turn the second row of random pairs so that both cosines are those of the ladders.
 
     Places are random; the rest of a turned row's direction stays its own.
@@ -67,7 +39,8 @@ def plant(clip_ND: torch.Tensor, dino_NE: torch.Tensor, *, seed: int) -> Planted
         seed: of the places.
 
     Returns:
-        The pairs, on the CPU, with the cosines that their float16 rows really have.
+        The pairs, on the CPU, with the cosines that their float16 rows really have; no row is in
+        two of them.
     """
     num_rows, device = len(clip_ND), clip_ND.device
     num_pairs = min(num_rows // 2, MAX_PAIRS, max(MIN_PAIRS, num_rows // ROWS_PER_PAIR))
@@ -79,7 +52,7 @@ def plant(clip_ND: torch.Tensor, dino_NE: torch.Tensor, *, seed: int) -> Planted
     dino = torch.tensor(DINO_LADDER, dtype=torch.float64, device=device)
     clip_wanted = clip[kind % len(clip)]
     dino_wanted = dino[kind // len(clip) % len(dino)]
-    return Planted(
+    return Pairs(
         i=i.cpu(),
         j=j.cpu(),
         clip_cos=_turn(clip_ND, i, j, clip_wanted).cpu(),

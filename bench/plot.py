@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import click
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from bench.rows import Row, read_rows
+from bench.plotting import INK, OWN, PEER, SOFT, blank_figure, drawing_command, dress
+from bench.rows import Row
 
-INK, SOFT, LINE, PAPER = "#22201d", "#6f6a63", "#d9d2c8", "#fffdfa"
-OWN = "#c2410c"
 COLOURS = {
     "cpu": OWN,
     "triton": OWN,
     "cpu-no-cascade": "#ec8433",
-    "faiss-range": "#0f4c5c",
+    "faiss-range": PEER,
     "faiss-knn": "#3f8ea3",
-    "faiss-gpu": "#0f4c5c",
+    "faiss-gpu": PEER,
     "torch-fp32": "#5b3f8c",
     "torch-bf16": "#9a7fd1",
     "torch-fp16": "#9a7fd1",
@@ -71,8 +68,7 @@ def draw(rows: list[Row]) -> Figure:
     cells, device = latest(rows)
     sizes = _sizes(cells)
     panels = [data for data, found in sizes.items() if len(found) >= 3] or list(sizes)[:1]
-    figure = Figure(figsize=(6.2 * len(panels) + 5.0, 5.6), facecolor=PAPER)
-    FigureCanvasAgg(figure)
+    figure = blank_figure(6.2 * len(panels) + 5.0, 5.6)
     widths = [6.2] * len(panels) + [4.2]
     axes = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     for place, data in zip(axes, panels, strict=False):
@@ -131,7 +127,8 @@ def _draw_times(axes: Axes, cells: Cells, data: str) -> None:
     sizes = sorted({row.num_rows for rows in series.values() for row in rows})
     axes.set_xticks(sizes, [_count(size) for size in sizes])
     _label_ends(axes, ends, sizes[-1] * max(sizes[-1] / sizes[0], 2.0) ** 0.05)
-    _dress(axes, f"{data}: time")
+    dress(axes, f"{data}: time")
+    _drop_minor_ticks(axes)
     axes.set_xlabel("N, images", color=SOFT)
     axes.yaxis.set_major_formatter(FuncFormatter(_seconds))
 
@@ -195,20 +192,14 @@ def _draw_ratios(axes: Axes, cells: Cells, data: str) -> None:
     # Half of the width is for the words beside the bars.
     axes.set_xlim(left, longest * max(longest / left, 2.0))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    _dress(axes, f"{data}, N = {_count(num_rows)}")
-    axes.grid(False, axis="y")
+    dress(axes, f"{data}, N = {_count(num_rows)}", grid="x")
+    _drop_minor_ticks(axes)
     axes.set_xlabel(f"times longer than {own}", color=SOFT)
 
 
-def _dress(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=12, color=INK, fontweight="bold")
-    axes.set_facecolor(PAPER)
-    axes.tick_params(colors=SOFT, which="both", length=0)
-    axes.grid(True, color=LINE, linewidth=0.7)
-    axes.set_axisbelow(True)
+def _drop_minor_ticks(axes: Axes) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
 
 
 def _count(value: float) -> str:
@@ -223,14 +214,7 @@ def _seconds(value: float, _: int | None = None) -> str:
     return f"{value:g} s" if value < 3600 else f"{value / 3600:.3g} h"
 
 
-@click.command()
-@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
-def main(source: Path, target: Path) -> None:
-    """Draw a CSV file of bench.join or bench.join_gpu."""
-    figure = draw(read_rows(source))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
+main = drawing_command(draw, "bench.join or bench.join_gpu")
 
 
 if __name__ == "__main__":

@@ -7,18 +7,13 @@ Draws only; every number comes from the file, the last row of each kind.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.encode import BOTH
-from bench.plot import INK, LINE, OWN, PAPER, SOFT
-from bench.rows import Row, read_rows
+from bench.encode_rows import BOTH
+from bench.plotting import INK, LINE, OWN, PEER, SOFT, blank_figure, drawing_command, dress
+from bench.rows import Row
 
-PEER = "#0f4c5c"
 OWN_PREFIXES = ("compile", "onnx", "tensorrt")
 
 
@@ -45,8 +40,7 @@ def latest(rows: list[Row]) -> tuple[list[Row], dict[str, float]]:
 def draw(rows: list[Row]) -> Figure:
     """One bar for each provider, with the bound of its precision behind it."""
     bars, bounds = latest(rows)
-    figure = Figure(figsize=(9.5, 1.6 + 0.42 * len(bars)), facecolor=PAPER)
-    FigureCanvasAgg(figure)
+    figure = blank_figure(9.5, 1.6 + 0.42 * len(bars))
     axes = figure.subplots()
     most = max(bounds.values(), default=0.0)
     for place, row in enumerate(bars):
@@ -67,36 +61,19 @@ def draw(rows: list[Row]) -> Figure:
         )
     axes.set_yticks(range(len(bars)), [row.provider for row in bars])
     axes.set_xlim(0, 1.45 * max(most, *(row.median or 0.0 for row in bars)))
-    _dress(axes, bars[0])
-    figure.tight_layout()
-    return figure
-
-
-def _dress(axes: Axes, row: Row) -> None:
-    axes.set_title(
-        "Images a second through both L/14 towers", loc="left", color=INK, fontweight="bold"
-    )
+    dress(axes, "Images a second through both L/14 towers", grid="x")
+    of = f"({bars[0].shape}; {bars[0].device})"
     axes.set_xlabel(
-        f"pale: bound by the towers' own products and attention   ({row.shape}; {row.device})",
+        f"pale: bound by the towers' own products and attention   {of}",
         color=SOFT,
         fontsize=8.5,
         loc="left",
     )
-    axes.set_facecolor(PAPER)
-    axes.tick_params(colors=SOFT, length=0)
-    axes.grid(True, axis="x", color=LINE, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    figure.tight_layout()
+    return figure
 
 
-@click.command()
-@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
-def main(source: Path, target: Path) -> None:
-    """Draw a CSV file of bench.encode."""
-    figure = draw(read_rows(source))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
+main = drawing_command(draw, "bench.encode")
 
 
 if __name__ == "__main__":

@@ -8,17 +8,14 @@ Draws only; every number comes from the file, the last row of each kind.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import click
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.plot import INK, LINE, OWN, PAPER, SOFT
-from bench.rows import Row, read_rows
+from bench.plotting import INK, OWN, PEER, SOFT, blank_figure, drawing_command, dress
+from bench.rows import Row
 
-PEER = "#0f4c5c"
 TITLES = {"demo": "the demo's encoders", "b16": "two ViT-B/16"}
 THROUGHPUT = ("plain", "one by one", "batched", "raw")
 LATENCIES = {"p50": "-", "p95": "--", "p99": ":"}
@@ -51,24 +48,17 @@ def latest(rows: list[Row]) -> dict[str, Latest]:
 def draw(rows: list[Row]) -> Figure:
     """A line of two panels for each pair of towers."""
     by_towers = latest(rows)
-    figure = Figure(figsize=(10.5, 0.6 + 3.2 * len(by_towers)), facecolor=PAPER)
-    FigureCanvasAgg(figure)
+    figure = blank_figure(10.5, 0.6 + 3.2 * len(by_towers))
     panels = figure.subplots(len(by_towers), 2, squeeze=False, width_ratios=(3, 2))
     for (left, right), (towers, found) in zip(panels, by_towers.items(), strict=True):
-        _draw_latency(left, found)
-        left.set_title(
-            f"Latency under load, {TITLES.get(towers, towers)}",
-            loc="left",
-            color=INK,
-            fontweight="bold",
-        )
+        _draw_latency(left, found, TITLES.get(towers, towers))
         _draw_throughput(right, found)
     figure.text(0.01, 0.005, rows[-1].device, color=SOFT, fontsize=8)
     figure.tight_layout(rect=(0, 0.02, 1, 1))
     return figure
 
 
-def _draw_latency(axes: Axes, found: Latest) -> None:
+def _draw_latency(axes: Axes, found: Latest, of: str) -> None:
     shares = sorted({float(m[1]) for provider, _ in found if (m := OPEN.fullmatch(provider))})
     for metric, style in LATENCIES.items():
         rows = [found[f"batched, {share:g} % load", metric] for share in shares]
@@ -79,7 +69,7 @@ def _draw_latency(axes: Axes, found: Latest) -> None:
     axes.set_ylabel("ms from the moment of sending", color=SOFT, fontsize=9)
     if shares:
         axes.legend(frameon=False, labelcolor=INK)
-    _dress(axes)
+    dress(axes, f"Latency under load, {of}")
 
 
 def _draw_throughput(axes: Axes, found: Latest) -> None:
@@ -96,27 +86,11 @@ def _draw_throughput(axes: Axes, found: Latest) -> None:
         )
     names = {"raw": "no HTTP", "plain": "plain, one by one", "one by one": "batches of one"}
     axes.set_yticks(range(len(THROUGHPUT)), [names.get(name, name) for name in THROUGHPUT])
-    axes.set_title("Images a second", loc="left", color=INK, fontweight="bold")
     axes.margins(x=0.18)
-    _dress(axes)
+    dress(axes, "Images a second")
 
 
-def _dress(axes: Axes) -> None:
-    axes.set_facecolor(PAPER)
-    axes.tick_params(colors=SOFT, length=0)
-    axes.grid(True, color=LINE, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
-
-
-@click.command()
-@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
-def main(source: Path, target: Path) -> None:
-    """Draw a CSV file of bench.serve."""
-    figure = draw(read_rows(source))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
+main = drawing_command(draw, "bench.serve")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 from bench.rows import Row, append_rows, blank_row, read_rows
 from kernels import gpu, reference
-from kernels.bounds import find_axes
+from kernels.axes import find_axes
 from kernels.dual_threshold import INTERPRETED
 from kernels.gpu_rows import encode, rows_floor, screen_rows, to_device
 from kernels.gpu_screens import CodesScreen, RowsScreen, Screen, room

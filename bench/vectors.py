@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from bench.cones import Cone, make_cone, seeded
-from bench.planting import Planted, no_pairs, plant, turned
+from bench.planting import plant, turned
+from kernels.reference import Pairs, concatenate
 
 CHUNK_ROWS = 16_384
 """Rows that are made at a time, so that little more than the result is held."""
@@ -48,7 +49,7 @@ class Vectors:
     dino_NE: torch.Tensor
     clip_above: float = 0.95
     dino_below: float = 0.6
-    planted: Planted
+    planted: Pairs
 
     def __len__(self) -> int:
         return len(self.clip_ND)
@@ -151,7 +152,7 @@ def crowd(vectors: Vectors, num_copies: int, *, seed: int = 0) -> tuple[Vectors,
             copied[part] = turned(picture.expand(len(part), -1), copied[part], wanted, attempts=1)
         rows.append(copied)
     return (
-        Vectors(data=vectors.data, clip_ND=rows[0], dino_NE=rows[1], planted=no_pairs()),
+        Vectors(data=vectors.data, clip_ND=rows[0], dino_NE=rows[1], planted=concatenate([])),
         places,
     )
 
@@ -175,5 +176,5 @@ def demo(num_scenes: int, folder: Path) -> Vectors:
         dino_NE=rows.dino_NE,
         clip_above=record["clip_above"],
         dino_below=record["dino_below"],
-        planted=no_pairs(),
+        planted=concatenate([]),
     )

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from miner.engine_tensorrt import Flavour
     from miner.registry import EncoderRecord
 
-INTERRUPTED = 130
-
 
 @click.command("export-engine")
 @click.option(
@@ -188,22 +186,15 @@ def run(arguments: list[str] | None = None) -> int:
     Args:
         arguments: the words after `python -m export`; None takes the process's own.
     """
-    from miner.errors import MinerError, exit_of
+    from miner.exits import run_command
 
-    try:
-        return int(export_engine.main(arguments, "python -m export", standalone_mode=False) or 0)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; the same command goes on from here", err=True)
-        return INTERRUPTED
-    except (MinerError, ValueError, OSError) as error:
-        code, said = exit_of(error)
-        click.echo(f"export: {said}", err=True)
-        return code
+    return run_command(
+        export_engine,
+        arguments,
+        called="python -m export",
+        name="export",
+        say=lambda line: click.echo(line, err=True),
+    )
 
 
 if __name__ == "__main__":

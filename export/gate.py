@@ -23,8 +23,8 @@ from export.verify import MIN_IMAGES
 from miner.config import ExcludeSettings, ImageLimits, JoinSettings
 from miner.crops import cut
 from miner.encoders import Encoder, TorchEncoder
-from miner.engines import halve, release, second_shortage
 from miner.errors import ImageError, ShardError
+from miner.guarded import halve, release, second_shortage
 from miner.images import decode
 from miner.registry import EncoderRecord
 from miner.samples import Sample, ShardReader

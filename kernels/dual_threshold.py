@@ -4,7 +4,7 @@ Two stages. A tile kernel multiplies a tile of rows by a tile of columns and, wh
 lies above the floor, appends one bit for each product to a list of records; below the floor it
 writes nothing. `decode_kernel` turns the bits into pairs and `recheck_kernel` looks at both
 cosines of just those pairs in float32. `similar_rows_kernel` multiplies the rows themselves,
-`similar_codes_kernel` their int8 codes (see `kernels.bounds`). `kernels.gpu_screens` launches
+`similar_codes_kernel` their int8 codes (see `kernels.codes`). `kernels.gpu_screens` launches
 all of them and `kernels.reference` is what they are held against.
 
 Shape suffixes: M rows of a tile, N columns of a tile, K depth of a tile, W words (32 columns each)

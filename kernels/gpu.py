@@ -1,7 +1,7 @@
 """The join on a GPU: a screen of tiles, a re-check of what it finds, and float64 for what is left.
 
 The screen multiplies int8 codes or the rows themselves, with a floor that loses no pair (see
-`kernels.bounds` and `kernels.gpu_rows`). The re-check looks at both cosines in float32, with a
+`kernels.codes` and `kernels.gpu_rows`). The re-check looks at both cosines in float32, with a
 slack of its own. What is left, the pairs and a few within that slack, is decided in float64.
 
 Shape suffixes: N rows of the first set, M rows of the second, D clip width, E dino width.

@@ -10,17 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import pad
 
-from kernels.bounds import (
-    BLOCK_ROWS,
-    Axes,
-    Codes,
-    empty_codes,
-    encode_block,
-    project,
-    sum_slack,
-    unit_rows,
-    unit_slack,
-)
+from kernels.axes import Axes, project
+from kernels.bounds import BLOCK_ROWS, sum_slack, unit_rows, unit_slack
+from kernels.codes import Codes, empty_codes, encode_block
 from kernels.reference import norms
 from kernels.tiles import CODE_WIDTH
 
@@ -167,7 +159,7 @@ def encode(rows_ND: torch.Tensor, axes: Axes) -> Codes:
 
     Args:
         rows_ND: [N, D] of any float dtype.
-        axes: from `kernels.bounds.find_axes`.
+        axes: from `kernels.axes.find_axes`.
 
     Returns:
         Codes of `CODE_WIDTH`, padded with zeros where the axes are fewer.

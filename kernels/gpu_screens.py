@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 
 from kernels import dual_threshold
-from kernels.bounds import BLOCK_ROWS, Codes, code_floors
+from kernels.bounds import BLOCK_ROWS
+from kernels.codes import Codes, code_floors
 from kernels.gpu_rows import DeviceRows, ScreenRows
 from kernels.tiles import CODE_WIDTH, Tile
 

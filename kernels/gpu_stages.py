@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from kernels.bounds import BLOCK_ROWS, Axes, code_floors, find_axes
+from kernels.axes import Axes, find_axes
+from kernels.bounds import BLOCK_ROWS
+from kernels.codes import code_floors
 from kernels.gpu_rows import DeviceRows, encode, rows_floor, screen_rows
 from kernels.tiles import CODE_WIDTH, CODES, ROWS, Tile, architecture, check_rows_compile
 

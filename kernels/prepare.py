@@ -13,20 +13,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kernels.bounds import (
-    BLOCK_ROWS,
-    Axes,
-    Codes,
-    Rounded,
-    code_floors,
-    empty_codes,
-    encode_block,
-    principal_axes,
-    project,
-    round_rows,
-    turn_axes,
-    unit_rows,
-)
+from kernels.axes import Axes, principal_axes, project, turn_axes
+from kernels.bounds import BLOCK_ROWS, Rounded, round_rows, unit_rows
+from kernels.codes import Codes, code_floors, empty_codes, encode_block
 from kernels.layout import find_centres, nearest_centres, order_of_clusters
 from kernels.pace import TILES, is_trusted, pair_s
 

@@ -14,15 +14,8 @@ from typing import Protocol
 
 import torch
 
-from kernels.bounds import (
-    BLOCK_ROWS,
-    Codes,
-    Rounded,
-    bfloat16_floor,
-    code_floors,
-    float32_floor,
-    unit_rows,
-)
+from kernels.bounds import BLOCK_ROWS, Rounded, bfloat16_floor, float32_floor, unit_rows
+from kernels.codes import Codes, code_floors
 
 Tile = tuple[torch.Tensor, float]
 """[A, B] products, of a dtype in which larger is likelier, and the floor they have to exceed."""

@@ -19,8 +19,8 @@ import torch
 from miner.batch import Batch
 from miner.crops import CropSpec
 from miner.encoders import Encoder
-from miner.engines import Guarded
 from miner.feed import Feed
+from miner.guarded import Guarded
 from miner.stats import Laps
 from miner.trace import Trace
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from miner.blocks import Block, BlockSearch, is_committed
 from miner.codes import CodeShelf
 from miner.pack_copies import Copy, put_copies
-from miner.packs import PackedVectors
+from miner.packed_vectors import PackedVectors
 from miner.store import Store
 
 Commit = Callable[[Store, str, str, Block, BlockSearch], None]

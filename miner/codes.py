@@ -20,7 +20,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from kernels.bounds import Axes, Codes
+from kernels.axes import Axes
+from kernels.codes import Codes
 from kernels.prepare import Plan, Prepared, prepare
 from kernels.screens import exact_products
 from miner.records import Json, flush_to_disk, new_attempt

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from kernels import cpu
-from kernels.bounds import find_axes, float32_slack, project, unit_rows
+from kernels.axes import find_axes, project
+from kernels.bounds import float32_slack, unit_rows
 from kernels.layout import find_centres, nearest_centres
 from kernels.reference import cosines
 

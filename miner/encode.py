@@ -19,8 +19,9 @@ from miner.config import FeedSettings, ImageLimits
 from miner.decode import Decode, decode_order
 from miner.encoders import Encoder
 from miner.errors import ShardError
-from miner.feed import Feed, Passage
+from miner.feed import Feed
 from miner.law import Refusal
+from miner.passage import Passage
 from miner.samples import Sample
 from miner.shards import Shard, image_id_of
 from miner.stats import Laps

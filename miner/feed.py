@@ -12,10 +12,8 @@ Shape suffixes: B images of a batch, C = 3 channels, H rows, W columns.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -24,59 +22,15 @@ import torch
 from miner.batch import Batch, Busy, Seen
 from miner.config import FeedSettings, ImageLimits
 from miner.crops import CropSpec
-from miner.decode import Decode, Job, Order, Reply, decode_order
+from miner.decode import Decode, Order, Reply, decode_order
 from miner.decoders import Decoders, default_num_decoders
 from miner.law import Refusal
+from miner.passage import FeedClosedError, Passage, Reading
 from miner.ring import Ring
 from miner.samples import Sample
 
 NUM_SLOTS = 4
 """Batches in the ring: one is encoded, one is ready, one is being filled, and one to spare."""
-
-ORDER_IMAGES = 16
-"""Most images that a worker is given at once ..."""
-
-ORDER_BYTES = 2**20
-"""... and the bytes from which an order is full; its last image may be larger than what is left."""
-
-
-class Passage:
-    """One shard's samples on their way through the feed: iterate over its batches, in order.
-
-    Each batch has to be given back with `Feed.release`.
-
-    Attributes:
-        entries: samples and refusals in the order of the shard; complete, with all outcomes, once
-            iteration is over.
-    """
-
-    def __init__(
-        self,
-        feed: Feed,
-        items: Iterable[Sample | Refusal],
-        crops: Sequence[CropSpec],
-        *,
-        with_phash: bool,
-    ) -> None:
-        self.entries: list[Seen | Refusal] = []
-        self.items, self.with_phash = items, with_phash
-        self.crops = tuple(feed.ring.crops.index(crop) for crop in crops)
-        self.batches: deque[Batch] = deque()
-        self.error: BaseException | None = None
-        self.is_read = False
-        self._feed = feed
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Batches that have at least one decoded image.
-
-        Raises:
-            MinerError: whatever reading the shard raised, after the batches before it.
-        """
-        while (batch := self._feed.next_of(self)) is not None:
-            if batch.decoded:
-                yield batch
-            else:
-                self._feed.release(batch)
 
 
 class Feed:
@@ -210,8 +164,8 @@ class Feed:
                     return
                 passage = self._passages.popleft()
             try:
-                _Reading(self, passage).run()
-            except _FeedClosedError:
+                Reading(self, passage).run()
+            except FeedClosedError:
                 return
             except BaseException as error:
                 passage.error = error
@@ -226,7 +180,7 @@ class Feed:
         with self._change:
             self._change.wait_for(lambda: self._is_closed or self._free)
             if self._is_closed:
-                raise _FeedClosedError
+                raise FeedClosedError
             batch = Batch(self.ring, self._free.popleft())
             self._taken[batch.slot] = batch
             passage.batches.append(batch)
@@ -242,7 +196,7 @@ class Feed:
     def send(self, order: Order) -> None:
         """Hand an order to the workers."""
         if not self._decoders.submit(order):
-            raise _FeedClosedError
+            raise FeedClosedError
 
     def spend(self, busy: Busy) -> None:
         """Add to what was done behind the encoding thread's back."""
@@ -264,71 +218,3 @@ class Feed:
         with self._change:
             self._error = self._error or error
             self._change.notify_all()
-
-
-class _FeedClosedError(Exception):
-    """The feed was left while a thread of it was at work."""
-
-
-class _Reading:
-    """One passage, from the reading thread: samples to rows of batches, and to orders."""
-
-    def __init__(self, feed: Feed, passage: Passage) -> None:
-        self._feed, self._passage = feed, passage
-        self._batch: Batch | None = None
-        self._seen: list[Seen] = []
-        self._data: list[bytes] = []
-
-    def run(self) -> None:
-        """Read to the end of the shard."""
-        try:
-            for item in self._timed(iter(self._passage.items)):
-                if isinstance(item, Refusal):
-                    self._passage.entries.append(item)
-                else:
-                    self._add(item)
-        finally:
-            # What was read before an error is still to be told apart from what was not.
-            self._send()
-
-    def _add(self, sample: Sample) -> None:
-        if self._batch is None:
-            self._batch = self._feed.take_slot(self._passage)
-        seen = Seen(replace(sample, data=b""), len(sample.data))
-        self._passage.entries.append(seen)
-        self._seen.append(seen)
-        self._data.append(sample.data)
-        num_rows = len(self._batch.samples) + len(self._seen)
-        is_last = num_rows == self._feed.ring.batch_size
-        num_bytes = sum(map(len, self._data))
-        if is_last or len(self._seen) == ORDER_IMAGES or num_bytes >= ORDER_BYTES:
-            self._send()
-        if is_last:
-            self._batch = None
-
-    def _send(self) -> None:
-        if not self._seen:
-            return
-        assert self._batch is not None
-        first_row = len(self._batch.samples)
-        jobs = tuple(Job(first_row + place, data) for place, data in enumerate(self._data))
-        self._feed.place(self._batch, self._seen)
-        self._seen, self._data = [], []
-        self._feed.send(
-            Order(self._batch.slot, jobs, self._passage.crops, self._passage.with_phash)
-        )
-
-    def _timed(self, items: Iterator[Sample | Refusal]) -> Iterator[Sample | Refusal]:
-        """The items, with the time that each took to come counted as reading."""
-        while True:
-            start_s, start_core_s = time.perf_counter(), time.thread_time()
-            item = next(items, None)
-            self._feed.spend(
-                Busy(
-                    read_s=time.perf_counter() - start_s,
-                    read_core_s=time.thread_time() - start_core_s,
-                )
-            )
-            if item is None:
-                return
-            yield item

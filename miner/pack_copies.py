@@ -16,7 +16,7 @@ from typing import TextIO
 
 from filelock import FileLock
 
-from miner.packs import PackedVectors
+from miner.packed_vectors import PackedVectors
 from miner.records import digest, encode_json, replace_json
 from miner.store import Store
 

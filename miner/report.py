@@ -18,7 +18,7 @@ from miner.reporting.page import ASSETS, ReportTable, Steps, page_text
 from miner.reporting.page_data import page_data
 from miner.reporting.plots import write_plots
 from miner.reporting.steps import image_steps, pair_steps
-from miner.review import decisions_of
+from miner.reviewing.kept import decisions_of
 from miner.reviewing.suggestions import PAIR_NAMES, Suggestion, suggested
 from miner.store import Store
 

@@ -14,7 +14,7 @@ from pipelines.command_line import folder, out_console
 from pipelines.options import RUN
 
 if TYPE_CHECKING:
-    from miner.measuring.calibrate import Calibration, Rates
+    from miner.measuring.calibration import Calibration, Rates
     from miner.records import Json
 
 _COSINE = click.FloatRange(-1, 1)
@@ -61,7 +61,7 @@ def calibrate(
     They lie at the quantiles of a reference, or at given rates.
     """
     from miner.config import JoinSettings
-    from miner.measuring import calibrate as calibration
+    from miner.measuring.calibrate import calibrate as find
     from miner.measuring.calibration_files import write_calibration
     from miner.measuring.calibration_images import common_images
     from miner.store import Store
@@ -83,7 +83,7 @@ def calibrate(
         how = joins.with_own_thresholds(other, *pairs[1][1], how)
     images = common_images(pairs, max_images=max_images)
     target = rates or (images.encoders[1], how.clip_above, how.dino_below)  # type: ignore[union-attr]
-    found = calibration.calibrate(images.encoders[0], target)
+    found = find(images.encoders[0], target)
     said: Json = {"clip": pairs[0][1][0], "dino": pairs[0][1][1], "num_there": images.num_there}
     if how is not None:
         said |= {"reference_clip": pairs[1][1][0], "reference_dino": pairs[1][1][1]}
@@ -105,7 +105,7 @@ def _rates(
     Raises:
         ValueError: it is neither the one nor the other.
     """
-    from miner.measuring.calibrate import Rates
+    from miner.measuring.calibration import Rates
 
     candidates, blind = rates
     if candidates is not None and blind is not None and reference == (None, None):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from export.__main__ import export_engine
-from miner.errors import MinerError, exit_of
+from miner.exits import run_command
 from pipelines.calibrate_command import calibrate
 from pipelines.handoff_commands import handoff, hydrate
 from pipelines.import_commands import import_command
@@ -21,8 +21,6 @@ from pipelines.measuring_commands import compare_command, evaluate_command
 from pipelines.mining_commands import demo, embed, join, mine, report, select
 from pipelines.review_commands import review
 from pipelines.serve import serve
-
-INTERRUPTED = 130
 
 SHORT_HELP_CHARS = 60
 """Of the line that the help has for each command."""
@@ -109,7 +107,7 @@ def main(
 def run(
     arguments: list[str] | None = None, command: click.Command = cli, name: str = "blindpairs"
 ) -> int:
-    """Run the command; its exit code: 0, 2, 3, 4, 5 or 130, as in DESIGN.
+    """Run the command; its exit code: 0, 2, 3, 4, 5 or 130.
 
     Args:
         arguments: the words after `blindpairs`; None takes the process's own.
@@ -117,20 +115,13 @@ def run(
         name: what it is called in messages.
     """
     error_console = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
-        return int(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        error_console.print("interrupted; the same command goes on from here")
-        return INTERRUPTED
-    except (MinerError, ValueError, OSError) as error:
-        code, said = exit_of(error)
-        error_console.print(f"{name}: {said}", markup=False)
-        return code
+    return run_command(
+        command,
+        arguments,
+        called=name,
+        name=name,
+        say=lambda line: error_console.print(line, markup=False),
+    )
 
 
 if __name__ == "__main__":

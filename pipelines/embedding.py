@@ -220,7 +220,7 @@ def _embed_rests(
 def _choose(task: Embedding, done: Embedded, how: JoinSettings, progress: ShardProgress) -> Choice:
     """Choose by the first shards, seen by CLIP alone, unless an earlier command chose already."""
     # Not at the top: a plan imports this file.
-    from pipelines.plan import flops_per_image
+    from pipelines.estimates import flops_per_image
 
     store, clip, dino = task.store, done.clip, done.dino
     choice = choice_made(store, clip, dino)

@@ -17,7 +17,7 @@ from export.parcel import unpack
 from miner.config import EmbedSettings
 from miner.encoders import Encoder, TorchEncoder, load_encoder
 from miner.engine_compile import CompiledEncoder
-from miner.engines import Guarded
+from miner.guarded import Guarded
 from miner.records import Json
 from miner.registry import EncoderRecord
 from miner.staging import staged

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from miner.review import consensus, decisions_of
+from miner.review import consensus
 from miner.reviewing.agreement import ABOUT, DISPUTES, Agreement, Dispute, mean_kappa
+from miner.reviewing.kept import decisions_of
 from miner.reviewing.merge import Merged
 from miner.selecting.verdicts import KEPT
 from miner.store import Store

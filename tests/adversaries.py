@@ -70,3 +70,11 @@ def near(above: float, number: int, dim: int, generator: torch.Generator) -> tor
     cosine = (above + torch.linspace(-1e-4, 1e-4, number - 1, dtype=torch.float64)).clamp(-1, 1)
     planted = cosine[:, None] * base + (1 - cosine[:, None] ** 2).sqrt() * other
     return torch.cat([base, planted]).float()
+
+
+def true_cosines(a: torch.Tensor) -> torch.Tensor:
+    """All cosines of some rows, in float64."""
+    wide = a.double()
+    wide = wide / wide.abs().amax(dim=1, keepdim=True)
+    wide = wide / torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+    return wide @ wide.T

@@ -12,7 +12,8 @@ import pytest
 from miner.handoff.deliver import Delivery, hand_off
 from miner.handoff.settings import HandoffSettings
 from miner.records import Json
-from miner.review import Decision, keep_decisions
+from miner.review import Decision
+from miner.reviewing.kept import keep_decisions
 from miner.store import Store
 from tests.report_runs import Shot, encoded, make_run, turned
 

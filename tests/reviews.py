@@ -13,6 +13,7 @@ from miner.records import Json
 from miner.review import Decision, encode_decisions
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 
 
 def selected_rows(folder: Path) -> list[Json]:
@@ -44,3 +45,10 @@ def write_review(path: Path, *decisions: Decision) -> Path:
     """A file of decisions."""
     path.write_bytes(encode_decisions(decisions))
     return path
+
+
+def said(reviewer: str = "ann", *, minutes: float = 0, **fields: Any) -> Decision:
+    """A decision on the images ONE and TWO, or on those that the fields name."""
+    row = {"sha256_1": ONE, "sha256_2": TWO, "image_1": "", "image_2": ""}
+    row |= {name: fields.pop(name) for name in tuple(row) if name in fields}
+    return said_of(row, reviewer, minutes=minutes, **fields)

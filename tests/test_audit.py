@@ -9,7 +9,7 @@ from miner.config import JoinSettings, SelectSettings
 from miner.errors import StoreError
 from miner.join import join
 from miner.records import read_record, replace_record
-from miner.review import keep_decisions
+from miner.reviewing.kept import keep_decisions
 from miner.run_records import RunRecords
 from miner.select import select
 from miner.store import Store

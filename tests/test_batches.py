@@ -12,7 +12,7 @@ from miner.batches import Vectors, nonfinite
 from miner.config import FeedSettings, ReadSettings
 from miner.embed import embed_shards, reading_fingerprint
 from miner.encoders import Encoder, TorchEncoder, load_encoder
-from miner.engines import Guarded
+from miner.guarded import Guarded
 from miner.shards import list_shards
 from miner.store import Store
 from tests.small import small_encoders, write_corpus, write_weights

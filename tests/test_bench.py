@@ -12,11 +12,11 @@ from bench import peers_gpu
 from bench.own import OwnJoin, own_providers
 from bench.peers import PEERS, tiled_torch
 from bench.peers_gpu import gpu_peers, two_pass_tiles
-from bench.planting import CLIP_LADDER, DINO_LADDER, TOLERANCE, no_pairs
+from bench.planting import CLIP_LADDER, DINO_LADDER, TOLERANCE
 from bench.providers import IndexPairs, Join, Provider
 from bench.truth import WrongPairsError, agreed_truth, check, keys_of, known_truth
 from bench.vectors import SYNTHETIC, Vectors, crowd, synthetic
-from kernels.reference import cosines
+from kernels.reference import concatenate, cosines
 from miner import join as miner_join
 
 DIM, DINO_DIM, NUM_ROWS = 96, 64, 700
@@ -209,7 +209,7 @@ def test_pair_within_the_band_may_be_found_or_not(offset: float) -> None:
     cosine = 0.95 + offset
     clip = torch.tensor([[1, 0], [cosine, (1 - cosine**2) ** 0.5]], dtype=torch.float64)
     dino = torch.eye(2, dtype=torch.float64)
-    pair = Vectors(data="made up", clip_ND=clip, dino_NE=dino, planted=no_pairs())
+    pair = Vectors(data="made up", clip_ND=clip, dino_NE=dino, planted=concatenate([]))
     for found in (np.array([1]), np.array([], np.int64)):
         assert check(provider_of(fixed([], [])), found, known_truth(pair), pair) == 1.0
 

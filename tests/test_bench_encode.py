@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from matplotlib import image
 
-from bench import encode, plot_encode
+from bench import encode, encode_rows, plot_encode
 from bench.attention import attend, use_attend
 from bench.fp8 import Float8Linear, quantised, use_float8
 from bench.rows import append_rows, blank_row, read_rows
@@ -19,7 +19,7 @@ from miner.engine_compile import inference_module
 from miner.fused import Linear
 from miner.libraries import build_tower
 from miner.vit_parts import LinearParts
-from pipelines.plan import flops_per_image
+from pipelines.estimates import flops_per_image
 from tests.towers import scenes
 
 
@@ -82,7 +82,8 @@ def test_the_command_measures_refuses_wrong_encoders_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "encode.csv"
-    monkeypatch.setattr(encode, "TOWERS", ("demo-clip", "demo-dino"))
+    for module in (encode, encode_rows):
+        monkeypatch.setattr(module, "TOWERS", ("demo-clip", "demo-dino"))
     words = ("--towers", "demo-clip,demo-dino", "--batch-size", 4, "--repeats", 2, "--out", out)
     run("--providers", "stock-fp32,onnx-fp32", *words)
     rows = read_rows(out)

@@ -4,30 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import bounds
+from kernels.axes import find_axes, project
 from kernels.bounds import (
     BLOCK_ROWS,
-    Codes,
     bfloat16_floor,
-    code_floors,
-    empty_codes,
-    encode_block,
-    find_axes,
     float32_slack,
-    principal_axes,
-    project,
     round_rows,
-    turn_axes,
     unit_rows,
     unit_slack,
 )
-from tests.adversaries import KINDS, near, rows
-
-
-def true_cosines(a: torch.Tensor) -> torch.Tensor:
-    wide = a.double()
-    wide = wide / wide.abs().amax(dim=1, keepdim=True)
-    wide = wide / torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-    return wide @ wide.T
+from kernels.codes import Codes, code_floors, empty_codes, encode_block
+from tests.adversaries import KINDS, near, rows, true_cosines
 
 
 def encoded(a: torch.Tensor, width: int, sample: torch.Tensor | None = None) -> Codes:
@@ -191,29 +178,6 @@ def test_what_is_measured_is_what_is_there() -> None:
     assert int(codes.codes_NK.abs().max()) == 127
 
 
-def test_code_keeps_what_a_prefix_promises() -> None:
-    given_rows = rows("anisotropic", 200, 300, 8)
-    unit = unit_rows(given_rows)
-    axes = find_axes(unit, 64)
-    image = project(unit, axes)
-    slack = 2 * axes.error * float(image.norm(dim=1).max()) + axes.error**2
-    assert bool((image @ image.T >= true_cosines(given_rows) - slack).all())
-    assert image.norm(dim=1).tolist() == pytest.approx([1.0] * 200, abs=1e-3)
-
-
-def test_axes_are_orthonormal_and_near_the_principal_ones() -> None:
-    given_rows = rows("anisotropic", 2000, 300, 9)
-    unit = unit_rows(given_rows)
-    axes = principal_axes(unit, 31)
-    assert float((axes.T @ axes - torch.eye(31, dtype=torch.float64)).abs().max()) < 1e-12
-    kept = float((unit.double() @ axes).square().sum())
-    best = torch.linalg.svdvals(unit.double())[:31].square().sum()
-    assert kept > 0.98 * float(best)
-    # The first of many axes serve as well as if they alone had been sought.
-    few = float((unit.double() @ axes[:, :8]).square().sum())
-    assert few > 0.98 * float(torch.linalg.svdvals(unit.double())[:8].square().sum())
-
-
 @pytest.mark.parametrize(("dim", "width"), [(1, 64), (64, 64), (65, 64), (63, 64), (64, 63)])
 def test_widths_at_the_edge_of_the_rows(dim: int, width: int) -> None:
     given_rows = rows("random", 50, dim, 1)
@@ -230,21 +194,6 @@ def test_floors_are_tight_enough_to_screen() -> None:
     codes = encoded(given_rows, 128)
     floor = float(code_floors(codes, codes, 0.95)[0, 0] * codes.scale_B[0] ** 2)
     assert 0.92 < floor < 0.95
-
-
-def test_turned_axes_take_the_first_of_the_principal_ones() -> None:
-    principal = principal_axes(unit_rows(rows("anisotropic", 500, 300, 2)), 127)
-    turned = turn_axes(principal, 64)
-    assert turned.width == 64
-    # The span of the turned axes is that of the first 63, whatever the rotation.
-    inside = principal[:, :63] @ (principal[:, :63].T @ turned.turned_DK.double())
-    assert float((inside - turned.turned_DK).abs().max()) < 1e-6
-
-
-def test_seeds_repeat() -> None:
-    unit = unit_rows(rows("random", 100, 80, 1))
-    assert torch.equal(find_axes(unit, 16).turned_DK, find_axes(unit, 16).turned_DK)
-    assert not torch.equal(find_axes(unit, 16).turned_DK, find_axes(unit, 16, seed=1).turned_DK)
 
 
 def test_near_threshold_rows_are_what_they_say() -> None:

@@ -6,7 +6,8 @@ import torch
 
 from miner.errors import StoreError
 from miner.join import blind_pairs
-from miner.measuring.calibrate import Encoders, Rates, calibrate
+from miner.measuring.calibrate import calibrate
+from miner.measuring.calibration import Encoders, Rates
 
 
 def vectors(num_rows: int, dim: int, seed: int, *, spread: float = 0.3) -> torch.Tensor:
@@ -97,7 +98,7 @@ def test_bounds_of_what_equal_cosines_take(monkeypatch: pytest.MonkeyPatch) -> N
     own = encoders(100)
     half = torch.cat([own.clip_ND[:1].expand(60, -1), own.clip_ND[60:]])
     copies = Encoders(clip_ND=half, dino_ND=own.dino_ND)
-    monkeypatch.setattr("miner.measuring.calibrate.MAX_CANDIDATES", 300)
+    monkeypatch.setattr("miner.measuring.calibration_pairs.MAX_CANDIDATES", 300)
     with pytest.raises(ValueError, match=r"more than 1600 pairs have a CLIP cosine .* equal"):
         calibrate(copies, Rates(candidates=250 / 4950, blind=0.5))
     # The threshold's own bin counts, whose pairs have to be looked at.
@@ -157,7 +158,7 @@ def test_equal_cosines_let_nothing_through() -> None:
 
 
 def test_thresholds_that_let_millions_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("miner.measuring.calibrate.MAX_CANDIDATES", 1000)
+    monkeypatch.setattr("miner.measuring.calibration_pairs.MAX_CANDIDATES", 1000)
     own = encoders(100)
     with pytest.raises(ValueError, match=r"4950 pairs lie above CLIP's threshold, limit 1000"):
         calibrate(own, (own, -1.0, 0.5))

@@ -20,8 +20,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import bounds, gpu, gpu_rows, gpu_stages, reference
-from kernels.bounds import find_axes, sum_slack
+from kernels import gpu, gpu_rows, gpu_stages, reference
+from kernels.axes import find_axes
+from kernels.axes import project as project_rows
+from kernels.bounds import sum_slack
 from kernels.gpu_rows import float32_below, screen_rows, tensor_core_slack, to_device
 from kernels.gpu_stages import Limits
 from kernels.reference import Pairs, concatenate
@@ -555,7 +557,7 @@ def test_codes_are_projected_in_float64(monkeypatch: pytest.MonkeyPatch) -> None
 
     def project(unit_ND: torch.Tensor, axes: Any) -> torch.Tensor:
         seen.extend((unit_ND.dtype, axes.turned_DK.dtype))
-        return bounds.project(unit_ND, axes)
+        return project_rows(unit_ND, axes)
 
     monkeypatch.setattr(gpu_rows, "project", project)
     rows = crowded(40, 300, 30)

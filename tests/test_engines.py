@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from miner.encoders import Encoder, TorchEncoder, check_pixels
-from miner.engines import FixedBatch, Guarded
+from miner.engines import FixedBatch
 from miner.errors import ParityError, ResourceError
+from miner.guarded import Guarded
 from tests.small import small_encoders
 
 

@@ -12,8 +12,9 @@ from miner.config import FeedSettings, ImageLimits
 from miner.crops import CropSpec
 from miner.decode import Decode, Refused, decode_order
 from miner.errors import ShardError
-from miner.feed import NUM_SLOTS, ORDER_BYTES, Feed, Passage
+from miner.feed import NUM_SLOTS, Feed
 from miner.law import Refusal
+from miner.passage import ORDER_BYTES, Passage
 from miner.samples import Sample
 from miner.schema import Reason
 from tests.dying import mistaken

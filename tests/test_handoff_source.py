@@ -7,7 +7,7 @@ from miner.errors import StoreError
 from miner.handoff.settings import HandoffSettings
 from miner.handoff.source import public_shard, public_url, read_source
 from miner.records import replace_record
-from miner.review import keep_decisions
+from miner.reviewing.kept import keep_decisions
 from miner.store import Store
 from tests.commands import Commands
 from tests.handoff_runs import QUESTION, decision_on, many_shots, review, run_of, selected_of

@@ -11,7 +11,8 @@ import pytest
 
 from miner.measuring.layouts import LAYOUTS
 from miner.measuring.published import PUBLISHED
-from miner.review import Decision, keep_decisions
+from miner.review import Decision
+from miner.reviewing.kept import keep_decisions
 from miner.store import Store
 from pipelines import measuring_commands
 from pipelines.show_figures import TITLES

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from miner.errors import StoreError
-from miner.review import decisions_of
 from miner.reviewing import merge
+from miner.reviewing.kept import decisions_of
 from miner.reviewing.merge import merge_reviews
 from miner.store import Store
 from tests.report_runs import Shot, encoded, make_run

@@ -10,7 +10,8 @@ import pytest
 
 from miner.records import Json
 from miner.reporting.plots import MAX_COLUMNS, MAX_SOURCES, write_plots
-from miner.review import Decision, keep_decisions
+from miner.review import Decision
+from miner.reviewing.kept import keep_decisions
 from miner.store import Store
 from tests.report_runs import Shot, encoded, make_run, report_of
 

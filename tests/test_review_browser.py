@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from miner.records import Json
-from miner.review import Decision, decisions_of, encode_decisions, parse_decisions
+from miner.review import Decision, encode_decisions, parse_decisions
+from miner.reviewing.kept import decisions_of
 from miner.reviewing.server import ReviewServer
 from miner.reviewing.suggestions import Suggestion
 from miner.store import Store

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from miner.errors import ResourceError, StoreError
-from miner.review import decisions_of, encode_decisions
-from miner.reviewing.server import MAX_BODY_BYTES, TYPES, ReviewServer, hosts_of, ports_of
+from miner.review import encode_decisions
+from miner.reviewing.kept import decisions_of
+from miner.reviewing.request import MAX_BODY_BYTES, TYPES
+from miner.reviewing.server import ReviewServer, hosts_of, ports_of
 from miner.store import Store
 from tests.buckets import objects, upload
 from tests.report_runs import Shot, encoded, make_run, report_of
@@ -350,7 +352,7 @@ def test_who_hangs_up_is_no_error(served: Served, caplog: pytest.LogCaptureFixtu
 
 
 def test_the_token_is_not_logged(served: Served, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="miner.reviewing.server"):
+    with caplog.at_level(logging.INFO, logger="miner.reviewing.request"):
         assert served.ask("cosines.csv").status == 200
     assert '"GET /.../cosines.csv HTTP/1.1" 200' in caplog.text
     assert served.server.token not in caplog.text

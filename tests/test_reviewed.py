@@ -10,7 +10,8 @@ import pytest
 
 from miner.errors import LabelError, ShardError, StoreError
 from miner.measuring.reviewed import read_reviews, read_selected
-from miner.review import Decision, keep_decisions
+from miner.review import Decision
+from miner.reviewing.kept import keep_decisions
 from miner.store import Store
 from tests.report_runs import Shot, encoded, make_run
 

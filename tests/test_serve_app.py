@@ -14,7 +14,7 @@ from pipelines.serving.metrics import ServeMetrics
 from tests.serving import Live, listening, settings_of
 from tests.small import jpeg
 
-EXAMPLES = 12
+EXAMPLES = 30
 
 WITH_MEANING = ("/v1/embeddings", "/v1/blind-partners", "/v1/pairs")
 
@@ -42,9 +42,31 @@ def test_unknown_paths_and_methods(live: Live) -> None:
     with live.client() as client:
         answer = client.get("/nothing")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        assert "/docs says what there is" in answer.json()["error"]["message"]
+        for path in ("/healthz/", "/v1/pairs/", "/docs%0a", "/report/index.html%0A"):
+            assert client.get(path).status_code == 404
         answer = client.get("/v1/embeddings")
         assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
         assert answer.headers["allow"] == "POST"
+
+
+def test_encoders_are_listed(live: Live) -> None:
+    with live.client() as client:
+        models = client.get("/v1/models").json()
+        body = client.post(
+            "/v1/embeddings", content=jpeg(1), headers={"content-type": "image/jpeg"}
+        ).json()
+    assert {each["id"]: each["record"] for each in models["data"]} == body["encoders"]
+    assert [each["role"] for each in models["data"]] == ["clip", "dino"]
+
+
+def test_head_is_get_without_a_body(live: Live) -> None:
+    with live.client() as client:
+        for path in ("/healthz", "/v1/pairs", "/docs"):
+            head, get = client.head(path), client.get(path)
+            assert (head.status_code, head.content) == (get.status_code, b"")
+            assert head.headers["content-length"] == str(len(get.content))
+        assert client.head("/v1/embeddings").status_code == 405
 
 
 def test_metrics_count_what_was_done() -> None:

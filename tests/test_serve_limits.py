@@ -88,6 +88,12 @@ def test_a_body_that_is_too_large_is_cut_off_while_it_comes() -> None:
     asyncio.run(run())
 
 
+def test_a_client_that_still_sends_reads_why_it_was_refused() -> None:
+    with listening(settings_of(max_body_bytes=1000)) as live, live.client() as client:
+        answer = client.post("/v1/embeddings", content=bytes(2 * 10**7), headers=RAW)
+        assert error_of(answer) == (413, "body_too_large")
+
+
 def test_a_slow_body_is_given_up() -> None:
     async def run() -> None:
         async with called(settings_of(body_timeout_s=0.2)) as client:

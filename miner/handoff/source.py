@@ -14,7 +14,8 @@ from miner.handoff.originals import Place
 from miner.handoff.pairs import IMAGES, PAIRS, TEXTS, Handoff, with_short_cosines
 from miner.handoff.settings import EncoderFacts, Facts, HandoffSettings
 from miner.records import Json
-from miner.review import PATTERNS, Decision, consensus, decisions_of
+from miner.review import PATTERNS, Decision, consensus
+from miner.reviewing.kept import decisions_of
 from miner.rows import runs_of, samples_of
 from miner.selecting.steps import asked_for, settings_of
 from miner.store import Store

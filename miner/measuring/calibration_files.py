@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from miner.measuring.calibrate import Calibration, Point, Threshold
+from miner.measuring.calibration import Calibration, Point, Threshold
 from miner.records import Json, write_whole
 
 INK, ACCENT, SOFT = "#22201d", "#c2410c", "#6f6a63"

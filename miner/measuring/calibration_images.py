@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from miner.errors import StoreError
-from miner.measuring.calibrate import Encoders
+from miner.measuring.calibration import Encoders
 from miner.rows import load_rows, vectors_of
 from miner.store import Store
 

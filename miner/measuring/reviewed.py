@@ -17,7 +17,8 @@ from miner.errors import LabelError, ShardError, StoreError
 from miner.fetch import read_image_bytes
 from miner.measuring.labelled import NO_PATTERN, ImageSource, Item, LabelledSet, by_statements
 from miner.records import Json
-from miner.review import PATTERNS, Decision, consensus, decisions_of
+from miner.review import PATTERNS, Decision, consensus
+from miner.reviewing.kept import decisions_of
 from miner.rows import runs_of, samples_of
 from miner.store import Store
 

@@ -11,14 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from miner.errors import StoreError
-from miner.review import (
-    MAX_FILE_BYTES,
-    Decision,
-    consensus,
-    decisions_of,
-    keep_decisions,
-    parse_decisions,
-)
+from miner.review import Decision, consensus, parse_decisions
 from miner.reviewing.agreement import (
     DISPUTES,
     Agreement,
@@ -27,6 +20,7 @@ from miner.reviewing.agreement import (
     disputes,
     disputes_csv,
 )
+from miner.reviewing.kept import MAX_FILE_BYTES, decisions_of, keep_decisions
 from miner.store import Store
 
 

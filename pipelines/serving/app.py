@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from pipelines.serving import corpus, embeddings, errors, pages, partners
+from pipelines.serving import corpus, embeddings, encoder_list, errors, pages, partners
 from pipelines.serving.callers import Callers
 from pipelines.serving.limits import Limits
 from pipelines.serving.models import StateResponse
@@ -52,6 +52,7 @@ def build_app(settings: ServeSettings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         # What we count is at /metrics; no exporter is added because a variable is set.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -59,7 +60,7 @@ def build_app(settings: ServeSettings) -> FastAPI:
     errors.install(app)
     app.add_middleware(Limits, service=app.state.service, callers=callers)
     app.include_router(router)
-    for part in (embeddings, partners, corpus, pages):
+    for part in (embeddings, encoder_list, partners, corpus, pages):
         app.include_router(part.router)
     return app
 
@@ -83,7 +84,7 @@ async def healthz(request: Request) -> JSONResponse:
     summary="Whether requests should come here",
 )
 async def readyz(request: Request) -> JSONResponse:
-    """503 while the service loads, and from the moment that it is told to stop."""
+    """503 from the moment that it is told to stop; while it loads, nobody listens."""
     status = request.app.state.service.status
     return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 

@@ -24,7 +24,7 @@ from functools import partial
 from miner.decode import Decode, Found, Job, Order, Refused, Reply, decode_order
 from miner.decoders import Decoders, default_num_decoders
 from miner.encoders import Encoder
-from miner.feed import ORDER_BYTES, ORDER_IMAGES
+from miner.passage import ORDER_BYTES, ORDER_IMAGES
 from miner.ring import Ring
 from pipelines.serving.batch_encoding import Answer, BatchEncoding, Future, Ticket
 from pipelines.serving.errors import HttpError

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 
 from pipelines.serving.errors import HttpError
 from pipelines.serving.settings import LOCAL_NAMES, ServeSettings
 
 TOKEN_VARIABLE = "BLINDPAIRS_TOKEN"
 LEAST_TOKEN_CHARS = 16
+
+_HOST = re.compile(r"(\[[0-9a-f:.%]+\]|[^][:@/?#\\\s]+)(?::[0-9]{0,5})?")
 
 
 class Callers:
@@ -63,7 +66,10 @@ def read_token(settings: ServeSettings) -> str | None:
         try:
             token = settings.token_file.read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"--token-file {settings.token_file}: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(
+                f"--token-file {settings.token_file} cannot be read ({reason}); give another one"
+            ) from error
     if token is None:
         if not settings.is_local:
             raise ValueError(
@@ -95,8 +101,6 @@ def _digest(token: bytes) -> bytes:
 
 
 def _name(host: bytes) -> str:
-    """A Host without its port, in small letters."""
-    text = host.decode("latin-1").lower()
-    if text.startswith("["):
-        return text.partition("]")[0] + "]"
-    return text.partition(":")[0]
+    """A Host without its port, in small letters; empty where it is none."""
+    found = _HOST.fullmatch(host.decode("latin-1").lower())
+    return "" if found is None else found[1]

@@ -22,7 +22,6 @@ router = APIRouter()
 IMAGE_HEADERS = {
     # What an image's bytes also are, a browser does not run it.
     "content-security-policy": "default-src 'none'; sandbox",
-    "cross-origin-resource-policy": "same-origin",
     "cache-control": "private, max-age=31536000, immutable",
 }
 

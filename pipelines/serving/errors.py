@@ -110,7 +110,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> JSONResponse:
         code = CODES.get(error.status_code, "http_error")
-        body = {"error": said(error.status_code, code, str(error.detail))}
+        # Paths and methods that are none of ours.
+        message = f"{error.detail}; /docs says what there is"
+        body = {"error": said(error.status_code, code, message)}
         return JSONResponse(body, error.status_code, dict(error.headers or {}))
 
     @app.exception_handler(Exception)

@@ -8,6 +8,8 @@ it. A client that hangs up, or that waited too long, has its request cancelled.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -23,9 +25,15 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 EVERYWHERE = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
     b"cache-control": b"no-store",
 }
 """Headers of every answer that does not say otherwise."""
+
+LINGER_S = 5.0
+"""How long the rest of a refused body is taken in and thrown away, in seconds."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 REFUSED_ROUTE = "refused"
 """The route of requests that come to none, in the metrics."""
@@ -49,6 +57,9 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            # The server leaves out the body.
+            scope = {**scope, "method": "GET"}
         call = _Call(scope, receive, send)
         if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, call.send)
@@ -78,6 +89,8 @@ class Limits:
                 raise HttpError(
                     503, "draining", "the service is stopping; ask another one", retry_after_s=1
                 )
+            if _CONTROL.search(call.scope["path"]):
+                raise HttpError(404, "not_found", "nothing here has control characters in its path")
             self._callers.check(call.header(b"host"), call.header(b"authorization"))
             body = await self._read_body(call)
             if self._num_working >= self._settings.max_requests:
@@ -89,8 +102,10 @@ class Limits:
                     retry_after_s=1,
                 )
         except HttpError as error:
-            # What is left of the body is not read any more.
-            await call.refuse(error, {"connection": "close"} if not call.is_read else {})
+            if call.is_read:
+                await call.refuse(error, {})
+            else:
+                await call.refuse(error, {"connection": "close"}, linger=error.status != 408)
             return
         self._num_working += 1
         call.start_s = time.perf_counter()
@@ -191,8 +206,9 @@ class _Call:
         self.start_s: float | None = None
 
     def header(self, name: bytes) -> bytes:
-        """A header's first value; empty where it is missing."""
-        return next((value for key, value in self.scope["headers"] if key == name), b"")
+        """A header's value; empty where it is missing, or there several times."""
+        values = [value for key, value in self.scope["headers"] if key == name]
+        return values[0] if len(values) == 1 else b""
 
     async def send(self, message: Message) -> None:
         """Pass on a part of the answer, with the headers that all have."""
@@ -204,12 +220,36 @@ class _Call:
             message = {**message, "headers": headers}
         await self._send(message)
 
-    async def refuse(self, error: HttpError, headers: MutableMapping[str, str]) -> None:
-        """Answer with an error, unless an answer has begun."""
-        if self.status is None:
-            response = answer(error)
-            response.headers.update(headers)
-            await response(self.scope, self.receive, self.send)
+    async def refuse(
+        self, error: HttpError, headers: MutableMapping[str, str], *, linger: bool = False
+    ) -> None:
+        """Answer with an error, unless an answer has begun.
+
+        Args:
+            error: why.
+            headers: of the answer, besides.
+            linger: before the connection is closed, take in what the client is still sending: one
+                that is cut off while it sends never reads the answer.
+        """
+        if self.status is not None:
+            return
+        response = answer(error)
+        response.headers.update(headers)
+        send = self._lingering if linger else self.send
+        await response(self.scope, self.receive, send)
+
+    async def _lingering(self, message: Message) -> None:
+        if message["type"] != "http.response.body":
+            await self.send(message)
+            return
+        await self.send({**message, "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                more = True
+                while more:
+                    taken = await self.receive()
+                    more = taken["type"] == "http.request" and taken.get("more_body", False)
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def replay(self, body: bytes) -> Callable[[], Awaitable[Message]]:
         """What the app receives: the whole body, then nothing until it is cancelled."""

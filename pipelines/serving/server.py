@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-import h11
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from miner.errors import ResourceError
+from pipelines.serving.protocol import PunctualProtocol
 from pipelines.serving.service import Service
 from pipelines.serving.settings import ServeSettings
 
@@ -31,38 +30,6 @@ BACKLOG = 2048
 
 IDLE_S = 75
 """How long a connection may be idle between requests, in seconds; proxies hold theirs for 60."""
-
-
-class PunctualProtocol(H11Protocol):
-    """Hangs up on clients that are silent, or slow to send a request's head."""
-
-    head_s = 20.0
-    """How long a head may take to arrive, in seconds."""
-
-    _late: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there; its time runs."""
-        super().connection_made(transport)
-        self._late = self.loop.call_later(self.head_s, transport.close)
-
-    def data_received(self, data: bytes) -> None:
-        """Something came: a whole head stops the clock, a part of one starts it."""
-        super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._stop_clock()
-        elif self._late is None:
-            self._late = self.loop.call_later(self.head_s, self.transport.close)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
-        self._stop_clock()
-        super().connection_lost(exc)
-
-    def _stop_clock(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
 
 
 class DrainingServer(uvicorn.Server):
@@ -136,7 +103,7 @@ def make_server(app: FastAPI, settings: ServeSettings) -> DrainingServer:
         server_header=False,
         # The same on every machine, whatever else is installed there.
         loop="asyncio",
-        http=type("Protocol", (PunctualProtocol,), {"head_s": settings.body_timeout_s}),
+        http=type("Protocol", (PunctualProtocol,), {"patience_s": settings.body_timeout_s}),
         ws="none",
         lifespan="on",
         backlog=BACKLOG,

@@ -88,7 +88,8 @@ class ServeSettings(Settings):
     """Largest ratio of the longer side to the shorter."""
 
     body_timeout_s: float = Field(default=20.0, gt=0)
-    """How long a client may take to send a request, in seconds; then 408."""
+    """How long a client may take to send a request, in seconds; then 408. Also to read a part of
+    its answer; then it is hung up on."""
 
     request_timeout_s: float = Field(default=60.0, gt=0)
     """How long a request may take once it was read, in seconds; then 504."""
