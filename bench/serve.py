@@ -2,7 +2,7 @@
 
     python -m bench.serve                          with the demo's encoders
     python -m bench.serve --towers b16             with two seeded ViT-B/16
-    python -m bench.serve --seconds 3 --warm-s 1 --repeats 1 --loads 0.5       quick, to see it run
+    python -m bench.serve --seconds 3 --warm-s 1 --repeats 1 --loads 0.5 --out /tmp/serve.csv
 
 In each round take turns: bytes to vectors without HTTP, in full batches; the service with batches
 in a closed loop; likewise the service with batches of one, and the plainest service that answers
@@ -101,6 +101,7 @@ def measure(plan: Plan, images: list[bytes]) -> list[Round]:
         plain = stack.enter_context(
             Served(encoder_arguments(settings), folder / "plain.log", PLAIN)
         )
+        click.echo("three services start", err=True)
         truth = truth_of(settings, images)
         for service in (batched, single, plain):
             service.wait()
@@ -115,6 +116,7 @@ def measure(plan: Plan, images: list[bytes]) -> list[Round]:
                 seconds=plan.seconds,
                 seed=number,
             )
+            click.echo(f"round {number + 1} of {plan.repeats}: closed loops", err=True)
             one = Round(
                 raw=_raw(beside, settings, load),
                 batched=_driven(beside, plan, batched, load),
@@ -122,6 +124,7 @@ def measure(plan: Plan, images: list[bytes]) -> list[Round]:
                 plain=_checked(beside, plan, replace(load, port=plain.port)),
             )
             for share in plan.loads:
+                click.echo(f"round {number + 1} of {plan.repeats}: load {share:.0%}", err=True)
                 rate = share * one.batched[0].images_per_s
                 opened = replace(load, rate=rate, connections=OPEN_CONNECTIONS)
                 one.opened[share] = _driven(beside, plan, batched, opened)

@@ -24,11 +24,11 @@ from miner.client_answers import (
     PairPage,
     Partners,
     arranged,
-    image_problem,
     joined,
 )
 from miner.client_calls import Answer, Calls
 from miner.client_images import Picture, encoded, parcels
+from miner.client_refusals import image_problem, is_too_much, refusal_of
 from miner.errors import ServiceError
 
 __all__ = ["Client", "Embeddings", "Pair", "Partners", "Picture"]
@@ -94,9 +94,10 @@ class Client:
 
         Raises:
             ServiceError: the service refuses a request, or a single image, or does not answer.
+            TypeError: an image is given as something else.
             ValueError: an image's mode cannot be sent.
         """
-        if isinstance(images, Picture):
+        if not isinstance(images, Sequence) or isinstance(images, str | bytes):
             return self._arranged(self._done(EMBEDDINGS, self._asked(encoded(images), model)), 1)
         if request_images < 1:
             raise ValueError(f"request_images is {request_images}; it has to be 1 or more")
@@ -166,7 +167,10 @@ class Client:
 
         Raises:
             ServiceError: the service refuses, or does not answer.
+            ValueError: a filter is what pages are made with.
         """
+        if given := sorted({"limit", "cursor"} & filters.keys()):
+            raise ValueError(f"{given[0]} is no filter: page_size says how many a request gives")
         asked = {"limit": page_size, "sort": sort, "order": order, "text": text, **filters}
         params = {name: value for name, value in asked.items() if value is not None}
         seen: set[str] = set()
@@ -210,6 +214,11 @@ class Client:
             problem = image_problem(answer.status, answer.body)
             if len(parcel) == 1 and problem is not None:
                 return Embeddings([], {}, {0: problem}, {})
+            if len(parcel) > 1 and is_too_much(answer.status, answer.body):
+                # The service takes less at a time than was thought.
+                half = len(parcel) // 2
+                parts = [self._embed(each, model) for each in (parcel[:half], parcel[half:])]
+                return joined(parts, [0, half])
             self._done(EMBEDDINGS, answer)
         return self._arranged(answer, len(parcel))
 
@@ -227,7 +236,7 @@ class Client:
     def _done(self, path: str, answer: Answer) -> Answer:
         """The answer, where the service did what was asked."""
         if not answer.is_ok:
-            raise self._calls.refusal(path, answer)
+            raise refusal_of(self._calls.url + path, answer.status, answer.body)
         return answer
 
     def _parsed(self, model: type[Parsed], path: str, answer: Answer) -> Parsed:

@@ -8,16 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from miner.schema import Reason
+from pydantic import BaseModel, ConfigDict, Field
 
 UNIT = 1e-3
 """How far the length of a vector may be from 1."""
-
-
-IMAGE_CODES = frozenset(reason.value for reason in Reason)
-"""Codes of a refusal that is about an image, not about the request."""
 
 
 class Problem(BaseModel):
@@ -28,12 +22,6 @@ class Problem(BaseModel):
     message: str
     code: str | int | None = None
     type: str | None = None
-
-
-class Refusal(BaseModel):
-    """The body of an answer that refuses a request."""
-
-    error: Problem
 
 
 class Item(BaseModel):
@@ -69,6 +57,25 @@ class Embeddings:
     errors: dict[int, Problem]
     encoders: dict[str, dict[str, Any]]
 
+    def vectors_of(self, encoder: str) -> np.ndarray:
+        """Vectors [N, D] of one encoder, by `clip` or `dino`, its name or its id.
+
+        Raises:
+            ValueError: no encoder, or more than one, goes by that name here.
+        """
+        found = [
+            encoder_id
+            for encoder_id in self.vectors
+            if encoder
+            in (encoder_id, *(self.encoders.get(encoder_id, {}).get(k) for k in ("role", "name")))
+        ]
+        if len(found) != 1:
+            raise ValueError(
+                f"{len(found)} encoders go by the name {encoder!r}; there are vectors of "
+                f"{sorted(self.vectors)}"
+            )
+        return self.vectors[found[0]]
+
 
 class Partner(BaseModel):
     """An image of the corpus that CLIP calls the same as the one asked for, and DINO different.
@@ -91,6 +98,8 @@ class Partners(BaseModel):
     Attributes:
         data: by clip_cos, descending.
         num_partners: how many there are in all.
+        image_id: of the image of the corpus that was asked for, or whose bytes were; None where
+            there is none.
         exact: whether these are the partners that the exact join gives.
     """
 
@@ -101,6 +110,7 @@ class Partners(BaseModel):
     dino_below: float
     num_partners: int = Field(ge=0)
     exact: bool
+    image_id: str | None = None
 
 
 class Pair(BaseModel):
@@ -120,19 +130,6 @@ class PairPage(BaseModel):
 
     data: list[Pair]
     next_cursor: str | None = None
-
-
-def image_problem(status: int, body: bytes) -> Problem | None:
-    """What is wrong with the one image of a request, where it is the image that is refused.
-
-    A service that is asked for one image alone says so for the request as a whole.
-    """
-    try:
-        problem = Refusal.model_validate_json(body).error
-    except ValidationError:
-        return None
-    is_image = status == 413 or (status == 422 and problem.code in IMAGE_CODES)
-    return problem if is_image else None
 
 
 def arranged(answer: EmbeddingList, num_images: int) -> Embeddings:

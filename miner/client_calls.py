@@ -4,8 +4,8 @@ One deadline holds for all tries of a call: to connect, to send, to wait, and to
 No proxy is asked, whatever `HTTP_PROXY` and its like say: a token is for the service alone.
 
 Every call of the service may be repeated: none changes anything. Tried again are connections that
-fail or break, and the answers 429, 502, 503 and 504, after a pause that doubles, with jitter, and
-is never shorter than the `Retry-After` of the answer. Any other answer is final.
+fail or break, the answers 429, 502, 503 and 504, and a proxy's 500, after a pause that doubles,
+with jitter, and is never shorter than the `Retry-After` of the answer. Any other answer is final.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
-
-from miner.client_url import check_service_url, query_of
+from miner.client_url import base_of, check_service_url, query_of
 from miner.errors import ResourceError, ServiceError
 
 log = logging.getLogger(__name__)
@@ -34,8 +32,8 @@ AGAIN = frozenset({429, 502, 503, 504})
 FIRST_PAUSE_S = 0.1
 MOST_PAUSE_S = 5.0
 
-MOST_MESSAGE_CHARS = 500
-"""Of what a service says about an error."""
+MOST_BYTES = 2**29
+"""Of an answer; the largest are original images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +56,6 @@ class Answer:
         return 200 <= self.status < 300
 
 
-class _Said(BaseModel):
-    """What the service says about an error."""
-
-    message: str = ""
-    code: str | int | None = None
-    type: str | None = None
-
-
-class _Failure(BaseModel):
-    error: _Said
-
-
 class Calls:
     """Calls to one service, over connections that stay open.
 
@@ -87,7 +73,8 @@ class Calls:
             ResourceError: httpcore is not installed.
         """
         check_service_url(url)
-        if token is not None and not (token.strip() and token.isascii() and token.isprintable()):
+        token = None if token is None else token.strip()
+        if token is not None and not (token and token.isascii() and token.isprintable()):
             raise ValueError("the token is empty or holds what is not printable ASCII; check it")
         if not 0 < timeout_s < float("inf"):
             raise ValueError(f"timeout_s is {timeout_s}; it has to be above 0 and finite")
@@ -99,10 +86,10 @@ class Calls:
             raise ResourceError(
                 'the client needs httpcore, which is missing: pip install "blindpairs[serve]"'
             ) from error
-        self.url, self.timeout_s, self.retries = url.rstrip("/"), timeout_s, retries
+        self.url, self.timeout_s, self.retries = base_of(url), timeout_s, retries
         self._headers = {"Host": urlsplit(url).netloc, "Accept-Encoding": "identity"}
         if token:
-            self._headers["Authorization"] = f"Bearer {token.strip()}"
+            self._headers["Authorization"] = f"Bearer {token}"
         self._pool = open_pool()
 
     def close(self) -> None:
@@ -137,7 +124,7 @@ class Calls:
         body = None if json is None else json_text.dumps(json, allow_nan=False).encode()
         for num_tries in range(1, self.retries + 2):
             outcome = self._try(method, target, body, end_s)
-            if isinstance(outcome, Answer) and outcome.status not in AGAIN:
+            if isinstance(outcome, Answer) and not _may_pass(outcome):
                 return outcome
             pause_s = _pause_s(num_tries, outcome)
             if num_tries > self.retries or time.monotonic() + pause_s >= end_s:
@@ -156,28 +143,13 @@ class Calls:
         outcome = self._try("GET", path, None, time.monotonic() + self.timeout_s)
         return outcome if isinstance(outcome, Answer) else None
 
-    def refusal(self, path: str, answer: Answer) -> ServiceError:
-        """The error that an answer other than 2xx stands for."""
-        try:
-            said = _Failure.model_validate_json(answer.body).error
-        except ValidationError:
-            said = _Said(message=answer.body.decode("utf-8", "replace"))
-        code = said.code if said.code is not None else said.type
-        message = said.message[:MOST_MESSAGE_CHARS] or "it says nothing more"
-        named = f" ({code})" if code is not None else ""
-        return ServiceError(
-            f"{self.url}{path} answered {answer.status}{named}: {message}",
-            status=answer.status,
-            code=None if code is None else str(code),
-        )
-
     def _try(
         self, method: str, target: str, body: bytes | None, end_s: float
     ) -> Answer | Exception:
         """One try, which ends by the deadline however slowly the answer drips in.
 
         Raises:
-            ServiceError: the answer came in an encoding that was not asked for.
+            ServiceError: the answer is too large, or in an encoding that was not asked for.
         """
         import httpcore
 
@@ -194,6 +166,11 @@ class Calls:
             ):
                 for chunk in response.iter_stream():
                     found += chunk
+                    if len(found) > MOST_BYTES:
+                        raise ServiceError(
+                            f"{self.url}{target} answered with more than {MOST_BYTES} bytes, which "
+                            "no answer of the service has; see whether it is another program"
+                        )
         except httpcore.ReadTimeout:
             return httpcore.ReadTimeout(f"{len(found)} bytes of the answer's body came in time")
         except (
@@ -209,6 +186,14 @@ class Calls:
                 "nobody asked for; see what stands between here and the service"
             )
         return Answer(response.status, bytes(found), _seconds(said.get(b"retry-after", "")))
+
+
+def _may_pass(answer: Answer) -> bool:
+    """Whether another try may be answered otherwise.
+
+    A 500 that is not in the service's own words is that of a proxy which lost its replica.
+    """
+    return answer.status in AGAIN or (answer.status == 500 and b'"error"' not in answer.body)
 
 
 def _pause_s(num_tries: int, outcome: Answer | Exception) -> float:

@@ -35,6 +35,11 @@ def check_service_url(url: str) -> None:
         )
 
 
+def base_of(url: str) -> str:
+    """Where the paths of a service begin: without a slash, or the `v1` that other clients want."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
 def query_of(params: Mapping[str, object] | None) -> str:
     """Parameters behind their question mark; the service knows `true` and `false`."""
     words = {

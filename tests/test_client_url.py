@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from miner.client_url import check_service_url, query_of
+from miner.client_url import base_of, check_service_url, query_of
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,11 @@ def test_other_urls_are_refused_without_their_secrets(url: str) -> None:
 )
 def test_urls_of_services_pass(url: str) -> None:
     check_service_url(url)
+
+
+@pytest.mark.parametrize("url", ["http://a:1", "http://a:1/", "http://a:1/v1", "http://a:1/v1/"])
+def test_paths_begin_before_the_version(url: str) -> None:
+    assert base_of(url) == "http://a:1"
 
 
 def test_a_query_is_written_as_the_service_reads_it() -> None:
