@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -23,15 +24,16 @@ from bench.pictures import generated
 from bench.serve_raw import deviation_of, truth_of
 from miner.client import Client
 from miner.config import EmbedSettings
-from miner.errors import ResourceError, ServiceError
+from miner.errors import ResourceError, ServiceError, StoreError
 from pipelines.ray_cluster import Needs
+from pipelines.ray_serve import check_here, start
+from pipelines.replica_needs import needs_of
 from pipelines.serve_ray import (
     RayServeSettings,
     Replica,
     app,
     application,
     deployed,
-    needs_of,
     serve_ray,
 )
 from tests.buckets import free_port
@@ -141,6 +143,35 @@ def test_the_command_says_what_it_takes() -> None:
     shown = CliRunner().invoke(serve_ray, ["--help"]).output
     assert "--num-replicas" in shown
     assert "--max-batch" in shown
+
+
+def test_what_cannot_start_is_said_before_anything_is_deployed(tmp_path: Path) -> None:
+    port = free_port()
+    check_here(settings(port=port))
+    with pytest.raises(StoreError, match="holds no run"):
+        check_here(settings(port=port, index=str(tmp_path)))
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(ResourceError, match=rf"--port {port}: cannot listen on 127.0.0.1"),
+    ):
+        check_here(settings(port=port))
+    with (
+        pytest.raises(ValueError, match="no encoder is called 'nothing'"),
+        deployed(settings(clip="nothing")),
+    ):
+        raise AssertionError
+
+
+def test_what_ray_says_of_replicas_that_do_not_start_is_one_line() -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("Deploying failed:\n" + "x" * 9000)
+
+    with pytest.raises(
+        ResourceError, match=r"did not start at 127\.0\.0\.1:8000 .Deploying"
+    ) as info:
+        start(SimpleNamespace(start=fails), settings(), None, "blindpairs")
+    assert len(str(info.value)) < 500
+    assert "\n" not in str(info.value)
 
 
 @pytest.fixture(scope="module")
