@@ -29,17 +29,22 @@ def create_app(settings: ServeSettings) -> FastAPI:
         ResourceError: the extra `serve` is not installed.
         ValueError: it would listen to others without a token.
     """
+    _check_extra()
+    from pipelines.serving.app import build_app
+
+    return build_app(settings)
+
+
+def _check_extra() -> None:
     try:
         import fastapi  # noqa: F401
+        import httptools  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ResourceError(
             f"the service needs {error.name}, which is not installed; "
             'pip install "blindpairs[serve]"'
         ) from error
-    from pipelines.serving.app import build_app
-
-    return build_app(settings)
 
 
 @click.command()
@@ -52,7 +57,16 @@ def serve(config_file: Path | None, **flags: Any) -> int:
     settings = settings_from(ServeSettings, flags, config_file)
     # Before torch is loaded: threads that wait for the next batch leave the cores to the decoders.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    app = create_app(settings)
-    from pipelines.serving.server import run_server
+    _check_extra()
+    from pipelines.serving.callers import read_token
+    from pipelines.serving.listening import allow_many_connections, open_listener
 
-    return run_server(app, settings)
+    # What is wrong with these is said before anything is loaded, which takes a while.
+    read_token(settings)
+    allow_many_connections()
+    with open_listener(settings) as listener:
+        click.echo("loading the encoders ...", err=True)
+        app = create_app(settings)
+        from pipelines.serving.server import run_server
+
+        return run_server(app, settings, listener)

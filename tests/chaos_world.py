@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -17,9 +16,7 @@ from miner.files import LocalFiles
 from miner.store import Store
 from tests.failing import FailingFiles, How
 from tests.small import write_corpus, write_weights
-
-PRELOAD = ("tests.mine_small", "open_clip", "timm")
-"""What a command's process has imported, so that a fault hits its work and not its start."""
+from tests.warm import WarmProcess
 
 FINISHED_S = 180.0
 """Nothing here takes so long, in seconds; what does, hangs."""
@@ -117,12 +114,10 @@ class World:
 
     def start(self, run: Path, trouble: Trouble = NO_TROUBLE) -> BaseProcess:
         """Begin the command on a run."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOAD))
         words = [*self.options, "--out", str(run)]
         run.parent.mkdir(parents=True, exist_ok=True)
         errors = str(run.with_suffix(".err"))
-        process = context.Process(target=command, args=(words, self.environment, errors, trouble))
+        process = WarmProcess(target=command, args=(words, self.environment, errors, trouble))
         process.start()
         return process
 

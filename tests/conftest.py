@@ -7,7 +7,7 @@ import pytest
 from tests.breaking import server
 from tests.buckets import s3, s3_server
 from tests.commands import commands
-from tests.exports import exported, large_weights
+from tests.exports import exported, large_clip, large_weights
 from tests.handoff_runs import reviewed
 from tests.serving import index, live
 
@@ -15,6 +15,7 @@ __all__ = [
     "commands",
     "exported",
     "index",
+    "large_clip",
     "large_weights",
     "live",
     "reviewed",

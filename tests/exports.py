@@ -49,6 +49,13 @@ def large_weights(tmp_path_factory: pytest.TempPathFactory) -> LargeWeights:
     return write_once
 
 
+@pytest.fixture(scope="session")
+def large_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of seeded weights of both towers of the default CLIP, at its full size."""
+    path = tmp_path_factory.mktemp("large") / "clip.safetensors"
+    return towers.write_clip_weights(path, "ViT-L-14-quickgelu")
+
+
 def pixels_of(encoder: TorchEncoder, number: int) -> torch.Tensor:
     """[B, 3, S, S] uint8 of scenes, as the encoder wants them."""
     return torch.stack([encoder.preprocess(image) for image in towers.scenes(number)])

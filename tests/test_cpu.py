@@ -110,6 +110,9 @@ def test_choice_weighs_survivors_against_width(monkeypatch: pytest.MonkeyPatch) 
     assert prepare.make_plan(fast, None, 0.95).width == 64
     chosen = prepare.make_plan(flat, None, 0.8)
     assert (chosen.format, chosen.width) != ("int8", 64)
+    # Of unrelated rows, axes look far better to the rows that they were found by than to others.
+    unrelated = rows("random", 8000, 768, 5)
+    assert prepare.make_plan(unrelated, None, 0.95).width > 64
     # With hardly any threshold everything survives every code.
     assert prepare.make_plan(flat, None, -0.9).format != "int8"
 

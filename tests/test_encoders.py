@@ -42,6 +42,7 @@ from miner.libraries import build_tower
 from miner.registry import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 from miner.weights import read_safetensors, resample_position_embedding
 from tests import towers
+from tests.exports import LargeWeights
 
 TOLERANCE = 1e-5
 SHA256 = "0" * 64
@@ -235,9 +236,10 @@ def test_small_towers_can_fail(
 
 
 @pytest.mark.slow
-def test_full_size_clip_equals_open_clip(tmp_path: Path, photographs: list[Image.Image]) -> None:
-    name = "ViT-L-14-quickgelu"
-    path = towers.write_clip_weights(tmp_path / "clip.safetensors", name, layout="visual")
+def test_full_size_clip_equals_open_clip(
+    large_weights: LargeWeights, photographs: list[Image.Image]
+) -> None:
+    name, path = "ViT-L-14-quickgelu", large_weights("clip-vit-l-14")
     encoder = load_encoder("clip-vit-l-14", weights=path)
     with torch.device("meta"):
         model = open_clip.CLIP(**open_clip.get_model_config(name)).eval()
@@ -249,8 +251,10 @@ def test_full_size_clip_equals_open_clip(tmp_path: Path, photographs: list[Image
 
 
 @pytest.mark.slow
-def test_full_size_dino_equals_timm(tmp_path: Path, photographs: list[Image.Image]) -> None:
-    path = towers.write_dino_weights(tmp_path / "dino.safetensors", "vit_large_patch14_dinov2")
+def test_full_size_dino_equals_timm(
+    large_weights: LargeWeights, photographs: list[Image.Image]
+) -> None:
+    path = large_weights("dinov2-vit-l-14")
     encoder = load_encoder("dinov2-vit-l-14", weights=path)
     state = stored(path)
     assert state["pos_embed"].shape == (1, 1 + 37**2, 1024)

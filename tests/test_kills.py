@@ -1,21 +1,19 @@
 """A run that is killed at any moment and started again ends as if it had never been killed."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
-from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-
-import pytest
 
 from miner.audit import verify
 from miner.store import Store
 from tests.near_corpora import THRESHOLDS, write_near_corpus
 from tests.small import write_corpus, write_weights
+from tests.warm import WarmProcess
 
 NUM_COMMITS = 3 * 6 + 1
 """Of samples and two encoders' vectors for each of six shards, and the one block of the join."""
@@ -35,22 +33,25 @@ def mine(words: list[str]) -> None:
     main(words)
 
 
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Processes that have everything imported, so that kills hit the work and not the start."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.test_kills", "tests.mine_small", "open_clip", "timm"])
-    return context
+def mine_with_all_imported(words: list[str]) -> None:
+    """The same, which refuses to import a module of ours, or of what draws and tabulates."""
+    before = set(sys.modules)
+    try:
+        mine(words)
+    finally:
+        ours = ("miner", "kernels", "export", "pipelines", "matplotlib", "pandas", "torch", "timm")
+        late = {name for name in set(sys.modules) - before if name.startswith(ours)}
+        assert late == set(), late
 
 
-def start(processes: ForkServerContext, words: list[str]) -> BaseProcess:
-    process = processes.Process(target=mine, args=(words,))
+def start(words: list[str]) -> BaseProcess:
+    process = WarmProcess(target=mine, args=(words,))
     process.start()
     return process
 
 
-def finish(processes: ForkServerContext, words: list[str]) -> None:
-    process = start(processes, words)
+def finish(words: list[str]) -> None:
+    process = start(words)
     process.join(120)
     assert process.exitcode == 0
 
@@ -79,8 +80,23 @@ def work_done(run: Path) -> list[tuple[str, dict[str, int]]]:
     return [(line["shard"], line["counts"]) for line in map(json.loads, lines)]
 
 
+def test_kills_hit_the_work_and_not_imports(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", num_shards=1, images=8)
+    clip, dino = write_weights(tmp_path / "weights")
+    words = [
+        *("mine", str(tmp_path / "corpus"), "--max-bad-fraction", "0.5", "--decoders", "thread"),
+        *("--clip", "small-clip", "--clip-weights", str(clip), "--clip-above", "0.9"),
+        *("--dino", "small-dino", "--dino-weights", str(dino), "--dino-below", "0.8"),
+        *("--out", str(tmp_path / "run")),
+    ]
+    process = WarmProcess(target=mine_with_all_imported, args=(words,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+
+
 def test_killed_runs_end_byte_equal_and_redo_no_commit(
-    processes: ForkServerContext, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     write_corpus(tmp_path / "corpus", num_shards=6, images=8)
     clip, dino = write_weights(tmp_path / "weights")
@@ -89,7 +105,7 @@ def test_killed_runs_end_byte_equal_and_redo_no_commit(
         *("--clip", "small-clip", "--clip-weights", str(clip), "--clip-above", "0.9"),
         *("--dino", "small-dino", "--dino-weights", str(dino), "--dino-below", "0.8"),
     ]
-    finish(processes, [*options, "--out", str(tmp_path / "undisturbed")])
+    finish([*options, "--out", str(tmp_path / "undisturbed")])
     truth = raw_parts(tmp_path / "undisturbed")
     assert len(truth) == 2
 
@@ -100,7 +116,7 @@ def test_killed_runs_end_byte_equal_and_redo_no_commit(
         # Either kind of decoder ends in the same bytes; processes take seconds to load.
         decoders = "process" if number % 5 == 2 else "thread"
         words = [*options, "--decoders", decoders, "--out", str(run)]
-        process = start(processes, words)
+        process = start(words)
         # All over the run: from before the first commit to after the last one.
         wait_for_commits(process, run, number * NUM_COMMITS // (NUM_KILLS - 1))
         time.sleep(0.03 * moments.random())
@@ -110,7 +126,7 @@ def test_killed_runs_end_byte_equal_and_redo_no_commit(
         process.join(30)
         before, num_lines = committed(run), len(work_done(run))
         num_cut_short += 0 < len(before) < NUM_COMMITS
-        finish(processes, words)
+        finish(words)
         after = committed(run)
         assert len(after) == NUM_COMMITS
         assert {name: after[name] for name in before} == before
@@ -126,7 +142,7 @@ def test_killed_runs_end_byte_equal_and_redo_no_commit(
     assert num_cut_short >= NUM_KILLS // 3
 
 
-def test_three_runs_at_once_share_the_work(processes: ForkServerContext, tmp_path: Path) -> None:
+def test_three_runs_at_once_share_the_work(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus", num_shards=6, images=8)
     clip, dino = write_weights(tmp_path / "weights")
     options = [
@@ -134,9 +150,9 @@ def test_three_runs_at_once_share_the_work(processes: ForkServerContext, tmp_pat
         *("--clip", "small-clip", "--clip-weights", str(clip), "--clip-above", "0.9"),
         *("--dino", "small-dino", "--dino-weights", str(dino), "--dino-below", "0.8"),
     ]
-    finish(processes, [*options, "--out", str(tmp_path / "alone")])
+    finish([*options, "--out", str(tmp_path / "alone")])
     run = tmp_path / "together"
-    racers = [start(processes, [*options, "--out", str(run)]) for _ in range(3)]
+    racers = [start([*options, "--out", str(run)]) for _ in range(3)]
     for racer in racers:
         racer.join(120)
     assert [racer.exitcode for racer in racers] == [0, 0, 0]
@@ -147,7 +163,7 @@ def test_three_runs_at_once_share_the_work(processes: ForkServerContext, tmp_pat
     assert len(list(run.glob("pairs/*/report/index.html"))) == 1
 
 
-def test_killed_lazy_runs_end_byte_equal(processes: ForkServerContext, tmp_path: Path) -> None:
+def test_killed_lazy_runs_end_byte_equal(tmp_path: Path) -> None:
     write_near_corpus(tmp_path / "corpus", num_shards=4, images=10)
     clip, dino = write_weights(tmp_path / "weights")
     options = [
@@ -155,9 +171,9 @@ def test_killed_lazy_runs_end_byte_equal(processes: ForkServerContext, tmp_path:
         *("--clip", "small-clip", "--clip-weights", str(clip)),
         *("--dino", "small-dino", "--dino-weights", str(dino)),
     ]
-    finish(processes, [*options, "--out", str(tmp_path / "eager")])
+    finish([*options, "--out", str(tmp_path / "eager")])
     lazy = [*options, "--dino-mode", "lazy"]
-    finish(processes, [*lazy, "--out", str(tmp_path / "undisturbed")])
+    finish([*lazy, "--out", str(tmp_path / "undisturbed")])
     truth = raw_parts(tmp_path / "eager")
     assert raw_parts(tmp_path / "undisturbed") == truth
     names = committed(tmp_path / "undisturbed").keys()
@@ -168,7 +184,7 @@ def test_killed_lazy_runs_end_byte_equal(processes: ForkServerContext, tmp_path:
     for number in range(NUM_LAZY_KILLS):
         run = tmp_path / f"killed{number}"
         words = [*lazy, "--out", str(run)]
-        process = start(processes, words)
+        process = start(words)
         # Mostly in the second half, when CLIP is done and DINO looks at single images.
         wait_for_commits(process, run, 4 + number * 3)
         time.sleep(0.03 * moments.random())
@@ -178,7 +194,7 @@ def test_killed_lazy_runs_end_byte_equal(processes: ForkServerContext, tmp_path:
         process.join(30)
         before = committed(run)
         num_cut_short += 0 < len(before) < len(names)
-        finish(processes, words)
+        finish(words)
         after = committed(run)
         assert after.keys() == names
         assert {name: after[name] for name in before} == before

@@ -12,8 +12,8 @@ from miner.fetch import read_image_bytes
 from miner.store import Store
 from pipelines.cli import run
 from tests.commands import Commands
+from tests.exports import LargeWeights
 from tests.small import PHOTOGRAPHS
-from tests.towers import write_clip_weights, write_dino_weights
 
 pytestmark = pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason="no photographs beside the repo")
 
@@ -74,13 +74,14 @@ def test_photographs_with_small_encoders(commands: Commands, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_photographs_with_both_full_architectures(tmp_path: Path) -> None:
-    clip = write_clip_weights(tmp_path / "clip.safetensors", "ViT-L-14-quickgelu")
-    dino = write_dino_weights(tmp_path / "dino.safetensors", "vit_large_patch14_dinov2")
+def test_photographs_with_both_full_architectures(
+    large_clip: Path, large_weights: LargeWeights, tmp_path: Path
+) -> None:
+    dino = large_weights("dinov2-vit-l-14")
     run_folder = tmp_path / "run"
     words = [
         *("mine", str(PHOTOGRAPHS), "--limit", "40", "--out", str(run_folder)),
-        *("--clip-weights", str(clip), "--clip-above", "0.8"),
+        *("--clip-weights", str(large_clip), "--clip-above", "0.8"),
         *("--dino-weights", str(dino), "--dino-below", "0.9"),
     ]
     assert run(words) == 0

@@ -16,7 +16,7 @@ from miner.config import ImageLimits
 from miner.decode import Order, Outcome, decode_order
 from miner.ring import Ring
 from pipelines.serving import batcher
-from pipelines.serving.server import allow_many_connections
+from pipelines.serving.listening import allow_many_connections
 from tests.serving import Live, called, listening, settings_of, until
 from tests.small import jpeg
 
@@ -212,14 +212,16 @@ def test_many_clients_with_slow_bodies_stop_nobody(live: Live) -> None:
         f"POST /v1/embeddings HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\n"
         "Content-Length: 100000\r\n\r\nabc"
     ).encode()
+    crumbs = head.replace(b"Content-Length: 100000", b"Transfer-Encoding: chunked")
+    crumbs = crumbs.removesuffix(b"abc") + b"1\r\na\r\n" * 1000
 
     async def run() -> None:
         writers = []
         try:
             for number in range(NUM_CLIENTS):
                 _, writer = await asyncio.open_connection(host, int(port))
-                # Some never end their head, some never end their body.
-                writer.write(head if number % 2 else head[:30])
+                # Some never end their head, some never end their body, some send it in crumbs.
+                writer.write((head, head[:30], crumbs)[number % 3])
                 writers.append(writer)
             body = json.dumps({"input": base64.b64encode(jpeg(1)).decode()}).encode()
             async with httpx.AsyncClient(base_url=live.url, timeout=60) as client:

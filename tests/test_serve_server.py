@@ -13,10 +13,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from miner.errors import ResourceError
-from pipelines.serve import create_app
-from pipelines.serving.server import run_server
-from tests.serving import Live, listening, settings_of
+from tests.serving import listening, settings_of
 from tests.small import jpeg
 
 IMAGE = jpeg(1)
@@ -124,10 +121,3 @@ def test_silent_clients_are_hung_up_on() -> None:
             # The head of another request on the same connection, cut short.
             slow.sendall(b"GET /healthz HT")
             assert b"HTTP/1.1 200" not in rest_of(slow)
-
-
-def test_a_port_that_is_taken_is_said(live: Live) -> None:
-    port = int(live.url.rpartition(":")[2])
-    settings = settings_of(port=port)
-    with pytest.raises(ResourceError, match=f"--port {port}: cannot listen on 127.0.0.1:{port}"):
-        run_server(create_app(settings), settings)

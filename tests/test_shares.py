@@ -10,31 +10,26 @@ from miner.store import Store
 from pipelines.shares import WHOLE, Share, ShareType
 from tests.commands import Commands
 from tests.small import write_corpus
-from tests.test_kills import committed, finish, processes, raw_parts, start, work_done
-
-__all__ = ["processes"]
+from tests.test_kills import committed, finish, raw_parts, start, work_done
 
 WORDS = ("--batch-size", 4, "--max-bad-fraction", 0.5, "--decoders", "thread")
 
 
 def test_three_parts_side_by_side_and_a_join_equal_one_run(
-    commands: Commands, processes: object, tmp_path: Path
+    commands: Commands, tmp_path: Path
 ) -> None:
     write_corpus(tmp_path / "corpus", num_shards=7, images=8)
     ran = commands.mine(tmp_path / "corpus", *WORDS, "--out", tmp_path / "one")
     assert ran.code == 0, ran.err
     run = tmp_path / "parts"
     words = ["embed", str(tmp_path / "corpus"), *commands.encoders, *map(str, WORDS)]
-    parts = [
-        start(processes, [*words, "--out", str(run), "--part", f"{number}/3"])  # type: ignore[arg-type]
-        for number in (1, 2, 3)
-    ]
+    parts = [start([*words, "--out", str(run), "--part", f"{number}/3"]) for number in (1, 2, 3)]
     for part in parts:
         part.join(120)
         assert part.exitcode == 0
     done = [shard_id for shard_id, _ in work_done(run)]
     assert sorted(done) == [f"corpus.0000{number}" for number in range(7)]
-    finish(processes, ["join", str(run), "--clip-above", "0.9", "--dino-below", "0.8"])  # type: ignore[arg-type]
+    finish(["join", str(run), "--clip-above", "0.9", "--dino-below", "0.8"])
     assert raw_parts(run) == raw_parts(tmp_path / "one")
     assert committed(run).keys() == committed(tmp_path / "one").keys()
     assert verify(Store(run)) == []

@@ -160,9 +160,8 @@ def test_demo_clip_reads_as_it_was_trained(demo: TextTower) -> None:
 
 
 @pytest.mark.slow
-def test_full_size_text_tower(tmp_path: Path) -> None:
+def test_full_size_text_tower(large_clip: Path) -> None:
     config = open_clip.get_model_config("ViT-L-14-quickgelu")
-    path = towers.write_clip_weights(tmp_path / "clip.safetensors", "ViT-L-14-quickgelu")
-    vectors_BD = load_text_tower("clip-vit-l-14", weights=path)(TEXTS)
-    expected_BD = reference(path, config, TEXTS)
+    vectors_BD = load_text_tower("clip-vit-l-14", weights=large_clip)(TEXTS)
+    expected_BD = reference(large_clip, config, TEXTS)
     torch.testing.assert_close(vectors_BD, expected_BD, atol=1e-5, rtol=0)

@@ -19,10 +19,11 @@ from miner.encoders import TorchEncoder, load_encoder
 from miner.engines import PAIR_LIMITS
 from miner.errors import ParityError
 from miner.images import decode
-from miner.registry import REGISTRY, EncoderRecord
+from miner.registry import EncoderRecord
 from tests import wrong_engines
+from tests.exports import LargeWeights
 from tests.small import PHOTOGRAPHS, small_encoders
-from tests.towers import dino_record, scenes, write_clip_weights, write_dino_weights
+from tests.towers import dino_record, scenes, write_dino_weights
 from tests.wrong_engines import Engine
 
 CLIP_ABOVE = 0.95
@@ -191,13 +192,8 @@ def test_bf16_passes_where_a_tower_is_wide_enough(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["clip-vit-l-14", "dinov2-vit-l-14"])
-def test_bf16_passes_for_full_architectures(which: str, tmp_path: Path) -> None:
-    record, path = REGISTRY[which], tmp_path / "weights.safetensors"
-    if record.library == "open_clip":
-        write_clip_weights(path, record.model, layout="visual")
-    else:
-        write_dino_weights(path, record.model)
-    truth = load_encoder(record, weights=path)
+def test_bf16_passes_for_full_architectures(which: str, large_weights: LargeWeights) -> None:
+    truth = load_encoder(which, weights=large_weights(which))
     images_HWC = [decoded(image.resize((300, 260))) for image in scenes(7)]
     groups = [Group.of_images("scenes", truth.record, images_HWC, num_blends=13)]
     engine = Engine(truth, fused=True, computes="bf16")

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -60,16 +61,9 @@ class ReportTable:
                 )
 
 
-def page_text(
-    name: str,
-    record: Json,
-    steps: Steps,
-    data: Json,
-    plots: Plots,
-    num_selected: int,
-    tables: Sequence[ReportTable],
-) -> str:
-    """The text of index.html."""
+@cache
+def _environment() -> jinja2.Environment:
+    """What the page is rendered in; it keeps the template, which takes long to compile."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
@@ -88,30 +82,47 @@ def page_text(
         "is_figure": _is_figure,
         "without_hash": _without_hash,
     }
+    return environment
+
+
+def page_text(
+    name: str,
+    record: Json,
+    steps: Steps,
+    data: Json,
+    plots: Plots,
+    num_selected: int,
+    tables: Sequence[ReportTable],
+) -> str:
+    """The text of index.html."""
     css, script = (
         "".join((ASSETS / part).read_text("utf-8") for part in parts) for parts in (STYLES, SCRIPTS)
     )
-    return environment.get_template("index.html").render(
-        css=css,
-        script=script,
-        policy=content_security_policy(css, script),
-        name=name,
-        record=record,
-        steps=steps,
-        tables=tables,
-        plots=plots,
-        num_shown=len(data["pairs"]["rows"]),
-        num_selected=num_selected,
-        asked=asked_for(settings_of(record["selection"])),
-        patterns=PATTERNS,
-        max_text_chars=MAX_TEXT_CHARS,
-        data={
-            **data,
-            "clip_above": record["clip_above"],
-            "dino_below": record["dino_below"],
-            "fingerprint": digest(record["fingerprint"])[:16],
-            "patterns": {number: asdict(pattern) for number, pattern in PATTERNS.items()},
-        },
+    return (
+        _environment()
+        .get_template("index.html")
+        .render(
+            css=css,
+            script=script,
+            policy=content_security_policy(css, script),
+            name=name,
+            record=record,
+            steps=steps,
+            tables=tables,
+            plots=plots,
+            num_shown=len(data["pairs"]["rows"]),
+            num_selected=num_selected,
+            asked=asked_for(settings_of(record["selection"])),
+            patterns=PATTERNS,
+            max_text_chars=MAX_TEXT_CHARS,
+            data={
+                **data,
+                "clip_above": record["clip_above"],
+                "dino_below": record["dino_below"],
+                "fingerprint": digest(record["fingerprint"])[:16],
+                "patterns": {number: asdict(pattern) for number, pattern in PATTERNS.items()},
+            },
+        )
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
 import socket
 import threading
@@ -16,7 +15,6 @@ import click
 import uvicorn
 from fastapi import FastAPI
 
-from miner.errors import ResourceError
 from pipelines.serving.protocol import PunctualProtocol
 from pipelines.serving.service import Service
 from pipelines.serving.settings import ServeSettings
@@ -115,20 +113,22 @@ def make_server(app: FastAPI, settings: ServeSettings) -> DrainingServer:
     return DrainingServer(config, app.state.service)
 
 
-def run_server(app: FastAPI, settings: ServeSettings) -> int:
+def run_server(app: FastAPI, settings: ServeSettings, listener: socket.socket) -> int:
     """Serve until told to stop; the exit code.
+
+    Args:
+        app: the service.
+        settings: as given.
+        listener: of `open_listener`.
 
     Raises:
         MinerError: the encoders or the index cannot be loaded.
-        ResourceError: the port is taken, or may not be listened on.
     """
-    with _listener(settings) as listener:
-        allow_many_connections()
-        service: Service = app.state.service
-        with _quiet(service), contextlib.suppress(SystemExit):
-            make_server(app, settings).run([listener])
-        if service.failure is not None:
-            raise service.failure
+    service: Service = app.state.service
+    with _quiet(service), contextlib.suppress(SystemExit):
+        make_server(app, settings).run([listener])
+    if service.failure is not None:
+        raise service.failure
     return 0
 
 
@@ -145,31 +145,3 @@ def _quiet(service: Service) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_news)
-
-
-def _listener(settings: ServeSettings) -> socket.socket:
-    host = settings.host.strip("[]")
-    try:
-        (family, kind, number, _, address), *_ = socket.getaddrinfo(
-            host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        listener = socket.socket(family, kind, number)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise ResourceError(
-            f"--port {settings.port}: cannot listen on {host}:{settings.port} "
-            f"({error.strerror}); give another --port, or 0 for a free one"
-        ) from error
-    return listener
-
-
-def allow_many_connections() -> None:
-    """As many open files as the system lets this process have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
