@@ -17,7 +17,7 @@ from bench.plotting import INK, OWN, PEER, SOFT, blank_figure, drawing_command, 
 from bench.rows import Row
 
 TITLES = {"demo": "the demo's encoders", "b16": "two ViT-B/16"}
-THROUGHPUT = ("one by one", "batched", "raw")
+THROUGHPUT = ("plain", "one by one", "batched", "raw")
 LATENCIES = {"p50": "-", "p95": "--", "p99": ":"}
 OPEN = re.compile(r"batched, ([\d.]+) % load")
 
@@ -84,7 +84,7 @@ def _draw_throughput(axes: Axes, found: Latest) -> None:
             va="center",
             color=INK,
         )
-    names = {"raw": "no HTTP"}
+    names = {"raw": "no HTTP", "plain": "plain, one by one", "one by one": "batches of one"}
     axes.set_yticks(range(len(THROUGHPUT)), [names.get(name, name) for name in THROUGHPUT])
     axes.margins(x=0.18)
     dress(axes, "Images a second")

@@ -2,12 +2,13 @@
 
     python -m bench.serve                          with the demo's encoders
     python -m bench.serve --towers b16             with two seeded ViT-B/16
-    python -m bench.serve --seconds 3 --warm-s 1 --repeats 1 --loads 0.5       quick, to see it run
+    python -m bench.serve --seconds 3 --warm-s 1 --repeats 1 --loads 0.5 --out /tmp/serve.csv
 
 In each round take turns: bytes to vectors without HTTP, in full batches; the service with batches
-in a closed loop; the service with batches of one, likewise; and the first service in open loops, at
-shares of the throughput that it just had. Each service is a process of its own; a third one is by
-turns the rate without HTTP and the generator of the load. That has no cores of its own on a small
+in a closed loop; likewise the service with batches of one, and the plainest service that answers
+one image after the other (`bench.serve_plain`); and the first service in open loops, at shares of
+the throughput that it just had. Each service is a process of its own; one more is by turns the rate
+without HTTP and the generator of the load. That has no cores of its own on a small
 machine: what it takes is in the rows. Threads of all of them wait without spinning. Exit code 1,
 and no row, where a vector is not that of the encoder in float32.
 """
@@ -30,7 +31,7 @@ from bench.pictures import pictures_of
 from bench.rows import append_rows
 from bench.serve_raw import RawRate, raw_rate, truth_of
 from bench.serve_rows import Plan, Round, rows_of
-from bench.served import PATIENT, Counts, Served
+from bench.served import PATIENT, PLAIN, Counts, Served
 from bench.terminal import show
 from miner.config import EmbedSettings
 from miner.encoders import find_record
@@ -66,11 +67,16 @@ def settings_of(plan: Plan, folder: Path) -> EmbedSettings:
 
 def arguments_of(settings: EmbedSettings, max_batch: int) -> list[str]:
     """The same for the command."""
-    words = ["--max-batch", str(max_batch), "--device", settings.device]
-    words += ["--decoders", settings.decoders]
+    words = ["--max-batch", str(max_batch), "--decoders", settings.decoders]
     if max_batch == 1:
         words += ["--max-wait-ms", "0"]
-    for name in ("clip", "dino", "clip_weights", "dino_weights", "precision"):
+    return words + encoder_arguments(settings)
+
+
+def encoder_arguments(settings: EmbedSettings) -> list[str]:
+    """Those that say which encoders, and how; every service here knows them."""
+    words = []
+    for name in ("device", "clip", "dino", "clip_weights", "dino_weights", "precision"):
         if (value := getattr(settings, name)) is not None:
             words += ["--" + name.replace("_", "-"), str(value)]
     return words
@@ -92,8 +98,12 @@ def measure(plan: Plan, images: list[bytes]) -> list[Round]:
             stack.enter_context(Served(arguments_of(settings, size), folder / f"{size}.log"))
             for size in (plan.max_batch, 1)
         )
+        plain = stack.enter_context(
+            Served(encoder_arguments(settings), folder / "plain.log", PLAIN)
+        )
+        click.echo("three services start", err=True)
         truth = truth_of(settings, images)
-        for service in (batched, single):
+        for service in (batched, single, plain):
             service.wait()
         rounds = []
         for number in range(plan.repeats):
@@ -106,12 +116,15 @@ def measure(plan: Plan, images: list[bytes]) -> list[Round]:
                 seconds=plan.seconds,
                 seed=number,
             )
+            click.echo(f"round {number + 1} of {plan.repeats}: closed loops", err=True)
             one = Round(
                 raw=_raw(beside, settings, load),
                 batched=_driven(beside, plan, batched, load),
                 single=_driven(beside, plan, single, replace(load, port=single.port)),
+                plain=_checked(beside, plan, replace(load, port=plain.port)),
             )
             for share in plan.loads:
+                click.echo(f"round {number + 1} of {plan.repeats}: load {share:.0%}", err=True)
                 rate = share * one.batched[0].images_per_s
                 opened = replace(load, rate=rate, connections=OPEN_CONNECTIONS)
                 one.opened[share] = _driven(beside, plan, batched, opened)
@@ -141,15 +154,19 @@ def _raw(pool: Executor, settings: EmbedSettings, load: Load) -> RawRate:
 
 def _driven(pool: Executor, plan: Plan, service: Served, load: Load) -> tuple[Driven, Counts]:
     before = service.counts()
+    driven = _checked(pool, plan, load)
+    return driven, service.counts() - before
+
+
+def _checked(pool: Executor, plan: Plan, load: Load) -> Driven:
     driven = pool.submit(drive, load).result()
-    counts = service.counts() - before
     check("served", driven.deviation, plan.precision)
     if not driven.latencies_s or (load.rate is None and driven.statuses.keys() != {200}):
         raise click.ClickException(
             f"answers came with the statuses {dict(driven.statuses)} (0 is a broken connection); "
             "no row is written"
         )
-    return driven, counts
+    return driven
 
 
 def check(what: str, deviation: float, precision: str) -> None:

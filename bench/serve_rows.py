@@ -1,7 +1,12 @@
-"""What bench.serve measures, and the rows that come of it."""
+"""What bench.serve measures, and the rows that come of it.
+
+Providers: `raw` is bytes to vectors without HTTP; `batched` the service; `one by one` the service
+with batches of one; `plain` a service that answers one image after the other (bench.serve_plain).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -49,12 +54,14 @@ class Round:
     Attributes:
         batched: the closed loop at the service with batches, and what that counted meanwhile.
         single: likewise with batches of one.
+        plain: the closed loop at the plainest service, which counts nothing.
         opened: the open loops by share, likewise.
     """
 
     raw: RawRate
     batched: tuple[Driven, Counts]
     single: tuple[Driven, Counts]
+    plain: Driven
     opened: dict[float, tuple[Driven, Counts]] = field(default_factory=dict)
 
 
@@ -64,18 +71,26 @@ def rows_of(plan: Plan, rounds: list[Round]) -> list[Row]:
         blank_row(NAME), data=plan.towers, shape=str(plan.max_batch), dtype=plan.precision
     )
     raw = [each.raw.images_per_s for each in rounds]
-    batched, single = (
-        [each.images_per_s for each, _ in pairs]
-        for pairs in ([r.batched for r in rounds], [r.single for r in rounds])
-    )
+    batched = [each.batched[0].images_per_s for each in rounds]
+    single = [each.single[0].images_per_s for each in rounds]
+    plain = [each.plain.images_per_s for each in rounds]
     note = f"no HTTP; batches of {plan.max_batch}"
     rows = [replace(blank, provider="raw").measured("images/s", raw, unit="images/s", note=note)]
-    closed = {"batched": [r.batched for r in rounds], "one by one": [r.single for r in rounds]}
-    for provider, measured in closed.items():
-        note = f"closed loop, {plan.connections} connections"
+    note = f"closed loop, {plan.connections} connections"
+    for provider, measured in (
+        ("batched", [each.batched for each in rounds]),
+        ("one by one", [each.single for each in rounds]),
+        ("plain", [(each.plain, None) for each in rounds]),
+    ):
         rows += driven_rows(replace(blank, provider=provider), measured, note)
     row = replace(blank, provider="batched")
-    for base, rates in (("raw", raw), ("one by one", single)):
+    bases = {
+        "raw": raw,
+        "one by one": single,
+        "plain": plain,
+        "faster of both": [max(pair) for pair in zip(single, plain, strict=True)],
+    }
+    for base, rates in bases.items():
         ratios = [theirs / ours for theirs, ours in zip(rates, batched, strict=True)]
         rows.append(row.measured(f"time / {base}", ratios, unit="ratio"))
     for share in plan.loads:
@@ -89,19 +104,19 @@ def rows_of(plan: Plan, rounds: list[Round]) -> list[Row]:
     return [judged(row) for row in rows]
 
 
-def driven_rows(row: Row, measured: list[tuple[Driven, Counts]], note: str) -> list[Row]:
+def driven_rows(row: Row, measured: Sequence[tuple[Driven, Counts | None]], note: str) -> list[Row]:
     """Throughput, latencies, fill of the batches, and what may make the figures worse."""
     driven = [each for each, _ in measured]
     rows = [row.measured("images/s", [d.images_per_s for d in driven], unit="images/s", note=note)]
     for share in (0.5, 0.95, 0.99):
         latencies_ms = [1e3 * _quantile(each, share) for each in driven]
         rows.append(row.measured(f"p{100 * share:.0f}", latencies_ms, unit="ms", note=note))
-    fills = [counts.images / max(counts.batches, 1) for _, counts in measured]
+    fills = [counts.images / max(counts.batches, 1) for _, counts in measured if counts]
     lags_ms = [1e3 * float(np.quantile(each.lags_s, 0.99)) for each in driven]
     refused = [1 - each.statuses[200] / each.statuses.total() for each in driven]
     return [
         *rows,
-        row.measured("images a batch", fills),
+        *([row.measured("images a batch", fills)] if fills else []),
         row.measured("generator", [each.generator_cores for each in driven], unit="cores"),
         row.measured("sent late, p99", lags_ms, unit="ms"),
         row.measured("not answered", refused, unit="share"),

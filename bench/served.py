@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -18,9 +19,12 @@ START_S = 300.0
 STOP_S = 60.0
 LISTENS = re.compile(r"serving at http://127\.0\.0\.1:(\d+)")
 
-
 PATIENT = {"OMP_WAIT_POLICY": "passive"}
 """For every process that computes: threads that wait would else spin on cores that others need."""
+
+
+OWN = ("pipelines.cli", "serve")
+PLAIN = ("bench.serve_plain",)
 
 
 class ServiceFailedError(Exception):
@@ -48,26 +52,27 @@ class Counts:
 
 
 class Served:
-    """`blindpairs serve` in a process of its own. Use as a context manager.
+    """`blindpairs serve`, or another service, in a process of its own. Use as a context manager.
 
     Attributes:
         port: where it listens; 0 until `wait` has returned.
     """
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
+    def __init__(self, arguments: list[str], log: Path, command: Sequence[str] = OWN) -> None:
         """Prepare.
 
         Args:
             arguments: of the command, but the port.
             log: a file for what it says.
+            command: a module, and its command if it has several.
         """
-        self._arguments, self._log = arguments, log
+        self._arguments, self._log, self._command = arguments, log, command
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[Any] | None = None
         self.port = 0
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "pipelines.cli", "serve", "--port", "0", *self._arguments]
+        command = [sys.executable, "-m", *self._command, "--port", "0", *self._arguments]
         self._output = self._log.open("wb")
         self._process = subprocess.Popen(
             command,

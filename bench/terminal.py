@@ -19,7 +19,7 @@ def show(rows: Iterable[Row]) -> None:
     for row in rows:
         lines[row.data, row.shape, row.provider, row.dtype][row.metric] = row
     for (data, shape, provider, dtype), by_metric in lines.items():
-        head = f"{data:14} {shape:16} {provider:15}{dtype:9}"
+        head = f"{data:14} {shape:16} {provider:18} {dtype:9}"
         if shown := [by_metric[metric] for metric in by_metric if metric in SHOWN]:
             click.echo(head + "  ".join(_cell(row) for row in shown))
         for metric, row in by_metric.items():

@@ -5,7 +5,8 @@
         for partner in client.blind_partners(Path("a.jpg")).data:
             print(partner.image_id, partner.clip_cos, partner.dino_cos)
 
-It may be used by several threads at a time.
+It may be used by several threads at a time. It speaks to the service itself, never through a proxy,
+whatever the environment says: its token is for nobody else.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from miner.client_answers import (
 )
 from miner.client_calls import Answer, Calls
 from miner.client_images import Picture, encoded, parcels
+from miner.client_refusals import image_problem, is_too_much, refusal_of
 from miner.errors import ServiceError
 
 __all__ = ["Client", "Embeddings", "Pair", "Partners", "Picture"]
@@ -53,12 +55,13 @@ class Client:
             url: http://HOST:PORT or https://HOST of the service.
             token: which it asks for, if it does. It goes with every request, so that beyond this
                 machine the URL should be https.
-            timeout_s: of one request, its retries and their pauses included.
+            timeout_s: of one request, its retries and their pauses included. Only the look-up of
+                the host's name, which is the system's, may take longer.
             retries: further tries where a connection fails, or the service is busy or away.
 
         Raises:
             ValueError: an argument is out of its range.
-            ResourceError: httpx is not installed.
+            ResourceError: httpcore is not installed.
         """
         self._calls = Calls(url, token, timeout_s, retries)
 
@@ -91,16 +94,17 @@ class Client:
 
         Raises:
             ServiceError: the service refuses a request, or a single image, or does not answer.
+            TypeError: an image is given as something else.
             ValueError: an image's mode cannot be sent.
         """
-        if isinstance(images, Picture):
-            return self._embed([encoded(images)], model, is_single=True)
+        if not isinstance(images, Sequence) or isinstance(images, str | bytes):
+            return self._arranged(self._done(EMBEDDINGS, self._asked(encoded(images), model)), 1)
         if request_images < 1:
             raise ValueError(f"request_images is {request_images}; it has to be 1 or more")
         parts: list[Embeddings] = []
         starts: list[int] = []
         for start, parcel in parcels(images, request_images):
-            parts.append(self._embed(parcel, model, is_single=False))
+            parts.append(self._embed(parcel, model))
             starts.append(start)
         try:
             return joined(parts, starts)
@@ -163,7 +167,10 @@ class Client:
 
         Raises:
             ServiceError: the service refuses, or does not answer.
+            ValueError: a filter is what pages are made with.
         """
+        if given := sorted({"limit", "cursor"} & filters.keys()):
+            raise ValueError(f"{given[0]} is no filter: page_size says how many a request gives")
         asked = {"limit": page_size, "sort": sort, "order": order, "text": text, **filters}
         params = {name: value for name, value in asked.items() if value is not None}
         seen: set[str] = set()
@@ -199,22 +206,37 @@ class Client:
         self._done("/readyz", answer)
         return True
 
-    def _embed(self, parcel: list[str], model: str | None, *, is_single: bool) -> Embeddings:
-        asked = {"input": parcel, "model": model, "encoding_format": "base64"}
-        answer = self._calls.ask("POST", EMBEDDINGS, json=asked)
+    def _embed(self, parcel: list[str], model: str | None) -> Embeddings:
+        """Several images: a refused one is an error of its own."""
+        answer = self._asked(parcel, model)
         # 422 is also the status of a list in which no image is good.
-        if is_single or not (answer.status == 422 and b'"data"' in answer.body):
+        if not (answer.status == 422 and b'"data"' in answer.body):
+            problem = image_problem(answer.status, answer.body)
+            if len(parcel) == 1 and problem is not None:
+                return Embeddings([], {}, {0: problem}, {})
+            if len(parcel) > 1 and is_too_much(answer.status, answer.body):
+                # The service takes less at a time than was thought.
+                half = len(parcel) // 2
+                parts = [self._embed(each, model) for each in (parcel[:half], parcel[half:])]
+                return joined(parts, [0, half])
             self._done(EMBEDDINGS, answer)
+        return self._arranged(answer, len(parcel))
+
+    def _asked(self, images: str | list[str], model: str | None) -> Answer:
+        asked = {"input": images, "model": model, "encoding_format": "base64"}
+        return self._calls.ask("POST", EMBEDDINGS, json=asked)
+
+    def _arranged(self, answer: Answer, num_images: int) -> Embeddings:
         items = self._parsed(EmbeddingList, EMBEDDINGS, answer)
         try:
-            return arranged(items, len(parcel))
+            return arranged(items, num_images)
         except ValueError as error:
             raise self._nonsense(EMBEDDINGS, error) from error
 
     def _done(self, path: str, answer: Answer) -> Answer:
         """The answer, where the service did what was asked."""
         if not answer.is_ok:
-            raise self._calls.refusal(path, answer)
+            raise refusal_of(self._calls.url + path, answer.status, answer.body)
         return answer
 
     def _parsed(self, model: type[Parsed], path: str, answer: Answer) -> Parsed:

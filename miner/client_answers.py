@@ -57,6 +57,25 @@ class Embeddings:
     errors: dict[int, Problem]
     encoders: dict[str, dict[str, Any]]
 
+    def vectors_of(self, encoder: str) -> np.ndarray:
+        """Vectors [N, D] of one encoder, by `clip` or `dino`, its name or its id.
+
+        Raises:
+            ValueError: no encoder, or more than one, goes by that name here.
+        """
+        found = [
+            encoder_id
+            for encoder_id in self.vectors
+            if encoder
+            in (encoder_id, *(self.encoders.get(encoder_id, {}).get(k) for k in ("role", "name")))
+        ]
+        if len(found) != 1:
+            raise ValueError(
+                f"{len(found)} encoders go by the name {encoder!r}; there are vectors of "
+                f"{sorted(self.vectors)}"
+            )
+        return self.vectors[found[0]]
+
 
 class Partner(BaseModel):
     """An image of the corpus that CLIP calls the same as the one asked for, and DINO different.
@@ -79,6 +98,8 @@ class Partners(BaseModel):
     Attributes:
         data: by clip_cos, descending.
         num_partners: how many there are in all.
+        image_id: of the image of the corpus that was asked for, or whose bytes were; None where
+            there is none.
         exact: whether these are the partners that the exact join gives.
     """
 
@@ -89,6 +110,7 @@ class Partners(BaseModel):
     dino_below: float
     num_partners: int = Field(ge=0)
     exact: bool
+    image_id: str | None = None
 
 
 class Pair(BaseModel):

@@ -1,12 +1,16 @@
 """One call to the service: tried again where that may help, and never longer than its deadline.
 
+One deadline holds for all tries of a call: to connect, to send, to wait, and to read head and body.
+No proxy is asked, whatever `HTTP_PROXY` and its like say: a token is for the service alone.
+
 Every call of the service may be repeated: none changes anything. Tried again are connections that
-fail or break, and the answers 429, 502, 503 and 504, after a pause that doubles, with jitter, and
-is never shorter than the `Retry-After` of the answer. Any other answer is final.
+fail or break, the answers 429, 502, 503 and 504, and a proxy's 500, after a pause that doubles,
+with jitter, and is never shorter than the `Retry-After` of the answer. Any other answer is final.
 """
 
 from __future__ import annotations
 
+import json as json_text
 import logging
 import random
 import time
@@ -14,15 +18,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
-
+from miner.client_url import base_of, check_service_url, query_of
 from miner.errors import ResourceError, ServiceError
-from miner.urls import shown
-
-if TYPE_CHECKING:
-    import httpx
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,9 @@ AGAIN = frozenset({429, 502, 503, 504})
 
 FIRST_PAUSE_S = 0.1
 MOST_PAUSE_S = 5.0
-CONNECT_S = 5.0
-"""How long one connection may take to be made, in seconds."""
 
-MOST_MESSAGE_CHARS = 500
-"""Of what a service says about an error."""
+MOST_BYTES = 2**29
+"""Of an answer; the largest are original images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +56,6 @@ class Answer:
         return 200 <= self.status < 300
 
 
-class _Said(BaseModel):
-    """What the service says about an error."""
-
-    message: str = ""
-    code: str | int | None = None
-    type: str | None = None
-
-
-class _Failure(BaseModel):
-    error: _Said
-
-
 class Calls:
     """Calls to one service, over connections that stay open.
 
@@ -84,13 +70,10 @@ class Calls:
 
         Raises:
             ValueError: an argument is out of its range.
-            ResourceError: httpx is not installed.
+            ResourceError: httpcore is not installed.
         """
-        if not url.startswith(("http://", "https://")) or "@" in url or "?" in url or "#" in url:
-            raise ValueError(
-                f"{shown(url)}: the URL of a service is http://HOST:PORT or https://HOST, without "
-                "user or query; a token is given as `token`"
-            )
+        check_service_url(url)
+        token = None if token is None else token.strip()
         if token is not None and not (token and token.isascii() and token.isprintable()):
             raise ValueError("the token is empty or holds what is not printable ASCII; check it")
         if not 0 < timeout_s < float("inf"):
@@ -98,18 +81,20 @@ class Calls:
         if retries < 0:
             raise ValueError(f"retries is {retries}; it has to be 0 or more")
         try:
-            import httpx
+            from miner.client_wire import open_pool
         except ImportError as error:
             raise ResourceError(
-                'the client needs httpx, which is missing: pip install "blindpairs[serve]"'
+                'the client needs httpcore, which is missing: pip install "blindpairs[serve]"'
             ) from error
-        self.url, self.timeout_s, self.retries = url.rstrip("/"), timeout_s, retries
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(headers=headers, timeout=timeout_s)
+        self.url, self.timeout_s, self.retries = base_of(url), timeout_s, retries
+        self._headers = {"Host": urlsplit(url).netloc, "Accept-Encoding": "identity"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._pool = open_pool()
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._pool.close()
 
     def ask(
         self,
@@ -132,11 +117,14 @@ class Calls:
 
         Raises:
             ServiceError: no try was answered in time.
+            ValueError: a number of the body is not finite.
         """
         end_s = time.monotonic() + self.timeout_s
+        target = path + query_of(params)
+        body = None if json is None else json_text.dumps(json, allow_nan=False).encode()
         for num_tries in range(1, self.retries + 2):
-            outcome = self._try(method, path, end_s, json=json, params=params)
-            if isinstance(outcome, Answer) and outcome.status not in AGAIN:
+            outcome = self._try(method, target, body, end_s)
+            if isinstance(outcome, Answer) and not _may_pass(outcome):
                 return outcome
             pause_s = _pause_s(num_tries, outcome)
             if num_tries > self.retries or time.monotonic() + pause_s >= end_s:
@@ -152,43 +140,60 @@ class Calls:
 
     def try_once(self, path: str) -> Answer | None:
         """GET a path in a single try; None where nobody answers."""
-        outcome = self._try("GET", path, time.monotonic() + self.timeout_s)
+        outcome = self._try("GET", path, None, time.monotonic() + self.timeout_s)
         return outcome if isinstance(outcome, Answer) else None
 
-    def refusal(self, path: str, answer: Answer) -> ServiceError:
-        """The error that an answer other than 2xx stands for."""
-        try:
-            said = _Failure.model_validate_json(answer.body).error
-        except ValidationError:
-            said = _Said(message=answer.body.decode("utf-8", "replace"))
-        code = said.code if said.code is not None else said.type
-        message = said.message[:MOST_MESSAGE_CHARS] or "it says nothing more"
-        named = f" ({code})" if code is not None else ""
-        return ServiceError(
-            f"{self.url}{path} answered {answer.status}{named}: {message}",
-            status=answer.status,
-            code=None if code is None else str(code),
-        )
-
     def _try(
-        self, method: str, path: str, end_s: float, **content: Any
-    ) -> Answer | httpx.TransportError:
-        """One try, which ends by the deadline however slowly the answer drips in."""
-        import httpx
+        self, method: str, target: str, body: bytes | None, end_s: float
+    ) -> Answer | Exception:
+        """One try, which ends by the deadline however slowly the answer drips in.
 
-        left_s = max(end_s - time.monotonic(), 1e-3)
-        timeout = httpx.Timeout(left_s, connect=min(CONNECT_S, left_s))
-        body = bytearray()
+        Raises:
+            ServiceError: the answer is too large, or in an encoding that was not asked for.
+        """
+        import httpcore
+
+        from miner.client_wire import until
+
+        headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
+        found = bytearray()
         try:
-            with self._http.stream(method, self.url + path, timeout=timeout, **content) as response:
-                for chunk in response.iter_bytes():
-                    body += chunk
-                    if time.monotonic() > end_s:
-                        return httpx.ReadTimeout(f"{len(body)} bytes of the answer came in time")
-        except (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError) as error:
+            with (
+                until(end_s),
+                self._pool.stream(
+                    method, self.url + target, headers=list(headers.items()), content=body
+                ) as response,
+            ):
+                for chunk in response.iter_stream():
+                    found += chunk
+                    if len(found) > MOST_BYTES:
+                        raise ServiceError(
+                            f"{self.url}{target} answered with more than {MOST_BYTES} bytes, which "
+                            "no answer of the service has; see whether it is another program"
+                        )
+        except httpcore.ReadTimeout:
+            return httpcore.ReadTimeout(f"{len(found)} bytes of the answer's body came in time")
+        except (
+            httpcore.NetworkError,
+            httpcore.TimeoutException,
+            httpcore.RemoteProtocolError,
+        ) as error:
             return error
-        asked_s = _seconds(response.headers.get("retry-after", ""))
-        return Answer(response.status_code, bytes(body), asked_s)
+        said = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+        if (encoding := said.get(b"content-encoding", "identity")).lower() != "identity":
+            raise ServiceError(
+                f"{self.url}{target} came with the Content-Encoding {encoding[:40]!r}, which "
+                "nobody asked for; see what stands between here and the service"
+            )
+        return Answer(response.status, bytes(found), _seconds(said.get(b"retry-after", "")))
+
+
+def _may_pass(answer: Answer) -> bool:
+    """Whether another try may be answered otherwise.
+
+    A 500 that is not in the service's own words is that of a proxy which lost its replica.
+    """
+    return answer.status in AGAIN or (answer.status == 500 and b'"error"' not in answer.body)
 
 
 def _pause_s(num_tries: int, outcome: Answer | Exception) -> float:
@@ -204,11 +209,12 @@ def _seconds(retry_after: str) -> float:
         return float(retry_after)
     try:
         moment = parsedate_to_datetime(retry_after)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, OverflowError):
+        # A date that no calendar has may have come over the wire, too.
         return 0.0
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def _seen(outcome: Answer | Exception) -> str:

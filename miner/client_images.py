@@ -19,12 +19,19 @@ PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 """Of Pillow, which a PNG holds without loss."""
 
 
-def encoded(picture: Picture) -> str:
+def encoded(picture: object) -> str:
     """An image as base64 of a file's bytes; pixels become a PNG, which loses nothing.
 
     Raises:
+        TypeError: it is none of what an image may be given as.
         ValueError: a PNG cannot hold the pixels.
     """
+    if not isinstance(picture, Picture):
+        remedy = "Path(...)" if isinstance(picture, str) else "Image.fromarray(...) of Pillow"
+        raise TypeError(
+            f"an image is given as {type(picture).__name__}; give its file's bytes, its path as "
+            f"a Path, or its pixels as a Pillow image: {remedy}"
+        )
     if isinstance(picture, Image.Image):
         if picture.mode not in PNG_MODES:
             raise ValueError(

@@ -1,8 +1,7 @@
 """The service as replicas on a Ray cluster, behind Ray Serve's proxy.
 
     python pipelines/serve_ray.py --index DIR --num-replicas 2
-    serve run pipelines.serve_ray:app index=DIR num_replicas=2
-    serve build pipelines.serve_ray:app -o serve.yaml; serve deploy serve.yaml
+    serve run pipelines.serve_ray:app index=DIR num_replicas=2 host=127.0.0.1
 
 Each replica is the whole app of `blindpairs serve` with encoders and batches of its own, and a GPU
 of its own where there are any. A replica that dies is replaced; what it had in hand is answered
@@ -15,7 +14,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,8 +22,11 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 from pydantic import Field, model_validator
 
+from miner.encoders import find_record
 from miner.errors import ResourceError
 from pipelines.options import settings_from, settings_options
+from pipelines.ray_serve import check_here, ray_serve, refuse_another, start
+from pipelines.replica_needs import needs_of, this_machine
 from pipelines.serve import create_app
 from pipelines.serving.settings import ServeSettings
 
@@ -101,15 +103,26 @@ class Replica:
 
 
 def app(args: Mapping[str, Any]) -> Any:
-    """The application for `serve run` and `serve build`, with settings as arguments.
+    """The application for `serve run`, and for `import_path` in a file of `serve deploy`.
+
+    The proxy's host and port are Ray Serve's own settings, of which nothing is known here. So a
+    token is needed, unless `host` says that the proxy listens on this machine alone.
 
     Args:
-        args: fields of `RayServeSettings`; host and port are the proxy's, see `serve run --help`.
+        args: fields of `RayServeSettings`.
+
+    Raises:
+        ValueError: there is no token, and no `host` that needs none.
     """
     import ray
 
-    settings = RayServeSettings(**args)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    settings = RayServeSettings(**{"host": "0.0.0.0", **args})
+    if ray.is_initialized():
+        known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in known if node["Alive"]]
+    else:
+        # `serve run` asks before it connects, by flags of its own.
+        nodes = [this_machine()]
     return application(settings, needs_of(settings, nodes, may_grow=True))
 
 
@@ -120,7 +133,7 @@ def application(settings: RayServeSettings, needs: Needs) -> Any:
         ResourceError: Ray Serve or what the service needs is not installed.
         ValueError: it would listen to others without a token.
     """
-    serve = _ray_serve()
+    serve = ray_serve()
     from pipelines.serving.callers import read_token
 
     token = read_token(settings)
@@ -143,91 +156,39 @@ def application(settings: RayServeSettings, needs: Needs) -> Any:
     return deployment.bind(given, token)
 
 
-def needs_of(
-    settings: RayServeSettings, nodes: Iterable[Mapping[str, float]], *, may_grow: bool
-) -> Needs:
-    """What a replica needs so that all fit into a cluster.
-
-    Args:
-        settings: how many there are.
-        nodes: resources of each.
-        may_grow: whether nodes may be added, so that replicas without room wait for them.
-
-    Raises:
-        ResourceError: they do not fit, and never will.
-    """
-    from pipelines.ray_cluster import MOST_CORES, Needs
-
-    resources = [dict(node) for node in nodes]
-    has_gpu = any(node.get("GPU", 0) >= 1 for node in resources)
-    num_gpus = int(settings.device == "cuda" or (settings.device == "auto" and has_gpu))
-    given = settings.cores_per_replica
-    for num_cores in (given,) if given else range(MOST_CORES, 0, -1):
-        needs = Needs(num_gpus=num_gpus, num_cores=num_cores)
-        if sum(needs.fits(node) for node in resources) >= settings.num_replicas:
-            return needs
-    lacks = f"there is no room for {settings.num_replicas} replicas, each with {needs}"
-    if not may_grow:
-        raise ResourceError(
-            f"{lacks}, on this machine; give fewer --num-replicas or --cores-per-replica, or "
-            "start a cluster and set RAY_ADDRESS"
-        )
-    log.warning("%s, in the Ray cluster: waiting for nodes to be added", lacks)
-    return needs
-
-
 @contextmanager
 def deployed(settings: RayServeSettings) -> Iterator[str]:
     """Replicas that run until the block ends, and the URL where they are reached.
 
-    Where Ray Serve runs already in a cluster, its own host and port count.
-
     Raises:
-        ResourceError: there is no cluster, no room in it, or something is not installed.
-        ValueError: it would listen to others without a token.
+        ResourceError: there is no cluster, no room in it, Ray Serve runs there already, the
+            replicas do not start, or something is not installed.
+        StoreError: there is no run to serve.
+        ValueError: it would listen to others without a token, or there is no such encoder.
     """
-    serve = _ray_serve()
+    serve = ray_serve()
+    for name in filter(None, (settings.clip, settings.dino)):
+        find_record(name)
     from miner.config import ExecutorSettings
     from pipelines.ray_cluster import Cluster
 
     cores = settings.cores_per_replica or 1
     cluster = Cluster(ExecutorSettings(executor="ray", cores_per_worker=cores), settings.device)
     try:
+        refuse_another(serve)
         nodes = cluster.nodes().values()
         target = application(settings, needs_of(settings, nodes, may_grow=not cluster.is_ours))
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={
-                "host": settings.host.strip("[]"),
-                "port": settings.port,
-                # The app's own limits come first, and say more.
-                "request_timeout_s": 1.5 * (settings.body_timeout_s + settings.request_timeout_s),
-            },
-        )
+        if cluster.is_ours:
+            check_here(settings)
         try:
-            serve.run(target, name=NAME, route_prefix="/")
+            start(serve, settings, target, NAME)
             yield f"http://{settings.host}:{settings.port}"
         finally:
             serve.delete(NAME)
-            if cluster.is_ours:
+            if not serve.status().applications:
                 serve.shutdown()
     finally:
         cluster.close()
-
-
-def _ray_serve() -> Any:
-    """Ray's `serve`.
-
-    Raises:
-        ResourceError: it is not installed.
-    """
-    try:
-        from ray import serve
-    except ImportError as error:
-        raise ResourceError(
-            f'replicas need Ray Serve, which is missing ({error}); pip install "ray[serve]"'
-        ) from error
-    return serve
 
 
 @click.command()

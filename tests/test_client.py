@@ -60,8 +60,7 @@ def test_one_image_is_sent_by_bytes_path_or_pixels(tmp_path: Path) -> None:
     for method, path_asked, _, body in script.asked:
         assert (method, path_asked) == ("POST", "/v1/embeddings")
         assert (body["model"], body["encoding_format"]) == ("clip", "base64")
-        (sent,) = body["input"]
-        got = Image.open(io.BytesIO(base64.b64decode(sent)))
+        got = Image.open(io.BytesIO(base64.b64decode(body["input"])))
         assert got.mode == "RGBA"
         assert got.tobytes() == image.tobytes()
 
@@ -101,6 +100,50 @@ def test_a_list_without_a_good_image_is_errors_and_a_single_one_is_raised() -> N
         with pytest.raises(ServiceError, match=r"422 .c.: none of 1 images is good") as info:
             client.embed(b"x")
     assert (info.value.status, info.value.code) == (422, "c")
+
+
+@pytest.mark.parametrize(("status", "code"), [(422, "unknown_format"), (413, "body_too_large")])
+def test_a_refused_image_that_goes_alone_costs_nothing_else(status: int, code: str) -> None:
+    refused = says(status, {"error": {"message": "what is it?", "code": code}})
+    with speaking(says(200, items(embedding(0))), refused) as (_, client):
+        found = client.embed([b"0", b"1"], request_images=1)
+        assert (found.indexes, found.vectors["clip-1"].shape) == ([0], (1, 2))
+        assert (found.errors[1].code, found.errors[1].message) == (code, "what is it?")
+        with pytest.raises(ServiceError, match=rf"{status} .{code}.: what is it"):
+            client.embed(b"1")
+    another = says(422, {"error": {"message": "no", "code": "another"}})
+    with speaking(another) as (_, client):
+        for images in ([b"0"], [b"0", b"1"]):
+            with pytest.raises(ServiceError, match=r"422 .another.: no"):
+                client.embed(images)
+
+
+@pytest.mark.parametrize(("status", "code"), [(422, "too_many_images"), (413, "body_too_large")])
+def test_a_list_that_is_too_much_goes_in_halves(status: int, code: str) -> None:
+    refused = says(status, {"error": {"message": "too much", "code": code}})
+    one = says(200, items(embedding(0)))
+    two = says(200, items(embedding(0), embedding(1)))
+    with speaking(refused, one, two) as (script, client):
+        found = client.embed([b"0", b"1", b"2"])
+    assert found.indexes == [0, 1, 2]
+    sent = [[base64.b64decode(each) for each in body["input"]] for *_, body in script.asked]
+    assert sent == [[b"0", b"1", b"2"], [b"0"], [b"1", b"2"]]
+
+
+def test_what_is_no_image_is_refused_with_what_would_be() -> None:
+    with speaking(says(500)) as (script, client):
+        for images in ("a.jpg", ["a.jpg"]):
+            with pytest.raises(TypeError, match=r"given as str; .*Path\(\.\.\.\)"):
+                client.embed(images)  # type: ignore[arg-type]
+        pixels = np.zeros((4, 4, 3), np.uint8)
+        for arrays in (pixels, [pixels]):
+            with pytest.raises(TypeError, match=r"given as ndarray; .*Image\.fromarray"):
+                client.embed(arrays)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="given as str"):
+            client.blind_partners("a.jpg")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="limit is no filter: page_size"):
+            next(client.pairs(limit=3))
+    assert script.asked == []
 
 
 def test_another_422_is_raised() -> None:
@@ -258,6 +301,7 @@ def test_the_client_and_the_service_understand_each_other(live: Live, index: Sto
         data = client.image(one.image_1)
         assert hashlib.sha256(data).hexdigest() == selected[0]["sha256_1"]
         by_id = client.blind_partners(image_id=one.image_1)
+        assert by_id.image_id == one.image_1
         assert one.image_2 in [partner.image_id for partner in by_id.data]
         assert by_id.exact
         assert by_id == client.blind_partners(data)
@@ -268,8 +312,13 @@ def test_the_client_and_the_service_understand_each_other(live: Live, index: Sto
         assert found.indexes == [0, 2]
         assert found.errors[1].code == "unknown_format"
         assert found.vectors.keys() == found.encoders.keys()
+        assert found.vectors_of("clip") is found.vectors_of("demo-clip")
         assert {vectors_ND.shape for vectors_ND in found.vectors.values()} == {(2, 64), (2, 128)}
         assert sorted(client.embed([b"no", b"image"]).errors) == [0, 1]
+        found = client.embed([data, b"no image"], request_images=1)
+        assert (found.indexes, found.errors[1].code) == ([0], "unknown_format")
+        with pytest.raises(ServiceError, match=r"422 .unknown_format."):
+            client.embed(b"no image")
         with pytest.raises(ServiceError, match="404"):
             client.image("no/such/image")
         with pytest.raises(ServiceError, match="422"):

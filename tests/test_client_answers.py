@@ -95,3 +95,16 @@ def test_requests_by_different_encoders_are_not_joined() -> None:
     parts = [arrange([vector(0, A)], 1), arrange([vector(0, A, "other")], 1)]
     with pytest.raises(ValueError, match="answered by different encoders"):
         joined(parts, [0, 1])
+
+
+def test_vectors_of_one_encoder_go_by_its_role_name_or_id() -> None:
+    rows = {"clip-1": np.eye(2, dtype=np.float32), "dino-1": np.ones((2, 1), np.float32)}
+    records = {
+        "clip-1": {"role": "clip", "name": "same"},
+        "dino-1": {"role": "dino", "name": "same"},
+    }
+    found = Embeddings([0, 1], rows, {}, records)
+    assert found.vectors_of("clip") is found.vectors_of("clip-1") is rows["clip-1"]
+    for name, number in (("nothing", 0), ("same", 2)):
+        with pytest.raises(ValueError, match=f"{number} encoders go by the name '{name}'"):
+            found.vectors_of(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -23,15 +24,16 @@ from bench.pictures import generated
 from bench.serve_raw import deviation_of, truth_of
 from miner.client import Client
 from miner.config import EmbedSettings
-from miner.errors import ResourceError, ServiceError
+from miner.errors import ResourceError, ServiceError, StoreError
 from pipelines.ray_cluster import Needs
+from pipelines.ray_serve import check_here, start
+from pipelines.replica_needs import needs_of
 from pipelines.serve_ray import (
     RayServeSettings,
     Replica,
     app,
     application,
     deployed,
-    needs_of,
     serve_ray,
 )
 from tests.buckets import free_port
@@ -143,6 +145,35 @@ def test_the_command_says_what_it_takes() -> None:
     assert "--max-batch" in shown
 
 
+def test_what_cannot_start_is_said_before_anything_is_deployed(tmp_path: Path) -> None:
+    port = free_port()
+    check_here(settings(port=port))
+    with pytest.raises(StoreError, match="holds no run"):
+        check_here(settings(port=port, index=str(tmp_path)))
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(ResourceError, match=rf"--port {port}: cannot listen on 127.0.0.1"),
+    ):
+        check_here(settings(port=port))
+    with (
+        pytest.raises(ValueError, match="no encoder is called 'nothing'"),
+        deployed(settings(clip="nothing")),
+    ):
+        raise AssertionError
+
+
+def test_what_ray_says_of_replicas_that_do_not_start_is_one_line() -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("Deploying failed:\n" + "x" * 9000)
+
+    with pytest.raises(
+        ResourceError, match=r"did not start at 127\.0\.0\.1:8000 .Deploying"
+    ) as info:
+        start(SimpleNamespace(start=fails), settings(), None, "blindpairs")
+    assert len(str(info.value)) < 500
+    assert "\n" not in str(info.value)
+
+
 @pytest.fixture(scope="module")
 def url(cluster: Cluster) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
@@ -238,11 +269,43 @@ def _wait_for(is_so: Any) -> None:
         time.sleep(0.1)
 
 
-def test_a_cluster_that_runs_serve_builds_the_same_from_arguments(cluster: Cluster) -> None:
+def test_a_serve_that_runs_already_is_left_alone(url: str) -> None:
+    with (
+        pytest.raises(ResourceError, match=r"Ray Serve runs already .*blindpairs"),
+        deployed(settings(port=free_port())),
+    ):
+        raise AssertionError
+    with Client(url, TOKEN) as client:
+        assert client.ready()
+
+
+ARGUMENTS = {"clip": "demo-clip", "dino": "demo-dino", "num_replicas": "2", "max_batch": "4"}
+
+
+def test_a_cluster_that_runs_serve_builds_the_same_from_arguments(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLINDPAIRS_TOKEN", TOKEN)
     if not ray.is_initialized():
         ray.init(address=cluster.address, logging_level=logging.ERROR)
-    text = {"clip": "demo-clip", "dino": "demo-dino", "num_replicas": "2", "max_batch": "4"}
-    deployment = app(text)._bound_deployment
+    deployment = app(ARGUMENTS)._bound_deployment
     assert deployment.num_replicas == 2
     assert deployment.max_ongoing_requests == 8
     assert deployment.ray_actor_options["num_cpus"] == 1
+
+
+def test_serve_run_builds_before_it_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    bound = app(ARGUMENTS | {"host": "127.0.0.1", "device": "cpu"})._bound_deployment
+    assert bound.ray_actor_options["num_cpus"] == 3
+
+
+def test_a_proxy_of_which_nothing_is_known_takes_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BLINDPAIRS_TOKEN", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ValueError, match="others than this machine could call; give a token"):
+        app(ARGUMENTS)
+    app(ARGUMENTS | {"host": "127.0.0.1"})
+    monkeypatch.setenv("BLINDPAIRS_TOKEN", TOKEN)
+    assert app(ARGUMENTS)._bound_deployment.init_args[1] == TOKEN

@@ -1,0 +1,115 @@
+"""The service behind the routes: its states, its encoders' names, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from miner.store import Store
+from pipelines.serving.errors import HttpError
+from pipelines.serving.service import Service
+from tests.serving import settings_of
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[Service]:
+    service = Service(settings_of())
+    service.load()
+    yield service
+    service.close()
+
+
+def test_nothing_is_there_before_it_is_loaded() -> None:
+    service = Service(settings_of())
+    assert service.status == "starting"
+    with pytest.raises(HttpError, match="the encoders are loading") as starting:
+        _ = service.batcher
+    with pytest.raises(HttpError, match="start the service with --index DIR") as without:
+        _ = service.needed_index
+    assert (starting.value.status, without.value.status) == (503, 404)
+    service.close()
+
+
+def test_its_state_is_the_worst_of_what_is_so() -> None:
+    async def run() -> None:
+        service = Service(settings_of())
+        await asyncio.to_thread(service.load)
+        assert service.status == "starting"
+        await service.start()
+        try:
+            assert service.status == "ok"
+            service.is_draining = True
+            assert service.status == "draining"
+            service.batcher._fail(RuntimeError("killed"))
+            assert service.status == "broken"
+        finally:
+            service.close()
+
+    asyncio.run(run())
+
+
+def test_the_first_image_is_its_own() -> None:
+    async def run() -> None:
+        service = Service(settings_of())
+        await asyncio.to_thread(service.load)
+        await service.start()
+        value = service.metrics.registry.get_sample_value
+        try:
+            assert value("blindpairs_served_images_total", {"outcome": "embedded"}) == 1
+            assert value("blindpairs_batch_images_sum") == 1
+        finally:
+            service.close()
+
+    asyncio.run(run())
+
+
+def test_an_encoder_goes_by_its_role_its_name_and_its_id(loaded: Service) -> None:
+    assert loaded.roles_of(None, "model") == ["clip", "dino"]
+    clip, dino = loaded.encoders["clip"], loaded.encoders["dino"]
+    for name in ("clip", "demo-clip", clip.encoder_id):
+        assert loaded.roles_of([name], "model") == ["clip"]
+    # The order is the caller's; who is named twice answers once.
+    assert loaded.roles_of([dino.encoder_id, "clip", "dino"], "model") == ["dino", "clip"]
+
+
+def test_a_name_that_no_encoder_has_is_refused_with_those_that_there_are(loaded: Service) -> None:
+    for names in (["nothing"], ["clip", ""]):
+        with pytest.raises(HttpError, match=r"clip .demo-clip-\w+. and dino") as info:
+            loaded.roles_of(names, "encoders")
+        assert (info.value.status, info.value.code) == (422, "unknown_encoder")
+        assert info.value.param == "encoders"
+
+
+def test_records_are_those_of_the_roles_that_were_asked(loaded: Service) -> None:
+    records = loaded.encoder_records(["dino"])
+    ((encoder_id, record),) = records.items()
+    assert encoder_id == loaded.encoders["dino"].encoder_id
+    assert (record["role"], record["name"], record["backend"]) == ("dino", "demo-dino", "torch")
+    assert len(loaded.encoder_records(["clip", "dino"])) == 2
+
+
+def test_requests_in_flight_are_those_of_this_service(loaded: Service) -> None:
+    other = Service(settings_of())
+    other.num_in_flight = 3
+    name = "blindpairs_requests_in_flight"
+    assert other.metrics.registry.get_sample_value(name) == 3
+    assert loaded.metrics.registry.get_sample_value(name) == 0
+    other.close()
+
+
+def test_an_index_brings_its_encoders_and_leaves_no_file(index: Store, tmp_path: Path) -> None:
+    scratch = tmp_path / "not there yet"
+    given = {"index": str(index.root), "clip": None, "dino": None, "scratch": str(scratch)}
+    service = Service(settings_of(**given))
+    try:
+        service.load()
+        names = {role: each.record.name for role, each in service.encoders.items()}
+        assert names == {"clip": "demo-clip", "dino": "demo-dino"}
+        assert service.needed_index is service.index
+        assert list(scratch.iterdir())
+    finally:
+        service.close()
+    assert list(scratch.iterdir()) == []
