@@ -60,7 +60,7 @@ class Page(HTMLParser):
 
 def page_of(store: Store, folder: Path, **wishes: object) -> Page:
     """Write the report of a join and read its page."""
-    return Page(report_of(store, folder, **wishes))  # type: ignore[arg-type]
+    return Page(report_of(store, folder, **wishes))
 
 
 @pytest.fixture(scope="session")
