@@ -43,6 +43,8 @@ class Order(NamedTuple):
     with_phash: bool
     is_second_try: bool = False
     """It is one image, and a worker that had it died."""
+    is_slow: bool = False
+    """No other order waits behind it, where that can be helped."""
 
     @property
     def num_bytes(self) -> int:

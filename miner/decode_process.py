@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
+from collections.abc import Callable
 from multiprocessing import forkserver
 from typing import NamedTuple
 
@@ -22,6 +24,9 @@ ORDER_LIMIT_S = 120.0
 
 KILLED_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM)
 """No fault of a decoder's ends its process like this."""
+
+LOOK_S = 0.1
+"""How often whoever waits for a reply looks whether it is still wanted, in seconds."""
 
 LAST_WORDS_S = 5.0
 """How long a process may take to end, in seconds, once its connection is gone."""
@@ -102,18 +107,22 @@ class DecodeProcess:
         self._num_sent += 1
         self.parcels.send(parcel)
 
-    def receive(self) -> Reply:
-        """The next reply.
+    def receive(self, is_wanted: Callable[[], bool] = lambda: True) -> Reply | None:
+        """The next reply; None once it is not wanted any more.
 
         Raises:
             EOFError: the process died, or takes too long and is killed; a ConnectionError says that
                 it died, too.
             Exception: what a mistake of ours raised there.
         """
-        if not self.replies.poll(ORDER_LIMIT_S):
-            self._is_late = True
-            self._process.kill()
-            raise EOFError
+        end_s = time.monotonic() + ORDER_LIMIT_S
+        while not self.replies.poll(min(LOOK_S, max(end_s - time.monotonic(), 0))):
+            if not is_wanted():
+                return None
+            if time.monotonic() >= end_s:
+                self._is_late = True
+                self._process.kill()
+                raise EOFError
         reply: Reply | Exception = self.replies.recv()
         if isinstance(reply, Exception):
             raise reply

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
@@ -108,13 +109,22 @@ class Decoders:
             self._change.notify_all()
             return not self._is_closed
 
-    def close(self) -> None:
-        """Stop the workers; orders that are not answered yet never will be."""
+    def close(self, wait_s: float | None = None) -> bool:
+        """Stop the workers; orders that are not answered yet never will be.
+
+        Args:
+            wait_s: how long to wait for threads to end, in seconds; processes end at once.
+
+        Returns:
+            Whether all have ended.
+        """
         with self._change:
             self._is_closed = True
             self._change.notify_all()
+        end_s = None if wait_s is None else time.monotonic() + wait_s
         for thread in self._threads:
-            thread.join()
+            thread.join(None if end_s is None else max(end_s - time.monotonic(), 0))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self, work: Callable[[], None]) -> None:
         try:
@@ -151,7 +161,8 @@ class Decoders:
         again: deque[Order] = deque()
         try:
             while not self._is_closed:
-                if order is None and len(in_hand) < IN_HAND:
+                is_busy = len(in_hand) >= IN_HAND or any(each.is_slow for each in in_hand)
+                if order is None and not is_busy:
                     idle = not in_hand and not again
                     order = again.popleft() if again else self._next(wait=idle)
                 try:
@@ -161,7 +172,9 @@ class Decoders:
                         order = None
                         worker.send(in_hand[-1])
                     elif worker and in_hand:
-                        reply = worker.receive()
+                        reply = worker.receive(lambda: not self._is_closed)
+                        if reply is None:
+                            return
                         self._reply(in_hand.popleft(), reply)
                 except (EOFError, ConnectionError):
                     assert worker is not None

@@ -21,6 +21,10 @@ CURSOR_CHARS = 200
 TEXT_COLUMNS = ("caption_1", "caption_2", "url_1", "url_2", "label_1", "label_2")
 
 
+class CursorError(ValueError):
+    """A cursor of something else, or none at all."""
+
+
 class PairFilter(Settings):
     """Which pairs are wanted, and in what order."""
 
@@ -79,7 +83,7 @@ class PairPages:
         """Some pairs, and the cursor of those that follow; None after the last one.
 
         Raises:
-            ValueError: the cursor is none of this selection, filter and order.
+            CursorError: the cursor is none of this selection, filter and order.
         """
         view = digest([self._identity, wanted.model_dump(mode="json")])[:16]
         start = 0 if cursor is None else _position(cursor, view)
@@ -129,7 +133,7 @@ def _cursor(position: int, view: str) -> str:
 
 
 def _position(cursor: str, view: str) -> int:
-    problem = ValueError(
+    problem = CursorError(
         "the cursor is none of this selection, filter and order; take next_cursor of an answer to "
         "the same question, or leave it out"
     )

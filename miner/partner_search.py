@@ -1,8 +1,10 @@
 """The blind partners of one image in the corpus of a join: exact, as the join itself would say.
 
-Vectors are mapped into memory and looked at in chunks: a float32 product with a floor below which
-no pair above the threshold can lie, then float64 cosines of what is left. Copies count as in the
-join: one image stands for all of equal bytes, or for its near-copies where the join wanted that.
+Vectors are mapped into memory and looked at in chunks. A sketch of each row, a fraction of it,
+rules out almost all others (`kernels.sketch`), a float32 product of whole rows most of the rest,
+both by a floor below which no pair above the threshold can lie; then float64 cosines decide. Copies
+count as in the join: one image stands for all of equal bytes, or for its near-copies where the join
+wanted that.
 
 Shape suffixes: N rows, D clip width, E dino width, P pairs.
 """
@@ -10,7 +12,7 @@ Shape suffixes: N rows, D clip width, E dino width, P pairs.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +42,14 @@ class Query:
         clip_D: [D] float16, of unit length.
         dino_E: [E] float16, of unit length.
         place: where it lies, as (side, row of that side's pack); None for an image from elsewhere.
+        deviations: how far a CLIP and a DINO cosine may be off, for what is borderline; that of an
+            image of the join lies in the join's bands.
     """
 
     clip_D: torch.Tensor
     dino_E: torch.Tensor
     place: tuple[int, int] | None = None
+    deviations: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,7 @@ class Partner:
 
     Attributes:
         image_id: of the image, which stands for its copies.
+        run: whose image it is, 0 or, of a join against another run, 1.
         clip_cos: float64.
         dino_cos: float64.
         borderline: whether a cosine lies in its borderline band, as in `raw`.
@@ -60,6 +66,7 @@ class Partner:
     """
 
     image_id: str
+    run: int
     clip_cos: float
     dino_cos: float
     borderline: bool
@@ -92,9 +99,11 @@ class PartnerSearch:
         self.dino_below = float(record["dino_below"])
         self._bands = float(record["borderline_clip"]), float(record["borderline_dino"])
         own: set[str] = set()
+        self._in_first: dict[str, str] = {}
         self._sides: list[Side] = []
         for number, run in enumerate(runs_of(store, record)):
-            rows = rows_of(run, record, number, own)
+            rows, known = rows_of(run, record, number, own)
+            self._in_first |= known
             own |= set(rows.sha256)
             self._sides.append(side_of(run, record, rows, scratch / str(number)))
 
@@ -108,7 +117,9 @@ class PartnerSearch:
             row = bisect_left(side.rows.image_ids, image_id)
             if row < len(side.rows) and side.rows.image_ids[row] == image_id:
                 return self._query(number, row)
-        return None
+        # An image of the second run that the first has under another name.
+        found = self.with_bytes(self._in_first.get(image_id, ""))
+        return None if found is None else found[1]
 
     def with_bytes(self, sha256: str) -> tuple[str, Query] | None:
         """The first image of the join with these bytes, if any: its image_id, and as a query."""
@@ -154,9 +165,12 @@ class PartnerSearch:
         """
         above = self.clip_above if clip_above is None else clip_above
         below = self.dino_below if dino_below is None else dino_below
+        bands = map(max, self._bands, query.deviations)
+        edges = tuple(zip((above, below), bands, strict=True))
         found: list[tuple[float, str, Partner]] = []
         num_partners = 0
         for number, side in enumerate(self._sides):
+            image_K = side.sketch.image(query.clip_D)
             # Of two runs, one is joined against the other, and neither with itself.
             own = query.place if query.place and query.place[0] == number else None
             if own is not None and len(self._sides) > 1:
@@ -164,14 +178,14 @@ class PartnerSearch:
             for start in range(0, len(side.pack), CHUNK_ROWS):
                 if is_stopped():
                     raise SearchStopped
-                rows = _candidates(side, query, start, above, own and own[1])
+                rows = _candidates(side, query, image_K, start, above, own and own[1])
                 clip_cos = cosines(side.pack.clip_ND, query.clip_D[None], rows, 0 * rows)
                 rows, clip_cos = rows[clip_cos > above], clip_cos[clip_cos > above]
                 dino_cos = cosines(side.pack.dino_NE, query.dino_E[None], rows, 0 * rows)
                 blind = dino_cos < below
                 num_partners += int(blind.sum())
                 found += self._best(
-                    side, rows[blind], clip_cos[blind], dino_cos[blind], (above, below), limit
+                    number, rows[blind], clip_cos[blind], dino_cos[blind], edges, limit
                 )
                 found.sort(key=lambda each: each[:2])
                 del found[limit:]
@@ -179,19 +193,18 @@ class PartnerSearch:
 
     def _best(
         self,
-        side: Side,
+        number: int,
         rows: torch.Tensor,
         clip_cos: torch.Tensor,
         dino_cos: torch.Tensor,
-        thresholds: tuple[float, float],
+        edges: Sequence[tuple[float, float]],
         limit: int,
     ) -> list[tuple[float, str, Partner]]:
         """Partners, those of the highest cosines, with what they are ordered by."""
+        side = self._sides[number]
         near = [
             (cos - threshold).abs() <= band
-            for cos, threshold, band in zip(
-                (clip_cos, dino_cos), thresholds, self._bands, strict=True
-            )
+            for cos, (threshold, band) in zip((clip_cos, dino_cos), edges, strict=True)
         ]
         key = -clip_cos.numpy().astype(np.float32)
         order = np.lexsort((side.pack.places[rows.numpy()], key))[:limit]
@@ -201,6 +214,7 @@ class PartnerSearch:
             image_id = side.pack.rows.image_ids[int(side.pack.places[row])]
             partner = Partner(
                 image_id=image_id,
+                run=number,
                 clip_cos=float(clip_cos[at]),
                 dino_cos=float(dino_cos[at]),
                 borderline=bool(near[0][at] | near[1][at]),
@@ -211,12 +225,18 @@ class PartnerSearch:
 
 
 def _candidates(
-    side: Side, query: Query, start: int, above: float, own: int | None
+    side: Side,
+    query: Query,
+    image_K: torch.Tensor,
+    start: int,
+    above: float,
+    own: int | None,
 ) -> torch.Tensor:
     """[P] int64: rows of a chunk that may lie above the threshold, and no other that may not."""
-    chunk_ND = unit_rows(side.pack.clip_ND[start : start + CHUNK_ROWS])
-    products_N = chunk_ND @ unit_rows(query.clip_D[None])[0]
-    may = products_N > float32_floor(above, chunk_ND.shape[1])
-    may &= torch.from_numpy(side.is_sought[start : start + CHUNK_ROWS])
+    stop = min(start + CHUNK_ROWS, len(side.pack))
+    may = side.sketch.may_exceed(image_K, above, start, stop)
+    may &= torch.from_numpy(side.is_sought[start:stop])
     rows = may.nonzero()[:, 0] + start
+    rows_PD = unit_rows(side.pack.clip_ND[rows])
+    rows = rows[rows_PD @ unit_rows(query.clip_D[None])[0] > float32_floor(above, rows_PD.shape[1])]
     return rows if own is None else rows[rows != own]

@@ -11,9 +11,13 @@ import pyarrow as pa
 from miner.records import Json
 from miner.store import Store
 
+Tables = OrderedDict[tuple[int, str], tuple[pa.Table, dict[str, int]]]
+
 
 class SampleLookup:
     """Keeps the tables of the shards that were asked for last; may be asked from several threads.
+
+    Two runs may have shards, and images, of one name; so a shard is known by its run and its name.
 
     Args:
         runs: where to look.
@@ -24,39 +28,51 @@ class SampleLookup:
     def __init__(
         self, runs: Sequence[Store], shards: Sequence[Sequence[str]], *, max_shards: int = 32
     ) -> None:
-        self._run_of = {
-            shard_id: run for run, ids in zip(runs, shards, strict=True) for shard_id in ids
-        }
-        self._urls = {
-            shard_id: seen["url"] for run in runs for shard_id, seen in run.run()["shards"].items()
-        }
+        self._runs = list(runs)
+        self._shards = [frozenset(ids) for ids in shards]
+        self._urls = [
+            {shard_id: seen["url"] for shard_id, seen in run.run()["shards"].items()}
+            for run in self._runs
+        ]
         self._max_shards = max_shards
-        self._tables: OrderedDict[str, tuple[pa.Table, dict[str, int]]] = OrderedDict()
+        self._tables: Tables = OrderedDict()
         self._lock = threading.Lock()
 
     def rows(self, image_ids: Iterable[str]) -> dict[str, Json]:
-        """The rows of some images, by image_id; unknown ones are left out.
+        """The rows of some images, by image_id, from the first run that has each.
 
-        Their `shard` is where the shard was seen last, so that a corpus may move.
+        Unknown images are left out. `shard` is where the shard was seen last, so that a corpus may
+        move.
         """
         found: dict[str, Json] = {}
-        with self._lock:
-            for image_id in image_ids:
-                shard_id = ".".join(image_id.split("/", 2)[:2])
-                if shard_id not in self._run_of:
-                    continue
-                table, places = self._table(shard_id)
-                if image_id in places:
-                    (row,) = table.slice(places[image_id], 1).to_pylist()
-                    found[image_id] = row | {"shard": self._urls.get(shard_id, row["shard"])}
+        for image_id in image_ids:
+            for number in range(len(self._runs)):
+                row = self.row(number, image_id)
+                if row is not None:
+                    found[image_id] = row
+                    break
         return found
 
-    def _table(self, shard_id: str) -> tuple[pa.Table, dict[str, int]]:
-        if shard_id not in self._tables:
-            table = self._run_of[shard_id].samples(shard_id)
+    def row(self, number: int, image_id: str) -> Json | None:
+        """The row of an image of the run with this number; None where that has no such image."""
+        shard_id = ".".join(image_id.split("/", 2)[:2])
+        if shard_id not in self._shards[number]:
+            return None
+        with self._lock:
+            table, places = self._table(number, shard_id)
+        if image_id not in places:
+            return None
+        row: Json
+        (row,) = table.slice(places[image_id], 1).to_pylist()
+        return row | {"shard": self._urls[number].get(shard_id, row["shard"])}
+
+    def _table(self, number: int, shard_id: str) -> tuple[pa.Table, dict[str, int]]:
+        name = (number, shard_id)
+        if name not in self._tables:
+            table = self._runs[number].samples(shard_id)
             ids = table["image_id"].to_pylist()
-            self._tables[shard_id] = table, {name: row for row, name in enumerate(ids)}
+            self._tables[name] = table, {image_id: row for row, image_id in enumerate(ids)}
             if len(self._tables) > self._max_shards:
                 self._tables.popitem(last=False)
-        self._tables.move_to_end(shard_id)
-        return self._tables[shard_id]
+        self._tables.move_to_end(name)
+        return self._tables[name]

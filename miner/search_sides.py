@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from kernels.sketch import Sketch, draw_sketch, sketch_axes
 from miner.copies import equal_bytes, near_copies_in_buckets, stand_for
 from miner.errors import StoreError
 from miner.packs import Pack, build_pack, group_shards
@@ -27,6 +29,7 @@ class Side:
         leader: [N] int64, for each of `rows` the row of the pack that stands for it.
         by_sha256: [N] S64, their hashes in order; `sha256_row` [N] int64 says whose they are.
         pack: one row for each distinct image.
+        sketch: of the pack's CLIP rows, mapped.
         is_sought: [rows of the pack] bool, not those that a near-copy stands for.
         duplicates: [rows of the pack] int64, further copies that a row stands for.
     """
@@ -36,6 +39,7 @@ class Side:
     by_sha256: np.ndarray
     sha256_row: np.ndarray
     pack: Pack
+    sketch: Sketch
     is_sought: np.ndarray
     duplicates: np.ndarray
 
@@ -55,8 +59,21 @@ def why_not_searchable(record: Json) -> str | None:
     return None
 
 
-def rows_of(run: Store, record: Json, number: int, own: set[str]) -> Rows:
-    """The images of a run that a join has read; of a second run those that the first lacks."""
+def rows_of(run: Store, record: Json, number: int, own: set[str]) -> tuple[Rows, dict[str, str]]:
+    """The images of a run that a join has read; of a second run those that the first lacks.
+
+    Args:
+        run: the run.
+        record: the content of join.json.
+        number: of the run among those of the join.
+        own: sha256 of the images of the first run.
+
+    Returns:
+        These images, and of those that the first run has the sha256 by image_id.
+
+    Raises:
+        StoreError: a shard is not there any more.
+    """
     rows = load_rows(run, record["clip"], record["dino"])
     wanted = set(record["shards"][number])
     if missing := sorted(wanted - set(rows.shard_ids)):
@@ -67,7 +84,9 @@ def rows_of(run: Store, record: Json, number: int, own: set[str]) -> Rows:
     read = np.array([name in wanted for name in rows.shard_ids], bool)[rows.shard]
     foreign = np.array([sha256 not in own for sha256 in rows.sha256], bool)
     places = np.flatnonzero(read & foreign)
-    return rows.take(places, rows.duplicates[places])
+    left_out = np.flatnonzero(read & ~foreign)
+    known = {rows.image_ids[place]: rows.sha256[place] for place in left_out}
+    return rows.take(places, rows.duplicates[places]), known
 
 
 def side_of(run: Store, record: Json, rows: Rows, folder: Path) -> Side:
@@ -100,7 +119,19 @@ def side_of(run: Store, record: Json, rows: Rows, folder: Path) -> Side:
         by_sha256=sha256[order],
         sha256_row=order,
         pack=pack,
+        sketch=_sketch_of(pack, folder),
         # From the order of image_ids to that of the pack.
         is_sought=is_sought[pack.places],
         duplicates=duplicates[pack.places],
     )
+
+
+def _sketch_of(pack: Pack, folder: Path) -> Sketch:
+    """The sketch of a pack's CLIP rows, in a file beside it: 512 bytes a row at most."""
+    axes = sketch_axes(pack.clip_ND)
+    shape = (len(pack), axes.width)
+    if not len(pack):
+        # Nothing at all cannot be mapped.
+        return draw_sketch(pack.clip_ND, axes, torch.empty(shape))
+    room = np.lib.format.open_memmap(folder / "sketch.npy", "w+", np.float32, shape)
+    return draw_sketch(pack.clip_ND, axes, torch.from_numpy(room))

@@ -205,6 +205,36 @@ def test_mistake_of_ours_stops_the_work(kind: Literal["process", "thread"]) -> N
         raise run.errors[0]
 
 
+def test_nothing_waits_behind_a_slow_order() -> None:
+    run = Run(decode=dying, num_decoders=2)
+    slow = Order(0, (Job(0, HANGS),), (0,), False, is_slow=True)
+    assert run.decoders.submit(slow)
+    for row in range(1, 9):
+        assert run.decoders.submit(Order(0, (Job(row, jpeg(row)),), (0,), False))
+    run.wait(lambda: len(run.outcomes) == 8)
+    assert (0, 0) not in run.outcomes
+    start_s = time.monotonic()
+    assert run.decoders.close()
+    assert time.monotonic() - start_s < 20
+    assert not run.errors
+
+
+def test_threads_that_do_not_end_are_told_of() -> None:
+    began, go = threading.Event(), threading.Event()
+
+    def waiting(order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
+        began.set()
+        assert go.wait(60)
+        return decode_order(order, ring, limits)
+
+    run = Run(kind="thread", decode=waiting)
+    assert run.decoders.submit(Order(0, (Job(0, jpeg(1)),), (0,), False))
+    assert began.wait(60)
+    assert not run.decoders.close(0.1)
+    go.set()
+    assert run.decoders.close()
+
+
 def test_closing_drops_what_is_undone() -> None:
     run = Run(num_decoders=1)
     for _ in range(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -236,3 +237,41 @@ def test_rows_that_lie_in_another_order_than_their_ids(
         # Of near-copies the one with the smaller image_id stands for both.
         first = f"set/a-b/{number:06d}" if number < 25 else f"set/a/{number:06d}"
         assert searched(search, search.stored(f"set/a/{number:06d}")) == raw.get(first, [])
+
+
+def test_an_image_that_both_runs_have_is_that_of_the_first(tmp_path: Path) -> None:
+    first = make_store(tmp_path / "first", num_shards=1)
+    other = Store(tmp_path / "other")
+    other.update_run({"stem_depth": 1}, {}, {"command": "test", "encoders": [CLIP, DINO]})
+    ids, clip = first.vectors(CLIP, "set.00000")
+    _, dino = first.vectors(DINO, "set.00000")
+    contents = [f"{image_id} bytes".encode() for image_id in ids[:10]]
+    commit_shard(other, "00001", clip[:10], dino[:10], contents=contents)
+    commit_shard(other, "00002", clip, np.ascontiguousarray(-dino))
+    settings = EVERYTHING.model_copy(update={"against": str(other.root)})
+    record = joined(first, settings)
+    raw = partners_in_raw(first, record["name"])
+    search = PartnerSearch(first, record, tmp_path / "scratch")
+    assert len(search) == 120
+    assert sum(ids[number] in raw for number in range(10)) > 3
+    for number in range(10):
+        found = searched(search, search.stored(f"set/00001/{number:06d}"))
+        assert found == raw.get(ids[number], [])
+        assert {each[0].split("/")[1] for each in found} <= {"00002"}
+
+
+def test_encoders_that_err_more_widen_what_is_borderline(
+    searching: tuple[Store, Json, PartnerSearch],
+) -> None:
+    _, _, search = searching
+    query = search.stored("set/00000/000000")
+    assert query is not None
+    stranger = replace(query, place=None, dino_E=-query.dino_E)
+    partners, _ = search.partners(stranger)
+    distances = sorted(each.clip_cos - EVERYTHING.clip_above for each in partners)
+    assert not any(each.borderline for each in partners)
+    wide = replace(stranger, deviations=(distances[2] + 1e-9, 0.0))
+    assert sum(each.borderline for each in search.partners(wide)[0]) == 3
+    low = max(each.dino_cos for each in partners)
+    wide = replace(stranger, deviations=(0.0, EVERYTHING.dino_below - low + 1e-9))
+    assert sum(each.borderline for each in search.partners(wide)[0]) == 1

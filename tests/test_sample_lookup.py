@@ -38,3 +38,21 @@ def test_a_shard_that_moved_is_where_it_was_seen_last(store: Store) -> None:
     lookup = SampleLookup([store], [store.committed("samples")])
     rows = lookup.rows(["set/00001/000000", "set/00002/000000"])
     assert [row["shard"] for row in rows.values()] == ["/elsewhere/00001.tar", "/corpus/00002.tar"]
+
+
+def test_runs_with_shards_and_images_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = [
+        make_store(tmp_path / name, num_shards=1, rows=rows) for name, rows in (("a", 3), ("b", 5))
+    ]
+    (table,) = [runs[1].samples("set.00000")]
+    runs[1].update_run(
+        runs[1].run()["reading"], {"set.00000": {"url": "/b.tar"}}, {"command": "test"}
+    )
+    lookup = SampleLookup(runs, [["set.00000"], ["set.00000"]])
+    assert lookup.row(0, "set/00000/000004") is None
+    assert lookup.row(1, "set/00000/000004") == table.to_pylist()[4] | {"shard": "/b.tar"}
+    urls = [(lookup.row(number, "set/00000/000001") or {})["shard"] for number in (0, 1)]
+    assert urls == ["/corpus/00000.tar", "/b.tar"]
+    # Without a number it is the first run that has the image.
+    rows = lookup.rows(["set/00000/000001", "set/00000/000004"])
+    assert [row["shard"] for row in rows.values()] == ["/corpus/00000.tar", "/b.tar"]

@@ -29,7 +29,7 @@ def test_health_and_readiness(live: Live) -> None:
 
 def test_decoders_that_stopped_are_seen_from_outside() -> None:
     with listening(settings_of()) as alone, alone.client() as client:
-        alone.app.state.service.batcher._fail(RuntimeError("killed"))
+        alone.app.state.service.batcher._fail("decoders", RuntimeError("killed"))
         for path in ("/healthz", "/readyz"):
             answer = client.get(path)
             assert (answer.status_code, answer.json()) == (503, {"status": "broken"})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import threading
 from typing import Any
 
 import pytest
 
 from miner.fetch import read_image_bytes
 from miner.store import Store
-from tests.serving import Live
+from pipelines.serving.errors import HttpError
+from pipelines.serving.index import Index
+from tests.serving import Live, called, settings_of
 
 
 def selected(index: Store) -> list[dict[str, Any]]:
@@ -84,3 +88,41 @@ def test_images_that_are_not_there(live: Live, image_id: str) -> None:
         answer = client.get(f"/v1/images/{image_id}")
     code = "not_found" if image_id == "%01" else "no_such_image"
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
+
+
+def test_a_browser_asks_whether_an_image_is_still_the_same(live: Live) -> None:
+    with live.client() as client:
+        first = client.get("/v1/images/scenes/00000/000000000")
+        assert first.headers["cache-control"] == "private, no-cache"
+        etag = first.headers["etag"]
+        again = client.get(first.url, headers={"if-none-match": f'"a", W/{etag}'})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+        other = client.get(first.url, headers={"if-none-match": '"a"'})
+        assert (other.status_code, other.content) == (200, first.content)
+
+
+def test_a_shard_that_is_not_answered_holds_up_nothing_else(
+    index: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    def hang(self: Index, image_id: str) -> tuple[dict[str, Any], bytes]:
+        assert answered.wait(60)
+        raise HttpError(404, "image_gone", "it is gone")
+
+    monkeypatch.setattr(Index, "image", hang)
+
+    async def work() -> None:
+        settings = settings_of(index=str(index.root), clip=None, dino=None)
+        async with called(settings) as client:
+            asked = [asyncio.create_task(client.get(f"/v1/images/{n}")) for n in range(40)]
+            await asyncio.sleep(0.05)
+            assert (await client.get("/v1/pairs")).status_code == 200
+            asked_for = {"image_id": "scenes/00000/000000000"}
+            found = await client.post("/v1/blind-partners", json=asked_for)
+            assert found.status_code == 200
+            assert not any(task.done() for task in asked)
+            answered.set()
+            assert {(await task).status_code for task in asked} == {404}
+
+    asyncio.run(work())

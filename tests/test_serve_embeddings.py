@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import io
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from miner.encoders import Encoder
 from miner.schema import Reason
 from miner.store import Store
 from pipelines.serving.settings import ServeSettings
 from tests.hostile.images import IMAGES
-from tests.serving import Live
+from tests.serving import Live, called, settings_of, until
 from tests.small import jpeg
 
 LARGEST = ServeSettings().max_body_bytes
@@ -100,6 +105,62 @@ def test_no_good_image_is_a_refusal(live: Live) -> None:
     assert several.json()["error"]["code"] == "no_good_image"
     assert len(several.json()["data"]) == 2
     assert one.json()["error"]["code"] == "format_not_allowed"
+
+
+def test_a_list_of_one_is_answered_as_a_list(live: Live) -> None:
+    with live.client() as client:
+        answer = client.post("/v1/embeddings", json={"input": ["bm8="]})
+        alone = client.post("/v1/embeddings", json={"input": "bm8="})
+    assert (answer.status_code, alone.status_code) == (422, 422)
+    (item,) = answer.json()["data"]
+    assert (item["object"], item["index"]) == ("error", 0)
+    assert item["error"] == alone.json()["error"]
+    assert answer.json()["error"]["code"] == "no_good_image"
+    assert "data" not in alone.json()
+
+
+class Picky:
+    """An encoder that fails at dark images."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        if (pixels_BCHW.amax(dim=(1, 2, 3)) == 0).any():
+            raise RuntimeError("dark")
+        return self._encoder(pixels_BCHW)
+
+
+def test_encoders_that_fail_cost_the_image_and_in_the_end_the_service() -> None:
+    async def work() -> None:
+        async with called(settings_of(max_wait_ms=1)) as client:
+            service = client.app.state.service  # type: ignore[attr-defined]
+            service.encoders["dino"] = Picky(service.encoders["dino"])
+            buffer = io.BytesIO()
+            Image.new("RGB", (64, 64)).save(buffer, "PNG")
+            dark, light = b64(buffer.getvalue()), b64(jpeg(1))
+            answer = await client.post("/v1/embeddings", json={"input": [light, dark, light]})
+            assert answer.status_code == 200
+            kinds = [(item["object"], item["index"]) for item in answer.json()["data"]]
+            assert kinds == [("embedding", n) if n != 1 else ("error", 1) for n in (0, 0, 1, 2, 2)]
+            assert answer.json()["data"][2]["error"]["code"] == "encoding_failed"
+            for asked in (dark, [dark, dark], dark):
+                assert (await client.get("/healthz")).status_code == 200
+                answer = await client.post("/v1/embeddings", json={"input": asked})
+                assert (answer.status_code, answer.json()["error"]["code"]) == (
+                    500,
+                    "encoding_failed",
+                )
+            await until(lambda: service.batcher.error is not None)
+            health = await client.get("/healthz")
+            assert (health.status_code, health.json()) == (503, {"status": "broken"})
+            answer = await client.post("/v1/embeddings", json={"input": light})
+            assert answer.status_code == 503
+
+    asyncio.run(work())
 
 
 def test_hostile_images_are_refused_with_a_reason(live: Live) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import tarfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from miner.config import JoinSettings, MineSettings, SelectSettings
+from miner.join import join
 from miner.partner_search import PartnerSearch
+from miner.select import select
 from miner.store import Store
-from tests.serving import Live, listening, settings_of
+from pipelines.driver import mine
+from pipelines.scene_shards import write_shards
+from tests.serving import DEMO, Live, listening, settings_of
 from tests.small import jpeg
 from tests.test_partner_search import partners_in_raw
 
@@ -108,6 +116,8 @@ def test_captions_are_text_and_nothing_else(live: Live) -> None:
         ({"image": "PGh0bWw+"}, 422, "format_not_allowed", "image"),
         ({"image": "http://example.org"}, 422, "url_not_fetched", "image"),
         ({"image_id": "a", "clip_above": 2}, 422, "invalid_request", "clip_above"),
+        ({"image_id": "a", "clip_above": "0.5"}, 422, "invalid_request", "clip_above"),
+        ({"image_id": "a", "dino_below": True}, 422, "invalid_request", "dino_below"),
         ({"image_id": "a", "limit": 0}, 422, "invalid_request", "limit"),
         ({"image_id": "a", "limit": "5"}, 422, "invalid_request", "limit"),
         ({"image_id": "a" * 2000}, 422, "invalid_request", "image_id"),
@@ -154,3 +164,45 @@ def test_an_index_that_cannot_be_searched_says_why(index: Store, live: Live) -> 
         assert answer.json()["error"]["message"] == "it is lazy"
     finally:
         service.index.search, service.index.why_not_searchable = search, why
+
+
+def test_whole_numbers_are_thresholds_too(live: Live) -> None:
+    with live.client() as client:
+        asked = {"image_id": "scenes/00000/000000000", "clip_above": 1, "dino_below": 0}
+        body = client.post("/v1/blind-partners", json=asked).json()
+    assert (body["clip_above"], body["dino_below"], body["num_partners"]) == (1, 0, 0)
+
+
+def test_two_runs_whose_shards_have_one_name(index: Store, tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(index.root, run)
+    write_shards(tmp_path / "more", num_scenes=130, seed=6, shard_size=130)
+    # A shard of the same name with the keys that the first run's lacks.
+    scenes = tmp_path / "other scenes" / "scenes"
+    scenes.mkdir(parents=True)
+    with (
+        tarfile.open(tmp_path / "more" / "00000.tar") as more,
+        tarfile.open(scenes / "00000.tar", "w") as rest,
+    ):
+        for member in more.getmembers():
+            if int(member.name.partition(".")[0]) >= 50:
+                rest.addfile(member, more.extractfile(member))
+    mine([str(scenes)], other, MineSettings(**DEMO, decoders="thread", device="cpu"))
+    settings = JoinSettings(clip_above=0.8, dino_below=0.9, against=str(other))
+    own = index.read_record(f"pairs/{index.last_join()}/join.json")
+    record = join(Store(run), own["clip"], own["dino"], settings, SelectSettings())
+    select(Store(run), record["name"], SelectSettings())
+    raw = Store(run).raw(record["name"]).to_pylist()
+    assert len(raw) > 10
+    assert {row["image_2"].split("/")[1] for row in raw} == {"00000"}
+    captions = {
+        row["image_id"]: row["caption"] for row in Store(other).samples("scenes.00000").to_pylist()
+    }
+    served = settings_of(index=str(run), name=record["name"], clip=None, dino=None)
+    with listening(served) as found, found.client() as client:
+        for row in raw[:20]:
+            asked = {"image_id": row["image_1"], "limit": 1000}
+            body = client.post("/v1/blind-partners", json=asked)
+            assert body.status_code == 200
+            (partner,) = [e for e in body.json()["data"] if e["image_id"] == row["image_2"]]
+            assert partner["caption"] == captions[row["image_2"]]

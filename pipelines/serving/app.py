@@ -42,7 +42,7 @@ def build_app(settings: ServeSettings) -> FastAPI:
             service.failure = error
             raise
         finally:
-            service.close()
+            await service.close()
 
     callers = Callers(settings)
     app = FastAPI(

@@ -19,6 +19,7 @@ from miner.decode import Found, Refused
 from miner.encoders import Encoder
 from miner.ring import Ring
 from miner.schema import Reason
+from pipelines.serving.errors import HttpError
 from pipelines.serving.metrics import ServeMetrics
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Ticket:
     data: bytes
     roles: frozenset[str]
     future: Future
+    asked_s: float
     row: int = -1
     found: Found | None = None
     ready_s: float = field(default=math.inf)
@@ -66,23 +68,41 @@ class BatchEncoding:
         self.encoders, self._ring, self._metrics = encoders, ring, metrics
         (self._device,) = {encoder.device for encoder in encoders.values()}
 
-    def encode(self, tickets: Sequence[Ticket]) -> list[Answer | Exception]:
-        """Each image's vectors, or why it has none."""
+    def encode(self, tickets: Sequence[Ticket]) -> list[Answer | HttpError]:
+        """Each image's vectors, or why it has none.
+
+        Where a batch fails, each of its images is tried alone, so that one fails only itself.
+        """
         self._metrics.batch_images.observe(len(tickets))
-        found: list[dict[str, np.ndarray]] = [{} for _ in tickets]
         try:
-            for role, encoder in self.encoders.items():
-                places = [n for n, ticket in enumerate(tickets) if role in ticket.roles]
-                if not places:
-                    continue
-                start_s = time.perf_counter()
-                vectors_BD = self._vectors(encoder, [tickets[n].row for n in places])
-                self._metrics.encode_s.labels(role).inc(time.perf_counter() - start_s)
-                for n, vector_D in zip(places, vectors_BD, strict=True):
-                    found[n][role] = vector_D
-        except Exception as error:
+            return self._encode(tickets)
+        except Exception:
             log.exception("a batch of %d images could not be encoded", len(tickets))
-            return [error] * len(tickets)
+        answers: list[Answer | HttpError] = [_failed()]
+        if len(tickets) > 1:
+            answers = [self._alone(ticket) for ticket in tickets]
+        num_failed = sum(isinstance(each, HttpError) for each in answers)
+        log.error("of these, %d of %d could not be encoded alone", num_failed, len(tickets))
+        return answers
+
+    def _alone(self, ticket: Ticket) -> Answer | HttpError:
+        try:
+            return self._encode([ticket])[0]
+        except Exception:
+            # Its batch's traceback is in the log.
+            return _failed()
+
+    def _encode(self, tickets: Sequence[Ticket]) -> list[Answer | HttpError]:
+        found: list[dict[str, np.ndarray]] = [{} for _ in tickets]
+        for role, encoder in self.encoders.items():
+            places = [n for n, ticket in enumerate(tickets) if role in ticket.roles]
+            if not places:
+                continue
+            start_s = time.perf_counter()
+            vectors_BD = self._vectors(encoder, [tickets[n].row for n in places])
+            self._metrics.encode_s.labels(role).inc(time.perf_counter() - start_s)
+            for n, vector_D in zip(places, vectors_BD, strict=True):
+                found[n][role] = vector_D
         return [_answer(ticket, each) for ticket, each in zip(tickets, found, strict=True)]
 
     def _vectors(self, encoder: Encoder, rows: list[int]) -> np.ndarray:
@@ -91,6 +111,10 @@ class BatchEncoding:
         pixels_BCHW = self._ring.pixels(0, crop)[torch.tensor(rows)]
         vectors_BD: np.ndarray = encoder(pixels_BCHW.to(self._device)).cpu().numpy()
         return vectors_BD
+
+
+def _failed() -> HttpError:
+    return HttpError(500, "encoding_failed", "the encoder failed at this image; the log says why")
 
 
 def _answer(ticket: Ticket, vectors: dict[str, np.ndarray]) -> Answer:

@@ -2,8 +2,8 @@
 
     requests -> waiting -> decode workers -> rows of the ring -> ready -> one encode thread
 
-Each image is decoded on its own as soon as a worker is free, so that a slow one holds up nobody.
-Those that are decoded wait for a full batch, but no longer than `max_wait_ms`; both encoders then
+No image is handed to a worker that is at a slow one, and a request of many such lets others pass.
+Images that are decoded wait for a full batch, but no longer than `max_wait_ms`; both encoders then
 look at the same pixels. A request that is cancelled leaves the queue at once, or, where a worker
 has its image in hand, unseen at the next step.
 
@@ -14,29 +14,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from miner.decode import Decode, Found, Job, Order, Refused, Reply, decode_order
+from miner.decode_process import IN_HAND
 from miner.decoders import Decoders, default_num_decoders
 from miner.encoders import Encoder
-from miner.passage import ORDER_BYTES, ORDER_IMAGES
 from miner.ring import Ring
 from pipelines.serving.batch_encoding import Answer, BatchEncoding, Future, Ticket
 from pipelines.serving.errors import HttpError
 from pipelines.serving.metrics import ServeMetrics
+from pipelines.serving.rate import Rate
 from pipelines.serving.settings import ServeSettings
+from pipelines.serving.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
 BATCHES_HELD = 3
 """Room in the ring, in batches: one is encoded, one is ready, one is being decoded."""
 
-LONGEST_RETRY_S = 60
+MOST_FAILED = 3
+"""Batches in a row of which no image could be encoded; no further one is tried."""
+
+CLOSE_S = 10.0
+"""How long threads may take to end, in seconds; a process that decodes is ended at once."""
 
 
 class Batcher:
@@ -44,7 +49,7 @@ class Batcher:
 
     Attributes:
         encoders: by role, `clip` and `dino`; all on one device.
-        error: what stopped the decoders; nothing can be embedded from then on.
+        error: what stopped the decoders or the encoders; nothing can be embedded from then on.
     """
 
     def __init__(
@@ -67,10 +72,12 @@ class Batcher:
         if self._device.type == "cuda":
             self._ring.pin()
         self._free = deque(range(num_rows))
-        self._waiting: deque[Ticket] = deque()
+        self._waiting = Waiting()
         self._decoding: dict[int, Ticket] = {}
+        self._orders: list[set[int]] = []
         self._ready: deque[Ticket] = deque()
-        self._num_held, self._images_per_s = 0, 0.0
+        self._held: set[Ticket] = set()
+        self._rate = Rate()
         self._change = threading.Condition()
         self._is_closed = False
         self._num_decoders = settings.num_decoders or default_num_decoders(str(self._device))
@@ -80,14 +87,15 @@ class Batcher:
             kind=settings.decoders,
             num_decoders=self._num_decoders,
             on_reply=self._decoded,
-            on_error=self._fail,
+            on_error=partial(self._fail, "decoders"),
             decode=decode,
         )
         self._encoding = BatchEncoding(encoders, self._ring, metrics)
-        metrics.queue_depth.set_function(lambda: self._num_held)
+        metrics.queue_depth.set_function(lambda: self.num_held)
+        works = (("decoders", self._feed), ("encoders", self._encode_batches))
         self._threads = [
-            threading.Thread(target=work, name=name, daemon=True)
-            for name, work in (("feeder", self._feed), ("encode", self._encode_batches))
+            threading.Thread(target=self._guarded, args=args, name=f"for {args[0]}", daemon=True)
+            for args in works
         ]
         for thread in self._threads:
             thread.start()
@@ -95,7 +103,7 @@ class Batcher:
     @property
     def num_held(self) -> int:
         """Images that are waiting, decoded or encoded."""
-        return self._num_held
+        return len(self._held)
 
     def submit(self, images: Sequence[bytes], roles: Sequence[str]) -> list[Future]:
         """Hand over the images of a request, all or none; called on the event loop.
@@ -105,50 +113,64 @@ class Batcher:
             roles: of the encoders that shall look at them.
 
         Raises:
-            HttpError: the queue is full (429), or the decoders stopped (503).
+            HttpError: the queue is full (429), or the service stops or is broken (503).
         """
-        tickets = [Ticket(data, frozenset(roles), self._loop.create_future()) for data in images]
+        now_s = time.monotonic()
+        tickets = [
+            Ticket(data, frozenset(roles), self._loop.create_future(), now_s) for data in images
+        ]
         with self._change:
-            if self.error is not None or self._is_closed:
+            if self._is_over:
                 raise HttpError(503, "unavailable", "the service is stopping; ask another one")
-            room = self._settings.max_queue - self._num_held
+            room = self._settings.max_queue - self.num_held
             if len(tickets) > room:
                 raise HttpError(
                     429,
                     "queue_full",
-                    f"{self._num_held} images are in the queue, its limit is "
+                    f"{self.num_held} images are in the queue, its limit is "
                     f"{self._settings.max_queue}; come again after Retry-After",
-                    retry_after_s=self._retry_after_s(),
+                    retry_after_s=self._rate.retry_after_s(self.num_held),
                 )
-            self._num_held += len(tickets)
-            self._waiting += tickets
+            self._held.update(tickets)
+            self._waiting.add(tickets)
             self._change.notify_all()
         for ticket in tickets:
             ticket.future.add_done_callback(partial(self._forget, ticket))
         return [ticket.future for ticket in tickets]
 
+    @property
+    def _is_over(self) -> bool:
+        return self._is_closed or self.error is not None
+
     def close(self) -> None:
-        """Stop; what is still held fails. Called on the event loop, and again for nothing."""
+        """Stop: what is still held fails at once. Blocks up to `CLOSE_S`; again for nothing."""
         with self._change:
             if self._is_closed:
                 return
             self._is_closed = True
-            left = [*self._waiting, *self._decoding.values(), *self._ready]
-            self._waiting.clear()
-            self._change.notify_all()
-        self._decoders.close()
+            left = self._forsaken()
+        self._settle_all(left, "the service stopped; ask another one")
+        end_s = time.monotonic() + CLOSE_S
+        has_ended = self._decoders.close(CLOSE_S)
         for thread in self._threads:
-            thread.join()
-        self._ring.close()
-        stopped = HttpError(503, "unavailable", "the service stopped; ask another one")
-        for ticket in left:
-            if not ticket.future.done():
-                ticket.future.set_exception(stopped)
+            thread.join(max(end_s - time.monotonic(), 0))
+            has_ended &= not thread.is_alive()
+        if has_ended:
+            self._ring.close()
+        else:
+            log.warning("work is still in hand after %g s and is left alone", CLOSE_S)
 
-    def _retry_after_s(self) -> int:
-        if self._images_per_s == 0:
-            return 1
-        return min(max(math.ceil(self._num_held / self._images_per_s), 1), LONGEST_RETRY_S)
+    def _forsaken(self) -> list[Ticket]:
+        """All that is held, which nobody works on any more; the lock is held."""
+        left = list(self._held)
+        self._held.clear()
+        self._waiting.clear()
+        self._change.notify_all()
+        return left
+
+    def _settle_all(self, tickets: Sequence[Ticket], message: str) -> None:
+        error = HttpError(503, "unavailable", message)
+        self._settle([(ticket, error) for ticket in tickets])
 
     def _forget(self, ticket: Ticket, done: Future) -> None:
         """Take a cancelled image out of the queue, if no worker has it yet."""
@@ -156,36 +178,55 @@ class Batcher:
             return
         self._metrics.images.labels("cancelled").inc()
         with self._change:
-            if ticket in self._waiting:
-                self._waiting.remove(ticket)
-                self._num_held -= 1
+            if self._waiting.remove(ticket):
+                self._held.discard(ticket)
+
+    def _guarded(self, what: str, work: Callable[[], None]) -> None:
+        """A thread of ours; nothing can end it without a word."""
+        try:
+            work()
+        except BaseException as error:
+            self._fail(what, error)
+
+    def _fail(self, what: str, error: BaseException) -> None:
+        """Something stopped: everyone who waits is told, and nobody is let in any more."""
+        log.error("the %s stopped: %s", what, error, exc_info=error)
+        with self._change:
+            self.error = self.error or error
+            left = self._forsaken()
+        self._settle_all(left, f"the service's {what} stopped; ask another one")
 
     # -- the feeding thread -------------------------------------------------------------------
 
     def _feed(self) -> None:
+        # What waits here can still be cancelled; what is handed over cannot.
+        most = IN_HAND * self._num_decoders
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._is_closed or (self._waiting and self._free))
-                if self._is_closed:
+                self._change.wait_for(
+                    lambda: (
+                        self._is_over or (self._waiting and self._free and len(self._orders) < most)
+                    )
+                )
+                if self._is_over:
                     return
                 order = self._next_order()
             if not self._decoders.submit(order):
                 return
 
     def _next_order(self) -> Order:
-        """An image where few wait, several where many do: each worker gets its share."""
+        """An image where few wait, several small ones where many do: each worker has its share."""
         share = -(-len(self._waiting) // self._num_decoders)
-        number = min(share, ORDER_IMAGES, len(self._free))
+        tickets, is_slow = self._waiting.take(min(share, len(self._free)))
         jobs: list[Job] = []
-        num_bytes = 0
-        while len(jobs) < number and num_bytes < ORDER_BYTES:
-            ticket = self._waiting.popleft()
+        for ticket in tickets:
             ticket.row = self._free.popleft()
             self._decoding[ticket.row] = ticket
             jobs.append(Job(ticket.row, ticket.data))
-            num_bytes += len(ticket.data)
             ticket.data = b""
-        return Order(0, tuple(jobs), tuple(range(len(self._ring.crops))), with_phash=False)
+        self._orders.append({job.row for job in jobs})
+        crops = tuple(range(len(self._ring.crops)))
+        return Order(0, tuple(jobs), crops, with_phash=False, is_slow=is_slow)
 
     # -- the decoders' threads ----------------------------------------------------------------
 
@@ -193,6 +234,9 @@ class Batcher:
         refused: list[tuple[Ticket, Answer | Exception]] = []
         self._metrics.decode_s.inc(reply.elapsed_s)
         with self._change:
+            done = {job.row for job in order.jobs}
+            # After a death an order comes back image by image.
+            self._orders = [left for rows in self._orders if (left := rows - done)]
             for job, outcome in zip(order.jobs, reply.outcomes, strict=True):
                 ticket = self._decoding.pop(job.row)
                 if isinstance(outcome, Found) and not ticket.future.cancelled():
@@ -204,45 +248,36 @@ class Batcher:
             self._change.notify_all()
         self._settle(refused)
 
-    def _fail(self, error: BaseException) -> None:
-        """The decoders stopped: everyone who waits is told, and nobody is let in any more."""
-        log.error("the decoders stopped: %s", error)
-        with self._change:
-            self.error = error
-            left = [*self._waiting, *self._decoding.values()]
-            self._waiting.clear()
-        stopped = HttpError(503, "unavailable", "the service's decoders stopped; ask another one")
-        self._settle([(ticket, stopped) for ticket in left])
-
     # -- the encoding thread ------------------------------------------------------------------
 
     def _encode_batches(self) -> None:
+        num_failed = 0
         while tickets := self._next_batch():
-            start_s = time.monotonic()
             answers = self._encoding.encode(tickets)
             with self._change:
                 for ticket in tickets:
                     self._release(ticket)
                 self._change.notify_all()
             self._settle(list(zip(tickets, answers, strict=True)))
-            rate = len(tickets) / max(time.monotonic() - start_s, 1e-6)
-            self._images_per_s = (
-                rate if not self._images_per_s else (0.8 * self._images_per_s + 0.2 * rate)
-            )
+            self._rate.add(len(tickets), min(ticket.asked_s for ticket in tickets))
+            is_bad = all(isinstance(each, HttpError) for each in answers)
+            num_failed = num_failed + 1 if is_bad else 0
+            if num_failed == MOST_FAILED:
+                raise RuntimeError(f"{num_failed} batches in a row could not be encoded")
 
     def _next_batch(self) -> list[Ticket]:
         """Images that are wanted; empty once this is closed."""
         most, max_wait_s = self._settings.max_batch, self._settings.max_wait_ms / 1000
         with self._change:
-            while not self._is_closed:
-                self._change.wait_for(lambda: self._is_closed or self._ready)
-                while not self._is_closed and 0 < len(self._ready) < most:
+            while not self._is_over:
+                self._change.wait_for(lambda: self._is_over or self._ready)
+                while not self._is_over and 0 < len(self._ready) < most:
                     left_s = self._ready[0].ready_s + max_wait_s - time.monotonic()
                     if left_s <= 0:
                         break
                     self._change.wait(left_s)
                 batch: list[Ticket] = []
-                while self._ready and len(batch) < most and not self._is_closed:
+                while self._ready and len(batch) < most and not self._is_over:
                     ticket = self._ready.popleft()
                     if ticket.future.cancelled():
                         self._release(ticket)
@@ -254,7 +289,7 @@ class Batcher:
 
     def _release(self, ticket: Ticket) -> None:
         self._free.append(ticket.row)
-        self._num_held -= 1
+        self._held.discard(ticket)
 
     def _settle(self, answers: Sequence[tuple[Ticket, Answer | Exception]]) -> None:
         """Hand answers over to the event loop, unless that is gone."""
@@ -267,6 +302,8 @@ class Batcher:
                 continue
             if isinstance(each, Exception):
                 ticket.future.set_exception(each)
+                # Told here already; asyncio need not complain where nobody asks any more.
+                ticket.future.exception()
                 self._metrics.images.labels("failed").inc()
             else:
                 ticket.future.set_result(each)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import ConfigDict, Field
+from pydantic_core import to_json
 
-from miner.pair_pages import CURSOR_CHARS, PairFilter
-from miner.records import Json
+from miner.pair_pages import CURSOR_CHARS, CursorError, PairFilter, PairPages
 from miner.reporting.images import EXTENSIONS
 from pipelines.serving.errors import HttpError
 from pipelines.serving.index import MIME_TYPES
@@ -22,7 +22,8 @@ router = APIRouter()
 IMAGE_HEADERS = {
     # What an image's bytes also are, a browser does not run it.
     "content-security-policy": "default-src 'none'; sandbox",
-    "cache-control": "private, max-age=31536000, immutable",
+    # Another run may have other bytes by the same name, so a browser asks whether it is the same.
+    "cache-control": "private, no-cache",
 }
 
 
@@ -41,20 +42,31 @@ class PairsQuery(PairFilter):
 @router.get(
     "/v1/pairs",
     summary="List the selected pairs",
-    response_model=PairsResponse,
-    responses=errors_of(400, 401, 404, 422, 429, 503, 504),
+    response_model=None,
+    responses={
+        200: {"model": PairsResponse, "description": "A page of pairs."},
+        **errors_of(400, 401, 404, 422, 429, 503, 504),
+    },
 )
-async def pairs(request: Request, asked: Annotated[PairsQuery, Query()]) -> Json:
+async def pairs(request: Request, asked: Annotated[PairsQuery, Query()]) -> Response:
     """Pairs of the selection with both images' metadata, filtered and sorted."""
     service: Service = request.app.state.service
     pages = service.needed_index.pages
     try:
-        found, cursor = await asyncio.to_thread(
-            pages.page, asked.part(PairFilter), asked.limit, asked.cursor
-        )
-    except ValueError as error:
+        body = await asyncio.to_thread(_page, pages, asked)
+    except CursorError as error:
         raise HttpError(422, "invalid_cursor", str(error), param="cursor") from error
-    return {"object": "list", "data": found, "next_cursor": cursor}
+    return Response(body, media_type="application/json")
+
+
+def _page(pages: PairPages, asked: PairsQuery) -> bytes:
+    """A page as JSON; large ones are not written on the event loop.
+
+    Raises:
+        CursorError: the cursor is none of these pages.
+    """
+    found, cursor = pages.page(asked.part(PairFilter), asked.limit, asked.cursor)
+    return to_json({"object": "list", "data": found, "next_cursor": cursor})
 
 
 @router.get(
@@ -66,6 +78,7 @@ async def pairs(request: Request, asked: Annotated[PairsQuery, Query()]) -> Json
             "content": {kind: {} for kind in MIME_TYPES.values()},
             "description": "The bytes as they lie in the shard, checked against their sha256.",
         },
+        304: {"description": "They are those of If-None-Match."},
         **errors_of(400, 401, 404, 422, 429, 503, 504),
     },
 )
@@ -74,11 +87,14 @@ async def images(
 ) -> Response:
     """The type is that of the bytes, never what a name or a header said of them."""
     service: Service = request.app.state.service
-    row, data = await asyncio.to_thread(service.needed_index.image, image_id)
+    index = service.needed_index
+    row, data = await service.reads.run(lambda _: index.image(image_id))
     name = f"{row['sha256'][:16]}.{EXTENSIONS[row['format']]}"
     headers = {
         **IMAGE_HEADERS,
         "content-disposition": f'inline; filename="{name}"',
         "etag": f'"{row["sha256"]}"',
     }
+    if headers["etag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
     return Response(data, media_type=MIME_TYPES[row["format"]], headers=headers)

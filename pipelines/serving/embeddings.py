@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -61,6 +61,7 @@ async def embeddings(
         names = None if encoders is None else encoders.split(",")
         roles = service.roles_of(names, "encoders")
         images: Images = [await request.body()]
+        is_single = True
     else:
         asked = await read_json(request, EmbeddingsRequest)
         given = {"encoders": encoders, "encoding_format": encoding_format}
@@ -74,6 +75,7 @@ async def embeddings(
                 )
         encoding_format = asked.encoding_format
         roles = service.roles_of(None if asked.model is None else [asked.model], "model")
+        is_single = isinstance(asked.input, str)
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         most = service.settings.max_batch
         if not 1 <= len(texts) <= most:
@@ -85,29 +87,25 @@ async def embeddings(
             )
         images = await decode_base64(texts, "input")
     answers = await embed(service.batcher, images, roles)
-    items = [
-        item
-        for index, each in enumerate(answers)
-        for item in _items(service, index, each, roles, as_base64=encoding_format == "base64")
-    ]
     errors = [each for each in answers if isinstance(each, HttpError)]
-    if len(errors) == len(answers) and len(answers) == 1:
+    all_failed = len(errors) == len(answers)
+    if all_failed and (is_single or errors[0].status >= 500):
         raise errors[0]
-    body = {
+    said: Json = {
         "object": "list",
-        "data": items,
         "encoders": service.encoder_records(roles),
         "usage": {"num_images": len(images)},
     }
-    if len(errors) == len(answers):
-        body["error"] = HttpError(
+    if all_failed:
+        said["error"] = HttpError(
             422,
             "no_good_image",
             f"none of the {len(images)} images could be embedded; each item says why",
             param="input",
         ).said
-    status = 422 if len(errors) == len(answers) else 200
-    return Response(to_json(body), status, media_type="application/json")
+    ids = {role: service.encoders[role].encoder_id for role in roles}
+    body = await asyncio.to_thread(_body, said, answers, ids, as_base64=encoding_format == "base64")
+    return Response(body, 422 if all_failed else 200, media_type="application/json")
 
 
 async def embed(
@@ -121,12 +119,21 @@ async def embed(
     good = [each for each in images if isinstance(each, bytes)]
     futures = batcher.submit(good, roles)
     try:
-        embedded = iter(await asyncio.gather(*futures))
+        outcomes = await asyncio.gather(*futures, return_exceptions=True)
     finally:
         for future in futures:
             future.cancel()
-    answers = [next(embedded) if isinstance(each, bytes) else each for each in images]
-    return [refusal(each, param) if isinstance(each, Refused) else each for each in answers]
+    answers: list[Answer | HttpError] = []
+    left = iter(outcomes)
+    for image in images:
+        each = next(left) if isinstance(image, bytes) else image
+        # Where the encoder failed at an image, others may do; anything else ends the request.
+        if isinstance(each, BaseException) and not isinstance(each, HttpError):
+            raise each
+        if isinstance(each, HttpError) and each.status == 503:
+            raise each
+        answers.append(refusal(each, param) if isinstance(each, Refused) else each)
+    return answers
 
 
 def refusal(refused: Refused, param: str) -> HttpError:
@@ -136,26 +143,32 @@ def refusal(refused: Refused, param: str) -> HttpError:
     )
 
 
+def _body(
+    said: Json, answers: Sequence[Answer | HttpError], ids: dict[str, str], *, as_base64: bool
+) -> bytes:
+    """An answer as JSON, written vector by vector: other threads have their turn in between."""
+    items = [
+        to_json(item)
+        for index, answer in enumerate(answers)
+        for item in _items(index, answer, ids, as_base64=as_base64)
+    ]
+    return to_json(said)[:-1] + b',"data":[' + b",".join(items) + b"]}"
+
+
 def _items(
-    service: Service,
-    index: int,
-    answer: Answer | HttpError,
-    roles: Sequence[str],
-    *,
-    as_base64: bool,
-) -> list[Json]:
+    index: int, answer: Answer | HttpError, ids: dict[str, str], *, as_base64: bool
+) -> Iterator[Json]:
     if isinstance(answer, HttpError):
-        return [{"object": "error", "index": index, "error": answer.said}]
+        yield {"object": "error", "index": index, "error": answer.said}
+        return
     assert not isinstance(answer, Refused)
-    return [
-        {
+    for role, encoder_id in ids.items():
+        yield {
             "object": "embedding",
             "index": index,
-            "model": service.encoders[role].encoder_id,
+            "model": encoder_id,
             "embedding": _written(answer.vectors[role], as_base64=as_base64),
         }
-        for role in roles
-    ]
 
 
 def _written(vector_D: np.ndarray, *, as_base64: bool) -> Any:

@@ -81,12 +81,21 @@ class Index:
             PartnerSearch(store, record, scratch) if self.why_not_searchable is None else None
         )
         self.lookup = SampleLookup(runs_of(store, record), record["shards"])
-        self._fetcher, self._fetching = ImageFetcher(), threading.Lock()
+        self._fetchers: list[ImageFetcher] = []
+        self._own = threading.local()
 
     def close(self) -> None:
-        """Close the shards that are open."""
-        with self._fetching:
-            self._fetcher.close()
+        """Close the shards that are open; nobody reads any more."""
+        for fetcher in self._fetchers:
+            fetcher.close()
+
+    def _fetcher(self) -> ImageFetcher:
+        """The calling thread's."""
+        if not hasattr(self._own, "fetcher"):
+            self._own.fetcher = ImageFetcher()
+            self._fetchers.append(self._own.fetcher)
+        fetcher: ImageFetcher = self._own.fetcher
+        return fetcher
 
     def encoder_records(self) -> dict[str, EncoderRecord]:
         """By role, the records of the encoders that the join is over."""
@@ -112,7 +121,7 @@ class Index:
             )
 
     def image(self, image_id: str) -> tuple[Json, bytes]:
-        """An image's row of `samples`, and its original bytes, checked.
+        """An image's row of `samples`, and its original bytes, checked; on any thread.
 
         Raises:
             HttpError: there is no such image, or its bytes are gone (404).
@@ -123,10 +132,9 @@ class Index:
                 404, "no_such_image", "the index has no image with that id", param="image_id"
             )
         try:
-            with self._fetching:
-                data = self._fetcher.read(
-                    row["shard"], row["member"], row["offset"], row["num_bytes"]
-                )
+            data = self._fetcher().read(
+                row["shard"], row["member"], row["offset"], row["num_bytes"]
+            )
         except ShardError as error:
             raise HttpError(
                 404,

@@ -45,10 +45,10 @@ class PartnersRequest(RequestModel):
     image: str | None = None
     """An image's bytes in base64; URLs are never fetched."""
 
-    clip_above: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False, strict=False)
+    clip_above: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
     """Partners have a CLIP cosine strictly above this; default: the join's."""
 
-    dino_below: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False, strict=False)
+    dino_below: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
     """... and a DINO cosine strictly below this; default: the join's."""
 
     limit: int = Field(default=100, ge=1, le=1000)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 from typing import Annotated
 
 import numpy as np
 import torch
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
+from pydantic_core import to_json
 
-from miner.partner_search import Partner, PartnerSearch, SearchStopped
+from miner.partner_search import Partner, PartnerSearch
 from miner.partner_search import Query as Wanted
 from miner.records import Json
+from miner.sample_lookup import SampleLookup
 from pipelines.serving.batch_encoding import Embedded
 from pipelines.serving.bodies import decode_one, is_raw, parse_query, read_json
 from pipelines.serving.embeddings import embed
@@ -32,8 +33,11 @@ Cosine = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False)]
 @router.post(
     "/v1/blind-partners",
     summary="Find the blind partners of an image",
-    response_model=PartnersResponse,
-    responses=errors_of(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
+    response_model=None,
+    responses={
+        200: {"model": PartnersResponse, "description": "By descending CLIP cosine."},
+        **errors_of(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
+    },
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -49,8 +53,12 @@ async def blind_partners(
     clip_above: Cosine = None,
     dino_below: Cosine = None,
     limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
-) -> Json:
-    """Exact: what the join says of an image of the index, and would say of any other one."""
+) -> Response:
+    """Exact: for an image of the index what its join says; any other is compared in the same way.
+
+    Where near-copies were collapsed, the one that stands for them is asked and answered; another
+    image is taken as it is, for a copy of none.
+    """
     service: Service = request.app.state.service
     index = service.needed_index
     if index.search is None:
@@ -79,16 +87,16 @@ async def blind_partners(
     else:
         image_id, query = await _known_or_embedded(service, index.search, data)
     partners, num_partners = await _sought(service, index.search, query, asked)
-    rows = await asyncio.to_thread(index.lookup.rows, [each.image_id for each in partners])
-    return {
+    said = {
         "object": "list",
-        "data": [_item(each, rows[each.image_id]) for each in partners],
         "image_id": image_id,
         "clip_above": index.search.clip_above if asked.clip_above is None else asked.clip_above,
         "dino_below": index.search.dino_below if asked.dino_below is None else asked.dino_below,
         "num_partners": num_partners,
         "exact": True,
     }
+    body = await asyncio.to_thread(_written, index.lookup, partners, said)
+    return Response(body, media_type="application/json")
 
 
 async def _image_of(asked: PartnersRequest) -> bytes | None:
@@ -116,38 +124,43 @@ async def _known_or_embedded(
     if isinstance(answer, HttpError):
         raise answer
     assert isinstance(answer, Embedded)
-    return None, query_of(answer.vectors["clip"], answer.vectors["dino"])
-
-
-def query_of(clip_D: np.ndarray, dino_E: np.ndarray) -> Wanted:
-    """Vectors as they would be stored (float16), as a query."""
-    return Wanted(clip_D=torch.from_numpy(clip_D), dino_E=torch.from_numpy(dino_E))
+    # Vectors as they would be stored (float16), by encoders that may err more than the run's.
+    return None, Wanted(
+        clip_D=torch.from_numpy(answer.vectors["clip"]),
+        dino_E=torch.from_numpy(answer.vectors["dino"]),
+        deviations=(service.encoders["clip"].deviation, service.encoders["dino"].deviation),
+    )
 
 
 async def _sought(
     service: Service, search: PartnerSearch, query: Wanted, asked: PartnersRequest
 ) -> tuple[list[Partner], int]:
-    """What a search finds; it ends early where this is cancelled."""
-    stopped = threading.Event()
+    """What a search finds; it ends early where this is cancelled.
 
-    def work() -> tuple[list[Partner], int] | None:
-        try:
-            return search.partners(
-                query,
-                clip_above=asked.clip_above,
-                dino_below=asked.dino_below,
-                limit=asked.limit,
-                is_stopped=stopped.is_set,
-            )
-        except SearchStopped:
-            return None
+    Raises:
+        HttpError: too many others wait for theirs (429).
+    """
+    return await service.searches.run(
+        lambda is_stopped: search.partners(
+            query,
+            clip_above=asked.clip_above,
+            dino_below=asked.dino_below,
+            limit=asked.limit,
+            is_stopped=is_stopped,
+        )
+    )
 
-    try:
-        found = await asyncio.get_running_loop().run_in_executor(service.searches, work)
-    finally:
-        stopped.set()
-    assert found is not None
-    return found
+
+def _written(lookup: SampleLookup, partners: list[Partner], said: Json) -> bytes:
+    """The body of an answer, as JSON."""
+    rows: dict[tuple[int, str], Json] = {}
+    # In the order of the shards, each of which is then read once.
+    for place in sorted((each.run, each.image_id) for each in partners):
+        row = lookup.row(*place)
+        assert row is not None
+        rows[place] = row
+    data = [_item(each, rows[each.run, each.image_id]) for each in partners]
+    return to_json({**said, "data": data})
 
 
 def _item(partner: Partner, row: Json) -> Json:

@@ -7,7 +7,6 @@ import io
 import logging
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
@@ -21,6 +20,7 @@ from pipelines.loading import Encoders
 from pipelines.serving.batcher import Batcher
 from pipelines.serving.errors import HttpError
 from pipelines.serving.index import Index
+from pipelines.serving.lanes import Lane
 from pipelines.serving.metrics import ServeMetrics
 from pipelines.serving.settings import ServeSettings
 
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 DEFAULTS = {"clip": "clip-vit-l-14", "dino": "dinov2-vit-l-14"}
 
 ROLES = ("clip", "dino")
+
+READERS = 4
+"""Images that are read from their shards at a time."""
 
 
 class Service:
@@ -40,8 +43,10 @@ class Service:
         encoders: by role; empty until loaded.
         index: what is served of a run; None without --index.
         searches: where partners are sought, one search after the other.
+        reads: where shards are read; a bucket that hangs holds up nothing else.
         num_in_flight: requests that are being answered.
         is_draining: whether it was told to stop.
+        is_closed: whether it has begun to stop its threads.
         failure: why it could not be started.
     """
 
@@ -50,11 +55,11 @@ class Service:
         self.metrics = ServeMetrics()
         self.encoders: dict[str, Encoder] = {}
         self.num_in_flight = 0
-        self.is_draining = False
+        self.is_draining = self.is_closed = False
         self.failure: Exception | None = None
         self.metrics.in_flight.set_function(lambda: self.num_in_flight)
         self.index: Index | None = None
-        self.searches = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self.searches, self.reads = Lane("searches", 1), Lane("reads", READERS)
         self._batcher: Batcher | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -91,12 +96,16 @@ class Service:
         # So that no client waits for workers that start and memory that is asked for.
         await asyncio.gather(*self._batcher.submit([_first_image()], ROLES))
 
-    def close(self) -> None:
-        """Stop all threads and processes."""
+    async def close(self) -> None:
+        """Stop all threads and processes; the event loop goes on meanwhile."""
+        self.is_closed = True
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
         if self._batcher is not None:
             self._batcher.close()
-            self._batcher = None
-        self.searches.shutdown(wait=True, cancel_futures=True)
+        self.searches.close()
+        self.reads.close()
         if self.index is not None:
             self.index.close()
         if self._folder is not None:
@@ -133,7 +142,7 @@ class Service:
             return "starting"
         if self._batcher.error is not None:
             return "broken"
-        return "draining" if self.is_draining else "ok"
+        return "draining" if self.is_draining or self.is_closed else "ok"
 
     def roles_of(self, names: Sequence[str] | None, param: str) -> list[str]:
         """The roles that names stand for; None stands for both.
