@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 KINDS = (
     "random",
@@ -16,6 +18,14 @@ KINDS = (
     "near_threshold",
     "huge_and_tiny",
 )
+ADVERSARIES = given(
+    kind=st.sampled_from(KINDS),
+    number=st.integers(1, 40),
+    dim=st.integers(1, 90),
+    above=st.floats(-0.99, 0.999),
+    seed=st.integers(0, 2**31),
+)
+"""Arguments that make such rows, and a threshold."""
 
 
 def rows(kind: str, number: int, dim: int, seed: int, above: float = 0.95) -> torch.Tensor:

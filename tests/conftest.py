@@ -9,6 +9,8 @@ from tests.buckets import s3, s3_server
 from tests.commands import commands
 from tests.exports import exported, large_clip, large_weights
 from tests.handoff_runs import reviewed
+from tests.report_pages import page, page_run
+from tests.review_runs import review_run, served_run
 from tests.serving import index, live
 
 __all__ = [
@@ -18,9 +20,13 @@ __all__ = [
     "large_clip",
     "large_weights",
     "live",
+    "page",
+    "page_run",
+    "review_run",
     "reviewed",
     "s3",
     "s3_server",
+    "served_run",
     "server",
 ]
 

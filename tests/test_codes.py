@@ -1,3 +1,5 @@
+"""The shelf on which workers share codes: made once, of one plan."""
+
 from pathlib import Path
 
 import pytest

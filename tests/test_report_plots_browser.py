@@ -6,19 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from miner.config import SelectSettings
 from miner.publish import publish
 from miner.select import select
 from miner.store import Store
+from tests.browsing import Opened, browser, open_report, pytestmark
 from tests.cosine_tables import histogram_of, raw_table
 from tests.report_runs import Shot, encoded, make_run, report_of
-from tests.test_report_browser import ARGUMENTS, CHROMIUM, Opened, open_report
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on the path; on Debian: apt-get install chromium"
-)
+__all__ = ["browser", "pytestmark"]
 
 NUM_PAIRS = 400
 HOST = "<script>document.title='owned'"
@@ -56,14 +54,6 @@ def known_run(root: Path) -> tuple[Store, Path]:
     publish(store, name, [raw], histogram_of(candidates=CANDIDATES, random=RANDOM), record)
     select(store, name, settings)
     return store, folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
