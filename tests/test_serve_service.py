@@ -19,7 +19,7 @@ def loaded() -> Iterator[Service]:
     service = Service(settings_of())
     service.load()
     yield service
-    service.close()
+    asyncio.run(service.close())
 
 
 def test_nothing_is_there_before_it_is_loaded() -> None:
@@ -30,7 +30,7 @@ def test_nothing_is_there_before_it_is_loaded() -> None:
     with pytest.raises(HttpError, match="start the service with --index DIR") as without:
         _ = service.needed_index
     assert (starting.value.status, without.value.status) == (503, 404)
-    service.close()
+    asyncio.run(service.close())
 
 
 def test_its_state_is_the_worst_of_what_is_so() -> None:
@@ -43,10 +43,10 @@ def test_its_state_is_the_worst_of_what_is_so() -> None:
             assert service.status == "ok"
             service.is_draining = True
             assert service.status == "draining"
-            service.batcher._fail(RuntimeError("killed"))
+            service.batcher._fail("decoders", RuntimeError("killed"))
             assert service.status == "broken"
         finally:
-            service.close()
+            await service.close()
 
     asyncio.run(run())
 
@@ -61,7 +61,7 @@ def test_the_first_image_is_its_own() -> None:
             assert value("blindpairs_served_images_total", {"outcome": "embedded"}) == 1
             assert value("blindpairs_batch_images_sum") == 1
         finally:
-            service.close()
+            await service.close()
 
     asyncio.run(run())
 
@@ -97,7 +97,7 @@ def test_requests_in_flight_are_those_of_this_service(loaded: Service) -> None:
     name = "blindpairs_requests_in_flight"
     assert other.metrics.registry.get_sample_value(name) == 3
     assert loaded.metrics.registry.get_sample_value(name) == 0
-    other.close()
+    asyncio.run(other.close())
 
 
 def test_an_index_brings_its_encoders_and_leaves_no_file(index: Store, tmp_path: Path) -> None:
@@ -111,5 +111,5 @@ def test_an_index_brings_its_encoders_and_leaves_no_file(index: Store, tmp_path:
         assert service.needed_index is service.index
         assert list(scratch.iterdir())
     finally:
-        service.close()
+        asyncio.run(service.close())
     assert list(scratch.iterdir()) == []
