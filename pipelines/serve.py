@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["ServeSettings", "create_app", "serve"]
 
 
-def create_app(settings: ServeSettings) -> FastAPI:
+def create_app(settings: ServeSettings, *, owns_process: bool = False) -> FastAPI:
     """The service as an ASGI app; its encoders and index are loaded in its lifespan.
+
+    Args:
+        settings: how it runs.
+        owns_process: whether this process does nothing else; Python is tuned for it then.
 
     Raises:
         ResourceError: the extra `serve` is not installed.
@@ -32,7 +36,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     _check_extra()
     from pipelines.serving.app import build_app
 
-    return build_app(settings)
+    return build_app(settings, owns_process=owns_process)
 
 
 def _check_extra() -> None:
@@ -66,7 +70,7 @@ def serve(config_file: Path | None, **flags: Any) -> int:
     allow_many_connections()
     with open_listener(settings) as listener:
         click.echo("loading the encoders ...", err=True)
-        app = create_app(settings)
+        app = create_app(settings, owns_process=True)
         from pipelines.serving.server import run_server
 
         return run_server(app, settings, listener)

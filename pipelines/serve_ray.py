@@ -85,7 +85,7 @@ class Replica:
             os.environ.pop(TOKEN_VARIABLE, None)
         else:
             os.environ[TOKEN_VARIABLE] = token
-        self._app = create_app(ServeSettings(**settings))
+        self._app = create_app(ServeSettings(**settings), owns_process=True)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The app, for Ray Serve, which also runs its lifespan."""

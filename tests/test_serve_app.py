@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import hypothesis
@@ -86,6 +88,20 @@ def test_metrics_count_what_was_done() -> None:
     (clip_s,) = re.findall(r'encode_seconds_total\{role="clip"\} (\S+)', text)
     (dino_s,) = re.findall(r'encode_seconds_total\{role="dino"\} (\S+)', text)
     assert float(clip_s) > 0 < float(dino_s)
+
+
+def test_a_process_of_its_own_is_tuned_and_no_other_one() -> None:
+    code = (
+        "import asyncio, gc, sys; from pipelines.serve import create_app\n"
+        "from tests.serving import settings_of\n"
+        "async def run(owns):\n"
+        "    app = create_app(settings_of(), owns_process=owns)\n"
+        "    async with app.router.lifespan_context(app):\n"
+        "        print(gc.get_freeze_count() > 10_000, sys.getswitchinterval())\n"
+        "for owns in (False, True): asyncio.run(run(owns))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["False", "0.005", "True", "0.0005"]
 
 
 def test_metrics_of_two_apps_are_apart() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -24,8 +26,16 @@ router = APIRouter()
 REFUSALS = errors_of(400, 401, 408, 413, 429, 503, 504)
 
 
-def build_app(settings: ServeSettings) -> FastAPI:
+SWITCH_S = 5e-4
+"""How long a thread may keep the interpreter where another one waits for it, in seconds."""
+
+
+def build_app(settings: ServeSettings, *, owns_process: bool = False) -> FastAPI:
     """The app; its encoders are loaded when it is started.
+
+    Args:
+        settings: how it runs.
+        owns_process: whether this process does nothing else.
 
     Raises:
         ValueError: it would listen to others without a token.
@@ -37,6 +47,8 @@ def build_app(settings: ServeSettings) -> FastAPI:
         try:
             await asyncio.to_thread(service.load)
             await service.start()
+            if owns_process:
+                _settle_down()
             yield
         except Exception as error:
             service.failure = error
@@ -63,6 +75,15 @@ def build_app(settings: ServeSettings) -> FastAPI:
     for part in (embeddings, encoder_list, partners, corpus, pages):
         app.include_router(part.router)
     return app
+
+
+def _settle_down() -> None:
+    """Tune Python for a process that has loaded all that it will, and answers from now on."""
+    # What is here stays: a full collection would look at all of it, and stop everything meanwhile.
+    gc.collect()
+    gc.freeze()
+    # The encode thread asks for the interpreter at every operation, beside a busy event loop.
+    sys.setswitchinterval(SWITCH_S)
 
 
 @router.get(
