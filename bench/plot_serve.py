@@ -12,6 +12,7 @@ import re
 import click
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from bench.plotting import INK, OWN, PEER, SOFT, blank_figure, drawing_command, dress
 from bench.rows import Row
@@ -65,8 +66,10 @@ def _draw_latency(axes: Axes, found: Latest, of: str) -> None:
         middles = [row.median or 0.0 for row in rows]
         axes.plot(shares, middles, style, marker="o", color=OWN, label=metric)
     axes.set_yscale("log")
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
     axes.set_xlabel("requests a second, % of the throughput (open loop)", color=SOFT, fontsize=9)
-    axes.set_ylabel("ms from the moment of sending", color=SOFT, fontsize=9)
+    axes.set_ylabel("ms from when it was due", color=SOFT, fontsize=9)
     if shares:
         axes.legend(frameon=False, labelcolor=INK)
     dress(axes, f"Latency under load, {of}")
@@ -87,7 +90,7 @@ def _draw_throughput(axes: Axes, found: Latest) -> None:
     names = {"raw": "no HTTP", "plain": "plain, one by one", "one by one": "batches of one"}
     axes.set_yticks(range(len(THROUGHPUT)), [names.get(name, name) for name in THROUGHPUT])
     axes.margins(x=0.18)
-    dress(axes, "Images a second")
+    dress(axes, "Images a second", grid="x")
 
 
 main = drawing_command(draw, "bench.serve")
