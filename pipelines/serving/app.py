@@ -54,6 +54,8 @@ def build_app(settings: ServeSettings, *, owns_process: bool = False) -> FastAPI
             service.failure = error
             raise
         finally:
+            # Else libraries take for leaked, at the end, what was never looked at.
+            gc.unfreeze()
             await service.close()
 
     callers = Callers(settings)
