@@ -160,12 +160,14 @@ def _connect() -> bool:
             context = _init(None if address else "local")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(
-            f"--executor ray: no Ray cluster can be {'reached' if address else 'started'} "
+            f"no Ray cluster can be {'reached' if address else 'started'} "
             f"({error}); see to it, or set RAY_ADDRESS"
         ) from error
     log.warning(
-        "--executor ray: %s at %s",
-        "the cluster" if address else "a Ray cluster of this machine alone, started for this run,",
+        "%s at %s",
+        "on the Ray cluster"
+        if address
+        else "on a Ray cluster of this machine alone, started for this",
         context.address_info["gcs_address"],
     )
     return not address
@@ -182,7 +184,7 @@ def _find() -> str:
         return ""
     if "://" in named:
         raise ResourceError(
-            f"--executor ray: RAY_ADDRESS is {named}, a Ray client's, through which workers cannot "
+            f"RAY_ADDRESS is {named}, a Ray client's, through which workers cannot "
             "be watched; run on the cluster (`ray job submit`), or give HOST:PORT of its head"
         )
     services: Any = ray._private.services
@@ -194,7 +196,7 @@ def _find() -> str:
         socket.create_connection((host, int(port)), CONNECT_S).close()
     except (OSError, ValueError) as error:
         raise ResourceError(
-            f"--executor ray: no Ray cluster answers at {address or 'RAY_ADDRESS=auto'} ({error}); "
+            f"no Ray cluster answers at {address or 'RAY_ADDRESS=auto'} ({error}); "
             "set RAY_ADDRESS to HOST:PORT of one that is up, or to `local` to start one here"
         ) from error
     return str(address)
