@@ -11,11 +11,12 @@ from tests.exports import exported, large_clip, large_weights
 from tests.handoff_runs import reviewed
 from tests.report_pages import page, page_run
 from tests.review_runs import review_run, served_run
-from tests.serving import index, live
+from tests.serving import held, index, live
 
 __all__ = [
     "commands",
     "exported",
+    "held",
     "index",
     "large_clip",
     "large_weights",

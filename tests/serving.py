@@ -121,3 +121,33 @@ def live(index: Store) -> Iterator[Live]:
     settings = settings_of(index=str(index.root), clip=None, dino=None, decoders="process")
     with listening(settings) as found:
         yield found
+
+
+class Held:
+    """A decoder that waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.num_begun = 0
+
+    def __call__(self, order: Any, ring: Any, limits: Any) -> Any:
+        from miner.decode import decode_order
+
+        self.num_begun += 1
+        # The service's own first image passes.
+        if self.num_begun > 1:
+            assert self.go.wait(60)
+        return decode_order(order, ring, limits)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    """Images stay in the decoder until `go` is set."""
+    from pipelines.serving import batcher
+
+    found = Held()
+    real = batcher.Decoders
+    monkeypatch.setattr(
+        batcher, "Decoders", lambda *args, decode, **more: real(*args, decode=found, **more)
+    )
+    return found

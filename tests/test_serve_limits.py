@@ -12,44 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
-from miner.config import ImageLimits
-from miner.decode import Order, Outcome, decode_order
-from miner.ring import Ring
-from pipelines.serving import batcher
 from pipelines.serving.listening import allow_many_connections
-from tests.serving import Live, called, listening, settings_of, until
+from tests.serving import Held, Live, called, listening, settings_of, until
 from tests.small import jpeg
 
 RAW = {"content-type": "image/jpeg"}
 
 
 NUM_CLIENTS = 1000
-
-
-class Held:
-    """A decoder that waits until it is let go."""
-
-    def __init__(self) -> None:
-        self.go = threading.Event()
-        self.num_begun = 0
-
-    def __call__(self, order: Order, ring: Ring, limits: ImageLimits) -> list[Outcome]:
-        self.num_begun += 1
-        # The service's own first image passes.
-        if self.num_begun > 1:
-            assert self.go.wait(60)
-        return decode_order(order, ring, limits)
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Held:
-    """Images stay in the decoder until `go` is set."""
-    found = Held()
-    real = batcher.Decoders
-    monkeypatch.setattr(
-        batcher, "Decoders", lambda *args, decode, **more: real(*args, decode=found, **more)
-    )
-    return found
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str]:

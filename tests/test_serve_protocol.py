@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -10,13 +11,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipelines.serving.protocol import FREE_PIECES, MAX_HEAD_BYTES
-from tests.serving import Live, listening, settings_of
+from pipelines.serving.protocol import FREE_PIECES, MAX_HEAD_BYTES, MOST_PIPELINED
+from tests.serving import Held, Live, listening, settings_of
 from tests.small import jpeg
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 OPENAPI = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 POST = b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
+
+PATIENCE_S = 0.5
 
 
 @contextmanager
@@ -41,7 +44,7 @@ def error_of(answer: bytes) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def patient() -> Iterator[Live]:
     """A service that waits for nobody for long."""
-    with listening(settings_of(body_timeout_s=0.5)) as found:
+    with listening(settings_of(body_timeout_s=PATIENCE_S)) as found:
         yield found
 
 
@@ -55,11 +58,15 @@ def patient() -> Iterator[Live]:
             POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             (400, "bad_http"),
         ),
+        (
+            POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc",
+            (400, "no_other_protocol"),
+        ),
         (b"GET / HTTP/1.1\r\na: " + b"a" * (2 * MAX_HEAD_BYTES), (431, "head_too_large")),
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * MAX_HEAD_BYTES, (431, "head_too_large")),
         (b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n", (431, "head_too_large")),
     ],
-    ids=["nonsense", "connect", "not ascii", "two lengths", "value", "headers", "path"],
+    ids=["nonsense", "connect", "not ascii", "two lengths", "upgrade", "value", "headers", "path"],
 )
 def test_what_is_no_request_gets_a_reason(
     live: Live, sent: bytes, error: tuple[int, str], caplog: pytest.LogCaptureFixture
@@ -118,9 +125,14 @@ def test_answers_that_are_not_read_are_thrown_away(
     for last in (OPENAPI, OPENAPI.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")):
         with connected(patient) as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deaf.sendall(OPENAPI * 200 + last)
             deadline_s = time.monotonic() + 60
-            while not patient.server.server_state.connections:
+            while not (there := list(patient.server.server_state.connections)):
+                assert time.monotonic() < deadline_s
+            there[0].transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+            )
+            deaf.sendall(OPENAPI * MOST_PIPELINED + last)
+            while not there[0].transport.get_write_buffer_size():
                 assert time.monotonic() < deadline_s
             while patient.server.server_state.connections or service.num_in_flight:
                 assert time.monotonic() < deadline_s
@@ -137,13 +149,50 @@ def test_requests_one_behind_the_other_are_answered_in_order(live: Live) -> None
     assert said.index(b'"openapi"') < said.rindex(b'{"status":"ok"}')
 
 
-def test_a_client_that_leaves_has_all_its_requests_cancelled(live: Live) -> None:
-    service = live.app.state.service
+def test_who_asks_on_and_on_and_reads_nothing_is_hung_up_on(live: Live) -> None:
     with connected(live) as connection:
-        data = jpeg(2)
-        request = POST + b"Content-Length: %d\r\n\r\n" % len(data) + data
-        connection.sendall(request * 5)
-    deadline_s = time.monotonic() + 60
-    while service.num_in_flight or live.server.server_state.connections:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(GET * 100_000)
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            said = rest_of(connection)
+    assert said.count(b"HTTP/1.1 200 ") <= MOST_PIPELINED + 1
+
+
+def test_a_client_that_reads_slowly_gets_all(patient: Live) -> None:
+    with connected(patient) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        last = OPENAPI.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        connection.sendall(OPENAPI + last)
+        (there,) = patient.server.server_state.connections
+        there.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+        )
+        said, start_s = b"", time.monotonic()
+        while data := connection.recv(1024):
+            said += data
+            time.sleep(0.05)
+    # Longer than it would be waited for in vain.
+    assert time.monotonic() - start_s > 2 * PATIENCE_S
+    first, second = said.split(b"HTTP/1.1 200 OK")[1:]
+    assert first.partition(b"\r\n\r\n")[2] == second.partition(b"\r\n\r\n")[2] != b""
+
+
+def test_a_client_that_leaves_has_all_its_requests_cancelled(held: Held) -> None:
+    with listening(settings_of()) as live:
+        service = live.app.state.service
+        with connected(live) as connection:
+            data = jpeg(2)
+            connection.sendall((POST + b"Content-Length: %d\r\n\r\n" % len(data) + data) * 5)
+            deadline_s = time.monotonic() + 60
+            while held.num_begun != 2:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.01)
+        # The decoder is not let go before: nothing but the client's leaving ends the request.
+        while service.num_in_flight or live.server.server_state.connections:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        held.go.set()
+        value = service.metrics.registry.get_sample_value
+        gone = {"route": "/v1/embeddings", "status": "gone"}
+        assert value("blindpairs_requests_total", gone) == 1

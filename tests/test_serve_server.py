@@ -93,6 +93,34 @@ def test_sigterm_ends_what_is_in_flight_and_then_the_process(
     assert started.stderr.read() == ""
 
 
+def test_answers_that_are_being_read_are_read_to_their_end() -> None:
+    with listening(settings_of()) as live, socket.socket() as slow:
+        host, port = live.url.removeprefix("http://").split(":")
+        # Before it connects, so that no more is on its way than this.
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(60)
+        slow.connect((host, int(port)))
+        for _ in range(1000):
+            if live.server.server_state.connections:
+                break
+            threading.Event().wait(0.01)
+        (there,) = live.server.server_state.connections
+        there.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+        )
+        slow.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        for _ in range(1000):
+            if there.transport.get_write_buffer_size():
+                break
+            threading.Event().wait(0.01)
+        assert there.transport.get_write_buffer_size()
+        live.server.servers[0].get_loop().call_soon_threadsafe(live.server.stop)
+        # An end that does not look at what is unread takes less.
+        threading.Event().wait(3)
+        head, _, body = rest_of(slow).partition(b"\r\n\r\n")
+    assert f"content-length: {len(body)}".encode() in head
+
+
 def test_what_does_not_end_in_time_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
     with listening(settings_of(drain_s=0.2)) as live, begun(live.url) as connection:
         wait_until_in_flight(live.url, 1)

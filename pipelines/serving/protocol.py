@@ -26,6 +26,9 @@ MAX_HEAD_BYTES = 2**16
 READ_BYTES = 2**16
 """What is read from a connection at a time, in bytes; then others have their turn."""
 
+MOST_PIPELINED = 32
+"""Requests of a connection that may wait for the answer to the one before."""
+
 FREE_PIECES = 4096
 """Pieces of a body that may be of any size."""
 
@@ -38,6 +41,19 @@ HEAD_TOO_LARGE = HttpError(
     431,
     "head_too_large",
     f"the head of the request is larger than {MAX_HEAD_BYTES} bytes; send less",
+)
+
+NO_UPGRADE = HttpError(
+    400,
+    "no_other_protocol",
+    "no protocol but HTTP/1.1 is spoken here; send a body without the header Upgrade",
+)
+
+TOO_MANY = HttpError(
+    429,
+    "too_many_pipelined",
+    f"more than {MOST_PIPELINED} requests wait on this connection; read the answers first",
+    retry_after_s=1,
 )
 
 
@@ -60,6 +76,7 @@ class PunctualProtocol(HttpToolsProtocol):
     _head_clock: asyncio.TimerHandle | None = None
     _write_clock: asyncio.TimerHandle | None = None
     _running: RequestResponseCycle | None = None
+    _refusal = NO_HTTP
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; its time runs."""
@@ -88,7 +105,7 @@ class PunctualProtocol(HttpToolsProtocol):
             pass
         except httptools.HttpParserError as error:
             log.debug("a request is refused: %s", error)
-            self._say(HEAD_TOO_LARGE if self._num_head_bytes > MAX_HEAD_BYTES else NO_HTTP)
+            self._say(self._refusal)
             return
         if self._is_in_head:
             # What the parser still holds of a header was not counted by it.
@@ -123,6 +140,12 @@ class PunctualProtocol(HttpToolsProtocol):
         """A whole head came."""
         self._is_in_head = False
         self._stop_head_clock()
+        if len(self.pipeline) >= MOST_PIPELINED:
+            self._refusal = TOO_MANY
+            raise _RefusedError
+        if self._would_lose_body():
+            self._refusal = NO_UPGRADE
+            raise _RefusedError
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -134,9 +157,16 @@ class PunctualProtocol(HttpToolsProtocol):
             raise _RefusedError
         super().on_body(body)
 
+    def _would_lose_body(self) -> bool:
+        """Whether the parser takes a body for the words of another protocol."""
+        bodies = (b"content-length", b"transfer-encoding")
+        has_body = any(name in bodies and value != b"0" for name, value in self.headers)
+        return has_body and self.parser.should_upgrade()
+
     def _count_head(self, num_bytes: int) -> None:
         self._num_head_bytes += num_bytes
         if self._num_head_bytes > MAX_HEAD_BYTES:
+            self._refusal = HEAD_TOO_LARGE
             raise _RefusedError
 
     @property
@@ -187,9 +217,11 @@ class PunctualProtocol(HttpToolsProtocol):
         self._start_write_clock()
 
     def resume_writing(self) -> None:
-        """It has read."""
+        """It has read; where this was the last answer, the rest has to be read in time, too."""
         self._stop_write_clock()
         super().resume_writing()
+        if self.transport.is_closing():
+            self._start_write_clock()
 
     def _hang_up(self) -> None:
         """Close; what is not taken in time then is thrown away."""
@@ -205,8 +237,17 @@ class PunctualProtocol(HttpToolsProtocol):
             self._head_clock = None
 
     def _start_write_clock(self) -> None:
-        if self._write_clock is None and self.transport.get_write_buffer_size():
-            self._write_clock = self.loop.call_later(self.patience_s, self.transport.abort)
+        num_bytes = self.transport.get_write_buffer_size()
+        if self._write_clock is None and num_bytes:
+            self._write_clock = self.loop.call_later(self.patience_s, self._look, num_bytes)
+
+    def _look(self, num_bytes: int) -> None:
+        """Hang up on a client that has taken nothing since so many bytes were left."""
+        self._write_clock = None
+        if self.transport.get_write_buffer_size() < num_bytes:
+            self._start_write_clock()
+        else:
+            self.transport.abort()
 
     def _stop_write_clock(self) -> None:
         if self._write_clock is not None:

@@ -71,7 +71,7 @@ class DrainingServer(uvicorn.Server):
         drain_s = self._service.settings.drain_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
-                while self._service.num_in_flight:
+                while self._service.num_in_flight or self._is_writing():
                     await asyncio.sleep(POLL_S)
         if self._service.num_in_flight:
             log.warning(
@@ -79,6 +79,11 @@ class DrainingServer(uvicorn.Server):
                 *(self._service.num_in_flight, drain_s),
             )
         self.should_exit = True
+
+    def _is_writing(self) -> bool:
+        """Whether a client has still to take a part of its answer."""
+        transports = (each.transport for each in self.server_state.connections)
+        return any(transport.get_write_buffer_size() for transport in transports)
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and say where."""
