@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,17 @@ def connected(live: Live) -> Iterator[socket.socket]:
     host, port = live.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         yield connection
+
+
+def only_connection(live: Live) -> Any:
+    """The service's end of the only connection that is open, with little room for what it sends."""
+    deadline_s = time.monotonic() + 60
+    while len(there := list(live.server.server_state.connections)) != 1:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    wire = there[0].transport.get_extra_info("socket")
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return there[0]
 
 
 def rest_of(connection: socket.socket) -> bytes:
@@ -125,15 +137,12 @@ def test_answers_that_are_not_read_are_thrown_away(
     for last in (OPENAPI, OPENAPI.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")):
         with connected(patient) as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deadline_s = time.monotonic() + 60
-            while not (there := list(patient.server.server_state.connections)):
-                assert time.monotonic() < deadline_s
-            there[0].transport.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
-            )
+            there = only_connection(patient)
             deaf.sendall(OPENAPI * MOST_PIPELINED + last)
-            while not there[0].transport.get_write_buffer_size():
+            deadline_s = time.monotonic() + 60
+            while not there.transport.get_write_buffer_size():
                 assert time.monotonic() < deadline_s
+                time.sleep(0.01)
             while patient.server.server_state.connections or service.num_in_flight:
                 assert time.monotonic() < deadline_s
                 time.sleep(0.01)
@@ -163,11 +172,8 @@ def test_a_client_that_reads_slowly_gets_all(patient: Live) -> None:
     with connected(patient) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         last = OPENAPI.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        only_connection(patient)
         connection.sendall(OPENAPI + last)
-        (there,) = patient.server.server_state.connections
-        there.transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
-        )
         said, start_s = b"", time.monotonic()
         while data := connection.recv(1024):
             said += data
