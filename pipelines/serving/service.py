@@ -11,8 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from miner.decode import Refused
 from miner.decode_process import warm_up
 from miner.encoders import Encoder, find_record
+from miner.errors import MinerError, ResourceError
 from miner.records import Json
 from miner.registry import EncoderRecord
 from miner.store import Store
@@ -91,10 +93,23 @@ class Service:
         return Path(self._folder.name)
 
     async def start(self) -> None:
-        """Take images from now on, the first one ours; called on the event loop."""
+        """Take images from now on, the first one ours; called on the event loop.
+
+        Raises:
+            MinerError: that one cannot be embedded.
+        """
         self._batcher = Batcher(self.encoders, self.settings, self.metrics)
         # So that no client waits for workers that start and memory that is asked for.
-        await asyncio.gather(*self._batcher.submit([_first_image()], ROLES))
+        try:
+            (answer,) = await asyncio.gather(*self._batcher.submit([_first_image()], ROLES))
+        except HttpError as error:
+            cause = self._batcher.error
+            if isinstance(cause, MinerError):
+                raise cause from None
+            why = error if cause is None else f"{type(cause).__name__}: {cause}"
+            raise _no_start(why) from cause or error
+        if isinstance(answer, Refused):
+            raise _no_start(f"{answer.reason}: {answer.detail}")
 
     async def close(self) -> None:
         """Stop all threads and processes; the event loop goes on meanwhile."""
@@ -185,6 +200,13 @@ class Service:
             for role, encoder in self.encoders.items()
             if role in roles
         }
+
+
+def _no_start(why: object) -> ResourceError:
+    return ResourceError(
+        f"the service's own first image could not be embedded ({why}); see to it and start again, "
+        "perhaps with another --device or --decoders"
+    )
 
 
 def _first_image() -> bytes:
