@@ -120,8 +120,8 @@ class Service:
         if self._batcher is not None:
             self._batcher.close()
         self.searches.close()
-        self.reads.close()
-        if self.index is not None:
+        # What still reads a shard keeps it open.
+        if self.reads.close() and self.index is not None:
             self.index.close()
         if self._folder is not None:
             self._folder.cleanup()
