@@ -41,7 +41,7 @@ async def report(request: Request, name: str) -> Response:
     """A file of the report; its page has a policy of its own."""
     service: Service = request.app.state.service
     index = service.needed_index
-    data, kind = await service.reads.run(lambda _: index.report_file(name or "index.html"))
+    data, kind = await service.lookups.run(lambda _: index.report_file(name or "index.html"))
     headers = {"content-security-policy": "frame-ancestors 'none'"}
     if kind.startswith("image/svg"):
         headers = PLAIN_PICTURE

@@ -96,7 +96,7 @@ async def blind_partners(
         "num_partners": num_partners,
         "exact": True,
     }
-    body = await asyncio.to_thread(_written, index.lookup, partners, said)
+    body = await service.lookups.run(lambda _: _written(index.lookup, partners, said))
     return Response(body, media_type="application/json")
 
 

@@ -33,7 +33,7 @@ DEFAULTS = {"clip": "clip-vit-l-14", "dino": "dinov2-vit-l-14"}
 ROLES = ("clip", "dino")
 
 READERS = 4
-"""Images that are read from their shards at a time."""
+"""Images that are read from their shards at a time, and files of the run."""
 
 
 class Service:
@@ -46,6 +46,7 @@ class Service:
         index: what is served of a run; None without --index.
         searches: where partners are sought, one search after the other.
         reads: where shards are read; a bucket that hangs holds up nothing else.
+        lookups: where the run's own files are read, which may lie in another bucket.
         num_in_flight: requests that are being answered.
         is_draining: whether it was told to stop.
         is_closed: whether it has begun to stop its threads.
@@ -62,6 +63,7 @@ class Service:
         self.metrics.in_flight.set_function(lambda: self.num_in_flight)
         self.index: Index | None = None
         self.searches, self.reads = Lane("searches", 1), Lane("reads", READERS)
+        self.lookups = Lane("lookups", READERS)
         self._batcher: Batcher | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -120,6 +122,7 @@ class Service:
         if self._batcher is not None:
             self._batcher.close()
         self.searches.close()
+        self.lookups.close()
         # What still reads a shard keeps it open.
         if self.reads.close() and self.index is not None:
             self.index.close()
