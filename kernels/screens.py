@@ -8,6 +8,7 @@ Shape suffixes: N rows, D row width, A and B rows of the two sides of a tile.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -92,15 +93,42 @@ def _as_integers(products_AB: torch.Tensor, integer: torch.dtype, floor: float) 
     return products_AB.view(integer), int(below.view(integer)[0])
 
 
+class _Precision:
+    """Torch's setting, which is the process's: held as long as any thread needs it."""
+
+    def __init__(self) -> None:
+        self._lock, self._num_holders, self._before = threading.Lock(), 0, ""
+
+    def hold(self) -> None:
+        with self._lock:
+            if not self._num_holders:
+                self._before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("highest")
+            self._num_holders += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._num_holders -= 1
+            if not self._num_holders:
+                torch.set_float32_matmul_precision(self._before)
+
+
+_PRECISION = _Precision()
+
+
 @contextmanager
 def exact_products(threads: int | None) -> Iterator[None]:
-    """Run with so many threads, and float32 products in float32, whatever the caller has set."""
-    precision, before = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    torch.set_float32_matmul_precision("highest")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    """Run with so many threads, and float32 products in float32, whatever the caller has set.
+
+    May be entered on several threads; the last one that leaves restores what was set.
+    """
+    before = torch.get_num_threads()
+    _PRECISION.hold()
     try:
+        if threads is not None:
+            torch.set_num_threads(threads)
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.set_num_threads(before)
+        _PRECISION.release()
+        if threads is not None:
+            torch.set_num_threads(before)

@@ -16,6 +16,7 @@ import torch
 
 from kernels.axes import Axes, find_axes, project
 from kernels.bounds import BLOCK_ROWS, UNIT_ROUNDOFF, sum_slack, unit_rows
+from kernels.screens import exact_products
 
 WIDTH = 128
 """K; a wider image rules out more and is longer to read."""
@@ -39,7 +40,8 @@ class Sketch:
 
     def image(self, row_D: torch.Tensor) -> torch.Tensor:
         """[K] float32: the image of a row of any float dtype, not zero and finite."""
-        return project(unit_rows(row_D[None]), self.axes)[0].float()
+        with exact_products(None):
+            return project(unit_rows(row_D[None]), self.axes)[0].float()
 
     def may_exceed(
         self, image_K: torch.Tensor, above: float, start: int, stop: int
@@ -54,9 +56,14 @@ class Sketch:
 
         Returns:
             [stop - start] bool, true for every row whose cosine lies above, and for some others.
+
+        Raises:
+            ValueError: the one row's image is not finite.
         """
         length = max(self.length, _longest(image_K[None]))
-        return self.image_NK[start:stop] @ image_K > sketch_floor(above, length, self.axes)
+        with exact_products(None):
+            products_N = self.image_NK[start:stop] @ image_K
+        return products_N > sketch_floor(above, length, self.axes)
 
 
 def sketch_axes(rows_ND: torch.Tensor) -> Axes:
@@ -77,11 +84,15 @@ def draw_sketch(rows_ND: torch.Tensor, axes: Axes, room_NK: torch.Tensor) -> Ske
         rows_ND: [N, D] of any float dtype, none zero or not finite; may be memory-mapped.
         axes: of `sketch_axes`.
         room_NK: [N, axes.width] float32, where images are written; may be memory-mapped.
+
+    Raises:
+        ValueError: a row is not finite.
     """
     length = 0.0
     for start in range(0, len(rows_ND), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        room_NK[block] = project(unit_rows(rows_ND[block]), axes)
+        with exact_products(None):
+            room_NK[block] = project(unit_rows(rows_ND[block]), axes)
         length = max(length, _longest(room_NK[block]))
     return Sketch(image_NK=room_NK, axes=axes, length=length)
 
@@ -105,4 +116,11 @@ def sketch_floor(above: float, length: float, axes: Axes) -> float:
 
 
 def _longest(image_NK: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(image_NK.double(), dim=1).max()) * (1 + 1e-12)
+    length = float(torch.linalg.vector_norm(image_NK.double(), dim=1).max()) * (1 + 1e-12)
+    if not math.isfinite(length):
+        # Every comparison with it would be false, and rule out what may lie above.
+        raise ValueError(
+            f"the longest image of {len(image_NK)} rows has the length {length}; rows have to be "
+            "finite and not zero"
+        )
+    return length

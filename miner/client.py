@@ -106,10 +106,7 @@ class Client:
         for start, parcel in parcels(images, request_images):
             parts.append(self._embed(parcel, model))
             starts.append(start)
-        try:
-            return joined(parts, starts)
-        except ValueError as error:
-            raise self._nonsense(EMBEDDINGS, error) from error
+        return self._joined(parts, starts)
 
     def blind_partners(
         self,
@@ -218,9 +215,15 @@ class Client:
                 # The service takes less at a time than was thought.
                 half = len(parcel) // 2
                 parts = [self._embed(each, model) for each in (parcel[:half], parcel[half:])]
-                return joined(parts, [0, half])
+                return self._joined(parts, [0, half])
             self._done(EMBEDDINGS, answer)
         return self._arranged(answer, len(parcel))
+
+    def _joined(self, parts: list[Embeddings], starts: list[int]) -> Embeddings:
+        try:
+            return joined(parts, starts)
+        except ValueError as error:
+            raise self._nonsense(EMBEDDINGS, error) from error
 
     def _asked(self, images: str | list[str], model: str | None) -> Answer:
         asked = {"input": images, "model": model, "encoding_format": "base64"}

@@ -63,7 +63,7 @@ class DecodeProcess:
             decode: what it does with an order.
 
         Raises:
-            ResourceError: it ended before it was ready.
+            ResourceError: it could not be started, or ended before it was ready.
         """
         warm_up()
         context = multiprocessing.get_context("forkserver")
@@ -74,10 +74,20 @@ class DecodeProcess:
         self._is_late = False
         args = (parcels, replies, self._arena, ring, limits, decode)
         self._process = WorkerProcess(target=serve, args=args, name="decoder", daemon=True)
-        self._process.start()
-        # Only the worker has them now, so that its death ends the connection.
-        parcels.close()
-        replies.close()
+        try:
+            self._process.start()
+        except (EOFError, ConnectionError) as error:
+            self.parcels.close()
+            self.replies.close()
+            self._arena.close()
+            raise ResourceError(
+                f"a decode process could not be started ({type(error).__name__}: {error}); the "
+                "process that forks them is gone; run again, or give --decoders thread"
+            ) from error
+        finally:
+            # Only the worker has them now, so that its death ends the connection.
+            parcels.close()
+            replies.close()
         try:
             self.replies.recv()
         except (EOFError, ConnectionError) as error:

@@ -21,6 +21,7 @@ import torch
 
 from kernels.bounds import float32_floor, unit_rows
 from kernels.reference import cosines
+from kernels.screens import exact_products
 from miner.errors import StoreError
 from miner.records import Json
 from miner.rows import runs_of
@@ -238,5 +239,7 @@ def _candidates(
     may &= torch.from_numpy(side.is_sought[start:stop])
     rows = may.nonzero()[:, 0] + start
     rows_PD = unit_rows(side.pack.clip_ND[rows])
-    rows = rows[rows_PD @ unit_rows(query.clip_D[None])[0] > float32_floor(above, rows_PD.shape[1])]
+    with exact_products(None):
+        products_P = rows_PD @ unit_rows(query.clip_D[None])[0]
+    rows = rows[products_P > float32_floor(above, rows_PD.shape[1])]
     return rows if own is None else rows[rows != own]

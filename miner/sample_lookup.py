@@ -58,8 +58,7 @@ class SampleLookup:
         shard_id = ".".join(image_id.split("/", 2)[:2])
         if shard_id not in self._shards[number]:
             return None
-        with self._lock:
-            table, places = self._table(number, shard_id)
+        table, places = self._table(number, shard_id)
         if image_id not in places:
             return None
         row: Json
@@ -68,11 +67,17 @@ class SampleLookup:
 
     def _table(self, number: int, shard_id: str) -> tuple[pa.Table, dict[str, int]]:
         name = (number, shard_id)
-        if name not in self._tables:
-            table = self._runs[number].samples(shard_id)
-            ids = table["image_id"].to_pylist()
-            self._tables[name] = table, {image_id: row for row, image_id in enumerate(ids)}
+        with self._lock:
+            if name in self._tables:
+                self._tables.move_to_end(name)
+                return self._tables[name]
+        # A read that hangs holds up nobody who wants another shard; two may read the same one.
+        table = self._runs[number].samples(shard_id)
+        ids = table["image_id"].to_pylist()
+        found = table, {image_id: row for row, image_id in enumerate(ids)}
+        with self._lock:
+            self._tables[name] = found
+            self._tables.move_to_end(name)
             if len(self._tables) > self._max_shards:
                 self._tables.popitem(last=False)
-        self._tables.move_to_end(name)
-        return self._tables[name]
+        return found

@@ -177,6 +177,16 @@ def test_encoders_that_change_between_requests_are_refused() -> None:
         client.embed([b"0", b"1"], request_images=1)
 
 
+def test_encoders_that_change_between_halves_are_refused() -> None:
+    refused = says(413, {"error": {"message": "too much", "code": "body_too_large"}})
+    steps = says(200, items(embedding(0))), says(200, items(embedding(0, "other-1")))
+    with (
+        speaking(refused, *steps) as (_, client),
+        pytest.raises(ServiceError, match="answered by different encoders"),
+    ):
+        client.embed([b"0", b"1"])
+
+
 def test_pixels_that_png_would_change_are_refused() -> None:
     with speaking(says(500)) as (script, client):
         for mode in ("CMYK", "F", "I", "YCbCr"):

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -148,6 +150,23 @@ def test_threads_are_used_and_given_back() -> None:
     assert torch.get_num_threads() == before
     with exact_products(1):
         assert torch.get_num_threads() == 1
+
+
+def test_products_are_exact_until_the_last_thread_is_done() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        first, second = exact_products(None), exact_products(None)
+        with ThreadPoolExecutor(1) as other:
+            first.__enter__()
+            other.submit(second.__enter__).result()
+            # The one that came first leaves first, and the other is still at work.
+            first.__exit__(None, None, None)
+            assert torch.get_float32_matmul_precision() == "highest"
+            other.submit(second.__exit__, None, None, None).result()
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("screen", SCREENS)

@@ -15,6 +15,7 @@ from miner.decode import Decode, Found, Job, Order, Outcome, decode_order
 from miner.decode_process import IN_HAND, Death, DecodeProcess
 from miner.errors import ResourceError
 from miner.ring import Ring
+from miner.worker_process import WorkerProcess
 from tests.dying import HANGS, KILLS, MURDERS, dying, leaving, mistaken
 from tests.tars import jpeg
 
@@ -103,6 +104,20 @@ def test_process_that_cannot_start_is_no_images_fault() -> None:
     # What cannot be unpickled there ends the process before it is ready.
     with pytest.raises(ResourceError, match=r"exit code 1 before .* --decoders thread"):
         DecodeProcess(_Unwelcome(), ImageLimits(), decode_order)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [EOFError("no pid"), ConnectionResetError("reset")])
+def test_process_that_is_not_forked_is_no_dead_worker(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forked(self: WorkerProcess) -> None:
+        raise error
+
+    monkeypatch.setattr(WorkerProcess, "start", forked)
+    before = arenas()
+    with pytest.raises(ResourceError, match=rf"{error}\); .* --decoders thread"):
+        start()
+    assert arenas() == before
 
 
 def test_no_arena_stays_open() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -75,3 +77,69 @@ def test_closing_stops_the_search_at_work() -> None:
         assert stopped.value.status == 503
 
     asyncio.run(work())
+
+
+def test_what_waits_when_it_closes_is_told_so_and_nothing_begins_after_it() -> None:
+    async def work() -> None:
+        searches, slow = Lane("searches", 1), Slow()
+        tasks = [asyncio.create_task(searches.run(slow)) for _ in range(2)]
+        await until(slow.began.is_set)
+        await asyncio.to_thread(searches.close)
+        tasks.append(asyncio.create_task(searches.run(slow)))
+        for task in tasks:
+            with pytest.raises(HttpError, match="the service is stopping"):
+                await task
+
+    asyncio.run(work())
+
+
+def test_what_goes_wrong_there_is_raised_here_and_ends_no_thread() -> None:
+    def fail(is_stopped: Callable[[], bool]) -> str:
+        raise OSError("disk gone")
+
+    async def work() -> None:
+        reads = Lane("reads", 1)
+        for _ in range(2):
+            with pytest.raises(OSError, match="disk gone"):
+                await reads.run(fail)
+        assert await reads.run(lambda _: "read") == "read"
+        assert reads.close()
+
+    asyncio.run(work())
+
+
+NEVER_RETURNS = """
+import asyncio, threading
+from pipelines.serving import lanes
+
+lanes.CLOSE_S = 0.1
+
+async def work():
+    reads, began = lanes.Lane("reads", 1), threading.Event()
+
+    def read(is_stopped):
+        began.set()
+        threading.Event().wait()
+
+    task = asyncio.create_task(reads.run(read))
+    waits = asyncio.create_task(reads.run(lambda _: 1))
+    await asyncio.to_thread(began.wait)
+    assert not await asyncio.to_thread(reads.close)
+    try:
+        await waits
+    except Exception as error:
+        print(error)
+
+asyncio.run(work())
+"""
+
+
+def test_a_read_that_never_returns_keeps_nothing_from_ending() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NEVER_RETURNS], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip()) == (
+        0,
+        "the service is stopping; ask another one",
+    )
+    assert done.stderr.strip() == "reads are still at work after 0.1 s; they are left"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from miner.sample_lookup import SampleLookup
@@ -56,3 +59,30 @@ def test_runs_with_shards_and_images_of_one_name_are_told_apart(tmp_path: Path) 
     # Without a number it is the first run that has the image.
     rows = lookup.rows(["set/00000/000001", "set/00000/000004"])
     assert [row["shard"] for row in rows.values()] == ["/corpus/00000.tar", "/b.tar"]
+
+
+def test_a_shard_that_cannot_be_read_yet_holds_up_no_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answered = threading.Event(), threading.Event()
+    read = store.samples
+
+    def samples(shard_id: str) -> pa.Table:
+        if shard_id == "set.00001":
+            asked.set()
+            assert answered.wait(60)
+        return read(shard_id)
+
+    monkeypatch.setattr(store, "samples", samples)
+    lookup = SampleLookup([store], [store.committed("samples")])
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            late = pool.submit(lookup.row, 0, "set/00001/000000")
+            assert asked.wait(60)
+            other = pool.submit(lookup.row, 0, "set/00000/000000").result(timeout=60)
+            assert not late.done()
+        finally:
+            answered.set()
+    for row, image_id in ((other, "set/00000/000000"), (late.result(), "set/00001/000000")):
+        assert row is not None
+        assert row["image_id"] == image_id

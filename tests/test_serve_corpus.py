@@ -126,3 +126,29 @@ def test_a_shard_that_is_not_answered_holds_up_nothing_else(
             assert {(await task).status_code for task in asked} == {404}
 
     asyncio.run(work())
+
+
+def test_a_report_that_is_not_answered_takes_no_thread_from_others(
+    index: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    def hang(self: Index, name: str) -> tuple[bytes, str]:
+        assert answered.wait(60)
+        return b"read", "text/html"
+
+    monkeypatch.setattr(Index, "report_file", hang)
+
+    async def work() -> None:
+        settings = settings_of(index=str(index.root), clip=None, dino=None)
+        async with called(settings) as client:
+            # More than asyncio has threads of its own.
+            asked = [asyncio.create_task(client.get(f"/report/{n}.csv")) for n in range(40)]
+            await asyncio.sleep(0.05)
+            assert (await client.get("/v1/pairs")).status_code == 200
+            assert (await client.get("/v1/images/scenes/00000/000000000")).status_code == 200
+            assert not any(task.done() for task in asked)
+            answered.set()
+            assert {(await task).status_code for task in asked} == {200}
+
+    asyncio.run(work())

@@ -18,6 +18,7 @@ from miner.select import select
 from miner.store import Store
 from pipelines.driver import mine
 from pipelines.scene_shards import write_shards
+from pipelines.serving import partners
 from tests.serving import DEMO, Live, listening, settings_of
 from tests.small import jpeg
 from tests.test_partner_search import partners_in_raw
@@ -164,6 +165,17 @@ def test_an_index_that_cannot_be_searched_says_why(index: Store, live: Live) -> 
         assert answer.json()["error"]["message"] == "it is lazy"
     finally:
         service.index.search, service.index.why_not_searchable = search, why
+
+
+def test_large_bodies_are_known_by_their_bytes_too(
+    live: Live, index: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partners, "INLINE_BYTES", 0)
+    (row, *_) = index.samples(index.committed("samples")[0]).to_pylist()
+    with live.client() as client:
+        data = client.get(f"/v1/images/{row['image_id']}").content
+        found = client.post("/v1/blind-partners", content=data, headers=RAW).json()
+    assert found["image_id"] == row["image_id"]
 
 
 def test_whole_numbers_are_thresholds_too(live: Live) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from miner.decode import Refused
+from miner.errors import ResourceError
+from miner.schema import Reason
 from miner.store import Store
+from pipelines.serving.batch_encoding import BatchEncoding
+from pipelines.serving.batcher import Batcher
 from pipelines.serving.errors import HttpError
 from pipelines.serving.service import Service
 from tests.serving import settings_of
@@ -60,6 +66,48 @@ def test_the_first_image_is_its_own() -> None:
         try:
             assert value("blindpairs_served_images_total", {"outcome": "embedded"}) == 1
             assert value("blindpairs_batch_images_sum") == 1
+        finally:
+            await service.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("error", [ResourceError("no memory for a worker"), OSError("disk gone")])
+def test_a_service_whose_decoders_stop_does_not_start(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaking(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Batcher, "_decoded", breaking)
+    with pytest.raises(ResourceError, match=f"{error}") as info:
+        _start()
+    # What says already what is wrong and what to do is passed on as it is.
+    assert (info.value is error) == isinstance(error, ResourceError)
+    assert info.value.exit_code == 4
+    assert ("Traceback" in caplog.text) == isinstance(error, OSError)
+    if not isinstance(error, ResourceError):
+        assert re.search(r"first image .*OSError: disk gone.* start again", str(info.value))
+        assert info.value.__cause__ is error
+
+
+def test_a_service_that_cannot_encode_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer: list[object] = [HttpError(503, "encoding_failed", "not encoded")]
+    monkeypatch.setattr(BatchEncoding, "encode", lambda *_: answer)
+    with pytest.raises(ResourceError, match=r"first image .*not encoded.* start again"):
+        _start()
+    # An image that is refused was not embedded either.
+    answer[:] = [Refused(Reason.NONFINITE, "clip")]
+    with pytest.raises(ResourceError, match=r"first image .*nonfinite: clip"):
+        _start()
+
+
+def _start() -> None:
+    async def run() -> None:
+        service = Service(settings_of())
+        await asyncio.to_thread(service.load)
+        try:
+            await service.start()
         finally:
             await service.close()
 

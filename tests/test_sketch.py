@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kernels.axes import Axes, project
 from kernels.bounds import BLOCK_ROWS
 from kernels.reference import cosines
 from kernels.sketch import WIDTH, Sketch, draw_sketch, sketch_axes
@@ -66,3 +67,35 @@ def test_of_no_rows_there_is_an_empty_sketch() -> None:
     assert sketch.image_NK.shape == (0, WIDTH)
     query_D = torch.nn.functional.normalize(torch.ones(400), dim=0)
     assert sketch.may_exceed(sketch.image(query_D), 0.5, 0, 0).shape == (0,)
+
+
+def test_products_are_exact_whatever_the_caller_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def watched(unit_ND: torch.Tensor, axes: Axes) -> torch.Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return project(unit_ND, axes)
+
+    monkeypatch.setattr("kernels.sketch.project", watched)
+    rows_ND = rows_of(50, 8, decay=0.0, dtype=torch.float32)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        sketched(rows_ND).image(rows_ND[0])
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["highest"] * 2
+
+
+def test_rows_that_are_not_finite_are_refused() -> None:
+    rows_ND = rows_of(50, 8, decay=0.0, dtype=torch.float32)
+    sketch = sketched(rows_ND)
+    for wrong in (torch.nan, torch.inf):
+        image_K = sketch.image(rows_ND[0])
+        image_K[0] = wrong
+        with pytest.raises(ValueError, match=r"length (nan|inf); rows have to be finite"):
+            sketch.may_exceed(image_K, 0.5, 0, 50)
+    rows_ND[3, 0] = torch.nan
+    with pytest.raises(ValueError, match="image of 50 rows has the length nan"):
+        draw_sketch(rows_ND, sketch.axes, torch.empty(50, sketch.axes.width))

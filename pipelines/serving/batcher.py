@@ -24,6 +24,7 @@ from miner.decode import Decode, Found, Job, Order, Refused, Reply, decode_order
 from miner.decode_process import IN_HAND
 from miner.decoders import Decoders, default_num_decoders
 from miner.encoders import Encoder
+from miner.errors import MinerError
 from miner.ring import Ring
 from pipelines.serving.batch_encoding import Answer, BatchEncoding, Future, Ticket
 from pipelines.serving.errors import HttpError
@@ -190,7 +191,9 @@ class Batcher:
 
     def _fail(self, what: str, error: BaseException) -> None:
         """Something stopped: everyone who waits is told, and nobody is let in any more."""
-        log.error("the %s stopped: %s", what, error, exc_info=error)
+        # An error of ours says what to do; of any other one it has to be seen whence it came.
+        trace = None if isinstance(error, MinerError) else error
+        log.error("the %s stopped: %s", what, error, exc_info=trace)
         with self._change:
             self.error = self.error or error
             left = self._forsaken()

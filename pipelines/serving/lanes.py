@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from miner.partner_search import SearchStopped
 from pipelines.serving.errors import HttpError
 from pipelines.serving.rate import Rate
 
+log = logging.getLogger(__name__)
+
 MOST_HELD = 64
 """Of a kind, at work or waiting; a further one would rather hear that it has to come again."""
+
+CLOSE_S = 5.0
+"""How long what is at work may take to end, in seconds; a read may wait for a bucket for ever."""
 
 DoneT = TypeVar("DoneT")
 
@@ -28,10 +35,12 @@ class Lane:
     """
 
     def __init__(self, what: str, num_threads: int) -> None:
-        self._what = what
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=what)
+        self._what, self._num_threads = what, num_threads
+        self._threads: list[threading.Thread] = []
+        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._num_held, self._rate = 0, Rate()
         self._is_closed = threading.Event()
+        self._change = threading.Condition()
 
     async def run(self, do: Callable[[Callable[[], bool]], DoneT]) -> DoneT:
         """What comes of some work.
@@ -62,7 +71,7 @@ class Lane:
         asked_s = time.monotonic()
         self._num_held += 1
         try:
-            done = await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            done = await asyncio.wrap_future(self._submit(work))
         finally:
             stopped.set()
             self._num_held -= 1
@@ -71,7 +80,57 @@ class Lane:
         self._rate.add(1, asked_s)
         return done[0]
 
-    def close(self) -> None:
-        """Stop what is at work as soon as it asks, and drop what waits."""
-        self._is_closed.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def _submit(self, work: Callable[[], DoneT | None]) -> Future[DoneT | None]:
+        future: Future[DoneT | None] = Future()
+        with self._change:
+            if self._is_closed.is_set():
+                future.set_result(None)
+                return future
+            if not self._threads:
+                # Daemons, unlike those of concurrent.futures: the process may end without them.
+                self._threads = [
+                    threading.Thread(target=self._work, name=f"{self._what} {number}", daemon=True)
+                    for number in range(self._num_threads)
+                ]
+                for thread in self._threads:
+                    thread.start()
+            self._waiting.append((future, work))
+            self._change.notify()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting or self._is_closed.is_set())
+                if not self._waiting:
+                    return
+                future, work = self._waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:
+                    future.set_exception(error)
+            # What was found, and what was asked, is not kept until there is more to do.
+            del future, work
+
+    def close(self) -> bool:
+        """Stop what is at work as soon as it asks, and drop what waits; blocks up to `CLOSE_S`.
+
+        Returns:
+            Whether all has ended.
+        """
+        with self._change:
+            self._is_closed.set()
+            left = list(self._waiting)
+            self._waiting.clear()
+            self._change.notify_all()
+        for future, _ in left:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
+        end_s = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            thread.join(max(end_s - time.monotonic(), 0))
+        has_ended = not any(thread.is_alive() for thread in self._threads)
+        if not has_ended:
+            log.warning("%s are still at work after %g s; they are left", self._what, CLOSE_S)
+        return has_ended

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
@@ -42,7 +40,8 @@ async def docs(request: Request) -> Response:
 async def report(request: Request, name: str) -> Response:
     """A file of the report; its page has a policy of its own."""
     service: Service = request.app.state.service
-    data, kind = await asyncio.to_thread(service.needed_index.report_file, name or "index.html")
+    index = service.needed_index
+    data, kind = await service.lookups.run(lambda _: index.report_file(name or "index.html"))
     headers = {"content-security-policy": "frame-ancestors 'none'"}
     if kind.startswith("image/svg"):
         headers = PLAIN_PICTURE

@@ -16,7 +16,14 @@ from miner.partner_search import Query as Wanted
 from miner.records import Json
 from miner.sample_lookup import SampleLookup
 from pipelines.serving.batch_encoding import Embedded
-from pipelines.serving.bodies import decode_one, is_raw, parse_query, read_json, refuse_unknown
+from pipelines.serving.bodies import (
+    INLINE_BYTES,
+    decode_one,
+    is_raw,
+    parse_query,
+    read_json,
+    refuse_unknown,
+)
 from pipelines.serving.embeddings import embed
 from pipelines.serving.errors import HttpError
 from pipelines.serving.models import PartnersRequest, PartnersResponse, schema_of
@@ -96,7 +103,7 @@ async def blind_partners(
         "num_partners": num_partners,
         "exact": True,
     }
-    body = await asyncio.to_thread(_written, index.lookup, partners, said)
+    body = await service.lookups.run(lambda _: _written(index.lookup, partners, said))
     return Response(body, media_type="application/json")
 
 
@@ -118,7 +125,9 @@ async def _known_or_embedded(
     service: Service, search: PartnerSearch, data: bytes
 ) -> tuple[str | None, Wanted]:
     """An uploaded image as a query: by its bytes where the index has them, else by its vectors."""
-    known = search.with_bytes(hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256
+    hashed = digest(data) if len(data) <= INLINE_BYTES else await asyncio.to_thread(digest, data)
+    known = search.with_bytes(hashed.hexdigest())
     if known is not None:
         return known
     (answer,) = await embed(service.batcher, [data], ROLES, "image")

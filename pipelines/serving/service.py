@@ -11,8 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from miner.decode import Refused
 from miner.decode_process import warm_up
 from miner.encoders import Encoder, find_record
+from miner.errors import MinerError, ResourceError
 from miner.records import Json
 from miner.registry import EncoderRecord
 from miner.store import Store
@@ -31,7 +33,7 @@ DEFAULTS = {"clip": "clip-vit-l-14", "dino": "dinov2-vit-l-14"}
 ROLES = ("clip", "dino")
 
 READERS = 4
-"""Images that are read from their shards at a time."""
+"""Images that are read from their shards at a time, and files of the run."""
 
 
 class Service:
@@ -44,6 +46,7 @@ class Service:
         index: what is served of a run; None without --index.
         searches: where partners are sought, one search after the other.
         reads: where shards are read; a bucket that hangs holds up nothing else.
+        lookups: where the run's own files are read, which may lie in another bucket.
         num_in_flight: requests that are being answered.
         is_draining: whether it was told to stop.
         is_closed: whether it has begun to stop its threads.
@@ -60,6 +63,7 @@ class Service:
         self.metrics.in_flight.set_function(lambda: self.num_in_flight)
         self.index: Index | None = None
         self.searches, self.reads = Lane("searches", 1), Lane("reads", READERS)
+        self.lookups = Lane("lookups", READERS)
         self._batcher: Batcher | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -91,10 +95,23 @@ class Service:
         return Path(self._folder.name)
 
     async def start(self) -> None:
-        """Take images from now on, the first one ours; called on the event loop."""
+        """Take images from now on, the first one ours; called on the event loop.
+
+        Raises:
+            MinerError: that one cannot be embedded.
+        """
         self._batcher = Batcher(self.encoders, self.settings, self.metrics)
         # So that no client waits for workers that start and memory that is asked for.
-        await asyncio.gather(*self._batcher.submit([_first_image()], ROLES))
+        try:
+            (answer,) = await asyncio.gather(*self._batcher.submit([_first_image()], ROLES))
+        except HttpError as error:
+            cause = self._batcher.error
+            if isinstance(cause, MinerError):
+                raise cause from None
+            why = error if cause is None else f"{type(cause).__name__}: {cause}"
+            raise _no_start(why) from cause or error
+        if isinstance(answer, Refused):
+            raise _no_start(f"{answer.reason}: {answer.detail}")
 
     async def close(self) -> None:
         """Stop all threads and processes; the event loop goes on meanwhile."""
@@ -105,8 +122,9 @@ class Service:
         if self._batcher is not None:
             self._batcher.close()
         self.searches.close()
-        self.reads.close()
-        if self.index is not None:
+        self.lookups.close()
+        # What still reads a shard keeps it open.
+        if self.reads.close() and self.index is not None:
             self.index.close()
         if self._folder is not None:
             self._folder.cleanup()
@@ -185,6 +203,13 @@ class Service:
             for role, encoder in self.encoders.items()
             if role in roles
         }
+
+
+def _no_start(why: object) -> ResourceError:
+    return ResourceError(
+        f"the service's own first image could not be embedded ({why}); see to it and start again, "
+        "perhaps with another --device or --decoders"
+    )
 
 
 def _first_image() -> bytes:
