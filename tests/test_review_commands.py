@@ -162,10 +162,13 @@ def test_report_is_served_until_it_is_interrupted(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr("miner.reviewing.server.ReviewServer", Started)
+    # A shell ignores SIGINT for what it starts in the background, and so would these tests.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     visitor = threading.Thread(target=visit)
     visitor.start()
     ran = commands("report", store.root, "--serve", "--port", "0", "--suggestions", offered)
     visitor.join()
+    signal.signal(signal.SIGINT, before)
     page, status = found
     assert '"question":"offered?"' in str(page)
     assert status == 204
