@@ -88,8 +88,9 @@ class BatchEncoding:
     def _alone(self, ticket: Ticket) -> Answer | HttpError:
         try:
             return self._encode([ticket])[0]
-        except Exception:
-            # Its batch's traceback is in the log.
+        except Exception as error:
+            # The traceback of its batch is in the log; this one may have failed at something else.
+            log.error("an image could not be encoded alone: %r", error)
             return _failed()
 
     def _encode(self, tickets: Sequence[Ticket]) -> list[Answer | HttpError]:
